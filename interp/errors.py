@@ -1,0 +1,27 @@
+"""The public exceptions. The command line turns each into one line and exit code 2."""
+
+__all__ = ["DataError", "FactError", "InterpError", "ModelError", "NumericalError", "OptionError"]
+
+
+class InterpError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ModelError(InterpError):
+    """A model that is unknown, unreachable, damaged or of a family that is not supported."""
+
+
+class FactError(InterpError):
+    """A fact that is malformed, or that does not fit the model (subject not found, prompt too long)."""
+
+
+class DataError(InterpError):
+    """A file or run folder that is missing, damaged or cannot be written; names the record and field."""
+
+
+class OptionError(InterpError):
+    """An option outside of what a method takes; names the option, the value and what was expected."""
+
+
+class NumericalError(InterpError):
+    """The model returned NaN or infinite values; no score is computed from them."""

@@ -1,0 +1,405 @@
+"""Causal tracing: corrupt the subject, restore one state, see how much of the answer comes back.
+
+1. Clean run: the model's probability p(answer) on the prompt.
+2. Corrupted run: the embeddings of the subject's tokens get noise (``samples`` draws), or the subject is replaced
+   by another one of the same length (symmetric token replacement). The answer becomes unlikely.
+3. Restored run of cell (t, l): as the corrupted run, but one state is put back to its clean value: the residual
+   stream at token t after block l, or the MLP or attention outputs at token t in a window of blocks around l.
+4. Score of a cell: p(answer) in the restored run, averaged over samples. Indirect effect: score - corrupted.
+
+Cells of tokens before the subject equal the corrupted run (nothing there was corrupted), and so do states after
+the last block of other tokens than the last: neither is computed. The rest is one :func:`interp.sweep.sweep`
+per token: about T*L/4 block rows of full length instead of T*L*L.
+
+Sources: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2 and appendix B;
+symmetric replacement and logit difference: Zhang & Nanda 2023, "Towards Best Practices of Activation Patching".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
+
+from interp.datasets import load_facts
+from interp.errors import FactError, OptionError
+from interp.facts import Fact
+from interp.options import Progress, check_choice, check_positive
+from interp.results import Provenance, Record, provenance
+from interp.sweep import BaseRun, Hook, Join, Pin, Site, base_run, enter_block, groups, halving, sweep, unembed
+from interp.tokens import TokenizedFact, tokenize
+
+__all__ = ["CausalTrace", "causal_trace", "noise_level", "window_layers"]
+
+State = Literal["resid", "mlp", "attn"]
+Corruption = Literal["gaussian", "uniform", "symmetric"]
+Metric = Literal["probability", "log_probability", "logit_difference"]
+
+STATES: tuple[State, ...] = ("resid", "mlp", "attn")
+CORRUPTIONS: tuple[Corruption, ...] = ("gaussian", "uniform", "symmetric")
+METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
+_SITES: dict[str, Site] = {"mlp": "mlp_out", "attn": "attn_out"}
+_READOUT_ROWS = 512  # rows of logits held at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CausalTrace(Record):
+    """What :func:`causal_trace` found, per token and layer.
+
+    Args:
+        scores: The metric after restoring a cell, averaged over samples.
+        standard_error: Of the indirect effect over samples; NaN for a single sample.
+        clean_score, corrupted_score: The metric in the clean and in the corrupted run.
+        clean_probability, corrupted_probability: The answer's probability in them, whatever the metric.
+        tokens: The text of each token.
+        subject_span: The subject's tokens, end exclusive.
+        answer, answer_id: The token whose probability is traced: the first of the target, or the model's own
+            top answer if the fact has no target.
+        top_answer: What the model answers in the clean run.
+        known: Whether that is the answer; only such facts belong into an average.
+        foil, foil_id: What the logit difference compares with: the answer under corruption.
+        replacements: The subjects that replaced this one (symmetric corruption).
+        noise: Standard deviation (half the width, if uniform) of the noise; 0 for symmetric corruption.
+    """
+
+    fact: Fact
+    scores: Float[Tensor, "token layer"]
+    standard_error: Float[Tensor, "token layer"]
+    clean_score: float
+    corrupted_score: float
+    clean_probability: float
+    corrupted_probability: float
+    tokens: tuple[str, ...]
+    subject_span: tuple[int, int]
+    answer: str
+    answer_id: int
+    top_answer: str
+    known: bool
+    foil: str | None
+    foil_id: int | None
+    replacements: tuple[str, ...]
+    state: str
+    window: int
+    samples: int
+    noise: float
+    seed: int
+    corruption: str
+    replace: bool
+    metric: str
+    sever: str | None
+
+    @property
+    def indirect_effect(self) -> Float[Tensor, "token layer"]:
+        """Restored minus corrupted (Meng et al. 2022, section 2.1)."""
+        return self.scores - self.corrupted_score
+
+    @property
+    def total_effect(self) -> float:
+        """Clean minus corrupted."""
+        return self.clean_score - self.corrupted_score
+
+
+def causal_trace(
+    model: HookedTransformer,
+    fact: Fact,
+    *,
+    state: State = "resid",
+    window: int = 10,
+    samples: int = 10,
+    noise: float | Literal["3sigma"] = "3sigma",
+    seed: int = 1,
+    corruption: Corruption = "gaussian",
+    replace: bool = False,
+    metric: Metric = "probability",
+    sever: Literal["mlp", "attn"] | None = None,
+    reference_facts: Sequence[Fact] | None = None,
+    max_batch_tokens: int = 4096,
+    model_provenance: Provenance | None = None,
+    progress: Progress | None = None,
+) -> CausalTrace:
+    """Trace a fact through the model (see the module for the steps).
+
+    Args:
+        model: Any HookedTransformer decoder; left as it was found.
+        fact: What to trace. Its answer is the first token of its target, or the model's own top answer.
+        state: What is restored: the residual stream after one block, or the MLP or attention outputs of
+            ``window`` blocks.
+        window: Number of blocks for ``mlp`` and ``attn``, centred as in the published code
+            (:func:`window_layers`); not used for ``resid``.
+        samples: Noise draws, or (symmetric) at most so many other subjects.
+        noise: Standard deviation of the noise, or ``"3sigma"``: three times that of the subject embeddings of
+            ``reference_facts``.
+        seed: Of the noise: ``numpy.random.RandomState(seed)``, the same in every cell, as published.
+        corruption: ``gaussian`` or ``uniform`` noise on the subject's embeddings, or ``symmetric``
+            replacement by other subjects of the same relation and token length with another answer.
+        replace: Put the noise in the place of the embeddings instead of adding it.
+        metric: What is read off: the answer's probability, its log, or its logit minus the foil's.
+        sever: Also hold the MLP or attention outputs at the restored token to their corrupted values in all
+            blocks, to see what carries the effect.
+        reference_facts: Where ``"3sigma"`` and replacement subjects come from; the built-in facts if None.
+        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
+        model_provenance: To spare hashing the weights in a loop.
+        progress: Called with (cells done, cells in all) from time to time.
+
+    Raises:
+        OptionError: If an option is not one of the above, or ``sever`` is what is restored.
+        FactError: If the fact does not fit the model, or no replacement subject is found.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    check_choice("state", state, STATES)
+    check_choice("corruption", corruption, CORRUPTIONS)
+    check_choice("metric", metric, METRICS)
+    check_choice("sever", sever, (None, "mlp", "attn"))
+    check_positive(window=window, samples=samples, max_batch_tokens=max_batch_tokens)
+    if sever is not None and sever == state:
+        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
+
+    tokenized = tokenize(model, fact)
+    recorded: set[Site] = {_SITES[kind] for kind in (state, sever) if kind in _SITES}
+    record = tuple(sorted(recorded))
+    replacements: tuple[str, ...] = ()
+    level = 0.0
+    if corruption == "symmetric":
+        if reference_facts is None:
+            reference_facts = load_facts("builtin")
+        others = _replacements(model, fact, tokenized, reference_facts, samples)
+        replacements = tuple(other.subject for other, _ in others)
+        batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
+        hooks: list[Hook] = []
+    else:
+        if noise == "3sigma":
+            level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
+        elif isinstance(noise, int | float) and noise > 0:
+            level = float(noise)
+        else:
+            raise OptionError(f"noise must be a positive number or '3sigma', got {noise!r}")
+        batch = tokenized.ids.expand(1 + samples, -1)
+        hooks = [_noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
+
+    runs = base_run(model, batch, hooks=hooks, record=record)  # row 0 is the clean run
+    with torch.no_grad():
+        logits = unembed(model, runs.resid[-1, :, -1])
+    top_id = int(logits[0].argmax())
+    answer_id = tokenized.target_ids[0] if tokenized.target_ids else top_id
+    foil_id = None
+    if metric == "logit_difference":
+        alternatives = logits[1:].softmax(-1).mean(0)
+        alternatives[answer_id] = -1
+        foil_id = int(alternatives.argmax())
+
+    def read(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        if metric == "logit_difference":
+            return logits[:, answer_id] - logits[:, foil_id]
+        log_probability = logits.log_softmax(-1)[:, answer_id]
+        return log_probability if metric == "log_probability" else log_probability.exp()
+
+    values = read(logits)
+    probabilities = logits.softmax(-1)[:, answer_id]
+    corrupted = values[1:]
+    restored = halving(
+        lambda limit: _restored(
+            model, runs, tokenized, state, window, sever, read, corrupted, limit, progress or (lambda *_: None)
+        ),
+        max_batch_tokens,
+    )
+    effect = restored - corrupted
+    n = len(corrupted)
+    decode = model.tokenizer.decode
+    return CausalTrace(
+        provenance=model_provenance or provenance(model),
+        fact=fact,
+        scores=restored.mean(-1).cpu(),
+        standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
+        clean_score=float(values[0]),
+        corrupted_score=float(corrupted.mean()),
+        clean_probability=float(probabilities[0]),
+        corrupted_probability=float(probabilities[1:].mean()),
+        tokens=tokenized.strings,
+        subject_span=tokenized.subject_span,
+        answer=decode([answer_id]),
+        answer_id=answer_id,
+        top_answer=decode([top_id]),
+        known=answer_id == top_id,
+        foil=None if foil_id is None else decode([foil_id]),
+        foil_id=foil_id,
+        replacements=replacements,
+        state=state,
+        window=1 if state == "resid" else window,
+        samples=n,
+        noise=level,
+        seed=seed,
+        corruption=corruption,
+        replace=replace,
+        metric=metric,
+        sever=sever,
+    )
+
+
+def window_layers(layer: int, window: int, n_layers: int) -> range:
+    """The blocks that are restored together around ``layer``: from l - window//2, ``window`` of them, clipped.
+
+    As published: ``max(0, l - window // 2) .. min(n_layers, l - (-window // 2)) - 1``.
+    """
+    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+
+
+def noise_level(model: HookedTransformer, facts: Sequence[Fact]) -> float:
+    """Three standard deviations of all subject-token embeddings, pooled over the facts (Meng et al. 2022).
+
+    Raises:
+        FactError: If there are no facts.
+    """
+    if not facts:
+        raise FactError("the noise level needs at least one fact")
+    ids = []
+    for fact in facts:
+        tokenized = tokenize(model, fact)
+        ids.append(tokenized.ids[slice(*tokenized.subject_span)])
+    with torch.no_grad():
+        return 3 * float(model.embed(torch.cat(ids)).float().std())
+
+
+def _noise_hook(
+    model: HookedTransformer,
+    tokenized: TokenizedFact,
+    samples: int,
+    level: float,
+    seed: int,
+    corruption: Corruption,
+    replace: bool,
+) -> Hook:
+    start, end = tokenized.subject_span
+    generator = np.random.RandomState(seed)  # the published generator, so that numbers can be compared
+    shape = (samples, end - start, model.cfg.d_model)
+    drawn = generator.randn(*shape) if corruption == "gaussian" else generator.uniform(-1, 1, shape)
+    scaled = torch.from_numpy(drawn).to(model.W_E) * level
+
+    def corrupt(embedding: Tensor, hook: HookPoint) -> Tensor:
+        embedding = embedding.clone()
+        if replace:
+            embedding[1:, start:end] = scaled
+        else:
+            embedding[1:, start:end] += scaled
+        return embedding
+
+    return "hook_embed", corrupt
+
+
+def _replacements(
+    model: HookedTransformer, fact: Fact, tokenized: TokenizedFact, candidates: Sequence[Fact], limit: int
+) -> list[tuple[Fact, Int[Tensor, "token"]]]:
+    """Other subjects that fit into this prompt token by token and have another answer."""
+    found: dict[str, tuple[Fact, Tensor]] = {}
+    start, end = tokenized.subject_span
+    for other in candidates:
+        if other.relation != fact.relation or other.subject in (fact.subject, *found) or other.target == fact.target:
+            continue
+        swapped = Fact(template=fact.template, subject=other.subject, target=other.target, relation=fact.relation)
+        ids = tokenize(model, swapped)
+        outside = torch.cat([ids.ids[:start], ids.ids[end:]])
+        if ids.subject_span == (start, end) and torch.equal(
+            outside, torch.cat([tokenized.ids[:start], tokenized.ids[end:]])
+        ):
+            found[other.subject] = (swapped, ids.ids)
+    if not found:
+        raise FactError(
+            f"no replacement for {fact.subject!r}: among {len(candidates)} facts none of relation"
+            f" {fact.relation!r} has a subject of {end - start} tokens and another answer"
+        )
+    # the model must answer differently for it, or nothing was corrupted
+    batch = torch.stack([tokenized.ids, *(ids for _, ids in found.values())])
+    with torch.no_grad():
+        final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
+        answers = unembed(model, final).argmax(-1)
+    different = [pair for pair, top in zip(found.values(), answers[1:], strict=True) if top != answers[0]]
+    if not different:
+        raise FactError(
+            f"no replacement for {fact.subject!r}: the model answers the same for all"
+            f" {len(found)} other subjects of its length"
+        )
+    return different[:limit]
+
+
+def _restored(
+    model: HookedTransformer,
+    runs: BaseRun,
+    tokenized: TokenizedFact,
+    state: State,
+    window: int,
+    sever: str | None,
+    read: Callable[[Tensor], Tensor],
+    corrupted: Float[Tensor, "sample"],
+    max_batch_tokens: int,
+    progress: Progress,
+) -> Float[Tensor, "token layer sample"]:
+    """The metric of every restored run: one sweep per token from the subject on."""
+    n_layers, n_tokens = model.cfg.n_layers, len(tokenized.ids)
+    clean, base = runs.rows(slice(0, 1)), runs.rows(slice(1, None))
+    first = tokenized.subject_span[0]
+    scores = corrupted.expand(n_tokens, n_layers, -1).clone()
+    total = (n_tokens - first) * n_layers
+    done = 0
+    for token in range(first, n_tokens):
+        cells = _joins(model, clean, base, token, state, window, sever)
+        if token < n_tokens - 1:  # after the last block only the last token is read
+            cells = {layers: join for layers, join in cells.items() if join.layer < n_layers}
+        length = n_tokens - token
+        for group in groups(list(cells), [len(corrupted)] * len(cells), length, max_batch_tokens):
+            with torch.no_grad():
+                final = sweep(model, base, token, [cells[layers] for layers in group])[:, -1]
+                values = torch.cat([read(unembed(model, rows)) for rows in final.split(_READOUT_ROWS)])
+            for layers, value in zip(group, values.split(len(corrupted)), strict=True):
+                for layer in layers:
+                    scores[token, layer] = value
+            done += sum(len(layers) for layers in group)
+            progress(done, total)
+        done = (token - first + 1) * n_layers
+        progress(done, total)
+    return scores
+
+
+def _joins(
+    model: HookedTransformer,
+    clean: BaseRun,
+    base: BaseRun,
+    token: int,
+    state: State,
+    window: int,
+    sever: str | None,
+) -> dict[tuple[int, ...], Join]:
+    """The distinct restored runs of one token, by the layers whose cells they are, lowest first."""
+    n_layers = model.cfg.n_layers
+    samples = torch.arange(base.resid.shape[1], device=base.resid.device)
+    held: tuple[Pin, ...] = ()
+    if sever is not None:
+        site = _SITES[sever]
+        held = (Pin(site=site, layers=range(n_layers), values=base.output(site)[:, :, token]),)
+
+    def join(layer: int, at_token: Tensor, pins: tuple[Pin, ...]) -> Join:
+        resid = base.resid[layer, :, token:].clone()
+        resid[:, 0] = at_token
+        return Join(layer=layer, resid=resid, samples=samples, pins=pins)
+
+    if state == "resid":
+        return {(layer,): join(layer + 1, clean.resid[layer + 1, :, token], held) for layer in range(n_layers)}
+
+    site = _SITES[state]
+    layers_of: dict[range, list[int]] = {}
+    for layer in range(n_layers):  # near the ends, neighbouring windows can be the same
+        layers_of.setdefault(window_layers(layer, window, n_layers), []).append(layer)
+    joins = {}
+    entered: dict[int, Tensor] = {}
+    for blocks, layers in layers_of.items():
+        pins = (*held, Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token]))
+        if blocks.start not in entered:
+            with torch.no_grad():
+                entered[blocks.start] = enter_block(model, base, token, blocks.start, pins)
+        joins[tuple(layers)] = join(blocks.start + 1, entered[blocks.start], pins)
+    return joins
