@@ -1,0 +1,381 @@
+"""Attribution scores of MLP neurons: integrated gradients of the answer's probability.
+
+w is the activation that enters the MLP's output projection W_out (``blocks.l.mlp.hook_post``), P(w) the probability
+of the answer with w in place. Equation (3) of Chun & Hur, after Dai et al. 2022 ("Knowledge Neurons in Pretrained
+Transformers", equation 2):
+
+    Attr(w_i) = w_i * sum_k c_k * dP(a_k * w) / dw_i,    a_k = k/n, c_k = 1/n   (k = 1..n)
+
+1. Clean run; keep the residual stream, keys, values and w of every block.
+2. Scaling w by a changes block l's output linearly, to resid + (a - 1) * (mlp_out - b_out): no block has to run to
+   find the row that joins above block l with scale a.
+3. One :func:`interp.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass gives
+   dP/d(mlp_out) of each. The probability is unembedded where the answer stands and nowhere else.
+4. dP/dw = dP/d(mlp_out) W_out^T is linear too: the weighted sum over k comes first, one product per layer after.
+5. Completeness: summed over all scaled components, Attr approaches P(w) - P(0). What is missing is the error of the
+   quadrature and is reported as the completeness gap.
+
+Gauss-Legendre nodes reach a given error with far fewer steps than the right Riemann sum of the paper.
+
+Answers of several tokens: P is the mean over the answer's tokens of each one's probability given those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
+
+from interp.errors import OptionError
+from interp.facts import Fact
+from interp.options import Progress, check_choice, check_positive
+from interp.results import Provenance, Record, provenance
+from interp.sweep import BaseRun, Join, base_run, groups, halving, sweep, unembed
+from interp.tokens import tokenize
+
+__all__ = ["RULES", "TOKENS", "Attribution", "Neuron", "attribute", "quadrature", "refined_neurons"]
+
+Tokens = Literal["last", "all", "each"]
+Rule = Literal["riemann", "gauss-legendre"]
+
+TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
+RULES: tuple[Rule, ...] = ("riemann", "gauss-legendre")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """One component of w, and its score."""
+
+    layer: int
+    neuron: int
+    score: float
+    token: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution(Record):
+    """What :func:`attribute` found.
+
+    Args:
+        scores: Per neuron; ``[layer, neuron]`` if the last token was scaled, else ``[layer, token, neuron]``.
+        change: P(w) - P(0), per layer (and token, if each was scaled by itself).
+        completeness_gap: ``change`` minus the sum of the scores: the error of the quadrature.
+        probability: P(w), of the clean run.
+        tokens: The text of each token that the model read: the prompt and all target tokens but the last.
+        n_prompt_tokens: How many of them are the prompt.
+        answer: The target, or the model's own top answer if the fact has none.
+        known: Whether the model's top answer to the prompt is the first token of the target.
+    """
+
+    fact: Fact
+    scores: Float[Tensor, "layer *token neuron"]
+    change: Float[Tensor, "layer *token"]
+    completeness_gap: Float[Tensor, "layer *token"]
+    probability: float
+    tokens: tuple[str, ...]
+    n_prompt_tokens: int
+    subject_span: tuple[int, int]
+    answer: str
+    top_answer: str
+    known: bool
+    scaled_tokens: str
+    steps: int
+    rule: str
+
+    def per_token(self, reduce: Literal["sum", "mean"] = "mean") -> Float[Tensor, "token layer"]:
+        """Scores summed or averaged over neurons, per prompt token and layer.
+
+        Raises:
+            OptionError: If only the last token was scaled (its scores have no token axis), or ``reduce`` is
+                neither of the two.
+        """
+        check_choice("reduce", reduce, ("sum", "mean"))
+        if self.scaled_tokens == "last":
+            raise OptionError("scores per token need tokens='all' or tokens='each'; this one scaled the last token")
+        reduced = self.scores.sum(-1) if reduce == "sum" else self.scores.mean(-1)
+        return reduced.T[: self.n_prompt_tokens]
+
+    def per_layer(self, reduce: Literal["sum", "mean"] = "sum") -> Float[Tensor, "layer"]:
+        """Scores summed or averaged over everything but the layer."""
+        check_choice("reduce", reduce, ("sum", "mean"))
+        flat = self.scores.flatten(1)
+        return flat.sum(1) if reduce == "sum" else flat.mean(1)
+
+    def top_neurons(self, k: int = 10) -> tuple[Neuron, ...]:
+        """The ``k`` neurons with the highest scores, highest first.
+
+        Raises:
+            OptionError: If ``k`` is not positive or larger than their number.
+        """
+        check_positive(k=k)
+        if k > self.scores.numel():
+            raise OptionError(f"k must be at most the number of scores, {self.scores.numel()}, got {k}")
+        values, places = self.scores.flatten().topk(k)
+        indices = np.unravel_index(places.numpy(), tuple(self.scores.shape))
+        rows = zip(values.tolist(), *(index.tolist() for index in indices), strict=True)
+        return tuple(
+            Neuron(score=row[0], layer=row[1], neuron=row[-1], token=row[2] if len(row) == 4 else None)
+            for row in rows
+        )
+
+
+def attribute(
+    model: HookedTransformer,
+    fact: Fact,
+    *,
+    tokens: Tokens = "last",
+    steps: int = 20,
+    rule: Rule = "riemann",
+    max_batch_tokens: int = 1024,
+    model_provenance: Provenance | None = None,
+    progress: Progress | None = None,
+) -> Attribution:
+    """Attribution scores of all MLP neurons of all layers (see the module for the steps).
+
+    Args:
+        model: Any HookedTransformer decoder with plain or gated MLPs; left as it was found.
+        fact: The statement; without a target, the model's own top answer is attributed.
+        tokens: What is scaled: the ``last`` token of what the model reads (for each answer token its own, as
+            published for GPT models), ``all`` tokens jointly (one path), or ``each`` token by itself.
+        steps: Quadrature nodes n.
+        rule: ``riemann`` (right sum, equation 3) or ``gauss-legendre``.
+        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
+        model_provenance: To spare hashing the weights in a loop.
+        progress: Called with (rows done, rows in all) from time to time.
+
+    Raises:
+        OptionError: If an option is not one of the above, or the model's MLPs are of another kind.
+        FactError: If the fact does not fit the model.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    check_choice("tokens", tokens, TOKENS)
+    nodes, weights = quadrature(rule, steps)
+    check_positive(max_batch_tokens=max_batch_tokens)
+    _check_linear_output(model)
+
+    tokenized = tokenize(model, fact)
+    prompt = tokenized.ids
+    extended = torch.cat([prompt, torch.tensor(tokenized.target_ids[:-1], dtype=prompt.dtype, device=prompt.device)])
+    stored: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        stored[str(hook.name)] = value[0]
+
+    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    base = base_run(model, extended[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
+    w = torch.stack([stored[name] for name in names])
+
+    answers_at = len(prompt) - 1  # the first position that predicts an answer token
+    with torch.no_grad():
+        logits = unembed(model, base.resid[-1, 0, answers_at:])
+    top_id = int(logits[0].argmax())
+    answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
+    clean = logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0]
+
+    def integrate(start: int, stop: int, first: int, last: int, offset: int) -> tuple[Tensor, Tensor]:
+        return halving(
+            lambda limit: _integrate(
+                model, base, w, clean, answer_ids, answers_at, (start, stop), (first, last), nodes, weights, limit,
+                lambda done, total: progress(offset + done, jobs * total) if progress else None,
+            ),
+            max_batch_tokens,
+        )  # fmt: skip
+
+    n_tokens, n_answers = len(extended), len(answer_ids)
+    n_rows = model.cfg.n_layers
+    if tokens == "last":
+        jobs = n_answers
+        parts = [
+            integrate(answers_at + j, answers_at + j + 1, j, j + 1, j * n_rows) for j in range(n_answers)
+        ]
+        scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
+        change = torch.stack([difference for _, difference in parts]).sum(0)
+        gap = change - scores.sum(-1)
+    elif tokens == "all":
+        jobs = 1
+        scores, change = integrate(0, n_tokens, 0, n_answers, 0)
+        gap = change - scores.sum((-1, -2))
+    else:
+        jobs = n_tokens
+        parts = [
+            integrate(t, t + 1, max(0, t - answers_at), n_answers, t * n_rows) for t in range(n_tokens)
+        ]
+        scores = torch.cat([part for part, _ in parts], 1)
+        change = torch.stack([difference for _, difference in parts], 1)
+        gap = change - scores.sum(-1)
+    decode = model.tokenizer.decode
+    return Attribution(
+        provenance=model_provenance or provenance(model),
+        fact=fact,
+        scores=scores.cpu(),
+        change=change.cpu(),
+        completeness_gap=gap.cpu(),
+        probability=float(clean.mean()),
+        tokens=tuple(decode([i]) for i in extended.tolist()),
+        n_prompt_tokens=len(prompt),
+        subject_span=tokenized.subject_span,
+        answer=decode(answer_ids.tolist()),
+        top_answer=decode([top_id]),
+        known=bool(top_id == answer_ids[0]),
+        scaled_tokens=tokens,
+        steps=steps,
+        rule=rule,
+    )
+
+
+def quadrature(rule: Rule, steps: int) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
+    """Nodes a_k and weights c_k on [0, 1].
+
+    Raises:
+        OptionError: If the rule does not exist or ``steps`` is not positive.
+    """
+    check_choice("rule", rule, RULES)
+    check_positive(steps=steps)
+    if rule == "riemann":
+        return np.arange(1, steps + 1) / steps, np.full(steps, 1 / steps)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return (nodes + 1) / 2, weights / 2
+
+
+def refined_neurons(
+    attributions: Sequence[Attribution], *, threshold: float = 0.2, share: float = 0.7
+) -> tuple[Neuron, ...]:
+    """Knowledge neurons that several paraphrases of a fact agree on (Dai et al. 2022, section 3.2).
+
+    Args:
+        attributions: Of the same answer under different prompts, each with ``tokens="last"``.
+        threshold: A neuron counts for a prompt if its score exceeds this share of that prompt's highest score.
+        share: A neuron is kept if it counts for at least this share of the prompts.
+
+    Returns:
+        The neurons with their mean score, highest first.
+
+    Raises:
+        OptionError: If there is nothing to refine, the attributions do not fit together, or a share is not in
+            (0, 1].
+    """
+    if not attributions:
+        raise OptionError("refined neurons need at least one attribution")
+    for name, value in (("threshold", threshold), ("share", share)):
+        if not 0 < value <= 1:
+            raise OptionError(f"{name} must lie in (0, 1], got {value}")
+    first = attributions[0]
+    for other in attributions:
+        if other.scaled_tokens != "last" or other.answer != first.answer or other.provenance != first.provenance:
+            raise OptionError(
+                "refined neurons need attributions of one model and one answer with tokens='last'; got"
+                f" {other.answer!r} with tokens={other.scaled_tokens!r} beside {first.answer!r}"
+            )
+    scores = torch.stack([attribution.scores for attribution in attributions])
+    highest = scores.flatten(1).amax(1)[:, None, None]
+    counts = ((scores > threshold * highest) & (scores > 0)).double().mean(0)
+    mean = scores.mean(0)
+    kept = [
+        Neuron(layer=layer, neuron=neuron, score=float(mean[layer, neuron]))
+        for layer, neuron in (counts >= share - 1e-9).nonzero().tolist()
+    ]
+    return tuple(sorted(kept, key=lambda neuron: -neuron.score))
+
+
+def _check_linear_output(model: HookedTransformer) -> None:
+    cfg = model.cfg
+    if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
+        raise OptionError(f"{cfg.model_name}: attribution needs MLPs whose output is w @ W_out + b_out")
+
+
+def _integrate(
+    model: HookedTransformer,
+    base: BaseRun,
+    w: Float[Tensor, "layer token neuron"],
+    clean: Float[Tensor, "answer"],
+    answer_ids: Tensor,
+    answers_at: int,
+    scaled: tuple[int, int],
+    answers: tuple[int, int],
+    nodes: Iterable[float],
+    weights: Iterable[float],
+    max_batch_tokens: int,
+    progress: Progress,
+) -> tuple[Float[Tensor, "layer scaled neuron"], Float[Tensor, "layer"]]:
+    """Scores of the scaled tokens, jointly, for some of the answer tokens; and the exact change P(w) - P(0).
+
+    Both are sums over the answer tokens divided by the number of *all* answer tokens, so that parts add up.
+    """
+    n_layers, n_answers = model.cfg.n_layers, len(answer_ids)
+    start, stop = scaled
+    wanted = answer_ids[answers[0] : answers[1]]
+    # nothing after the last answer is read
+    end = answers_at + answers[1]
+    truncated = base if end == base.resid.shape[2] else _until(base, end)
+    read_at = torch.arange(answers_at + answers[0], end, device=w.device) - start
+    scale = torch.tensor([*nodes], dtype=w.dtype, device=w.device)
+    weight = torch.tensor([*weights], dtype=w.dtype, device=w.device)
+
+    def rows(layer: int, scales: Tensor) -> Tensor:
+        bias = model.blocks[layer].mlp.b_out
+        resid = truncated.resid[layer + 1, :, start:].expand(len(scales), -1, -1).clone()
+        contribution = truncated.output("mlp_out")[layer, 0, start:stop] - bias
+        resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
+        return resid
+
+    def probability(joins: list[Join]) -> Float[Tensor, "row"]:
+        final = sweep(model, truncated, start, joins)[:, read_at]
+        log_probability = unembed(model, final).log_softmax(-1)
+        index = wanted[None, :, None].expand(len(final), -1, 1)
+        return log_probability.gather(-1, index)[..., 0].exp().sum(-1) / n_answers
+
+    def samples(count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.long, device=w.device)
+
+    layers = list(range(n_layers))
+    if end - 1 >= stop:  # the last block's output at a token that is not read changes nothing
+        layers = layers[:-1]
+    length = end - start
+    scores = torch.zeros(n_layers, stop - start, w.shape[-1], dtype=w.dtype, device=w.device)
+    without = (clean[answers[0] : answers[1]].sum() / n_answers).repeat(n_layers)
+    change = without.clone()
+
+    zero = torch.zeros(1, dtype=w.dtype, device=w.device)
+    for group in groups(layers, [1] * len(layers), length, max_batch_tokens):
+        with torch.no_grad():
+            joins = [Join(layer=layer + 1, resid=rows(layer, zero), samples=samples(1)) for layer in group]
+            without[group] = probability(joins)
+    change = change - without
+
+    chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), length, max_batch_tokens)]
+    sizes = [len(range(*chosen.indices(len(scale)))) for _, chosen in chunks]
+    done = 0.0
+    for group in groups(chunks, sizes, length, max_batch_tokens):
+        leaves = [rows(layer, scale[chosen]).requires_grad_() for layer, chosen in group]
+        with torch.enable_grad():
+            joins = [
+                Join(layer=layer + 1, resid=leaf, samples=samples(len(leaf)))
+                for (layer, _), leaf in zip(group, leaves, strict=True)
+            ]
+            gradients = torch.autograd.grad(probability(joins).sum(), leaves)
+        for (layer, chosen), gradient in zip(group, gradients, strict=True):
+            mean = torch.einsum("r,rtm->tm", weight[chosen], gradient[:, : stop - start])
+            scores[layer] += mean @ model.blocks[layer].mlp.W_out.T
+            done += len(gradient) / len(scale)
+        progress(round(done), n_layers)
+    progress(n_layers, n_layers)
+    return scores * w[:, start:stop], change
+
+
+def _until(base: BaseRun, end: int) -> BaseRun:
+    assert base.mlp_out is not None
+    return BaseRun(
+        resid=base.resid[:, :, :end], keys=base.keys, values=base.values, mlp_out=base.mlp_out[:, :, :end]
+    )
+
+
+def _chunks(steps: int, length: int, max_batch_tokens: int) -> list[slice]:
+    size = max(1, min(steps, max_batch_tokens // length))
+    return [slice(first, first + size) for first in range(0, steps, size)]

@@ -1,0 +1,141 @@
+"""One map on a page: cells, layer axis and colour bar; and labels that say what a token is."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from interp.plots.style import EMPTY, FONT, HATCH, ColourScale, text_width
+
+__all__ = ["draw_panel", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
+
+LONGEST_LABEL = 22
+SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
+
+
+def draw_panel(
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    values: Float[np.ndarray, "row layer"],
+    *,
+    labels: Sequence[str] | None,
+    colours: ColourScale,
+    title: str,
+    unit: str,
+    bar_gap: float,
+    scale: float,
+) -> Axes:
+    """Draw a map with its colour bar.
+
+    Args:
+        figure: Where to.
+        box: Left, bottom, width and height of the cells in inches.
+        values: NaN where there is none; shown in grey, whole rows hatched.
+        labels: Of the rows; ``None`` for a panel right of one that has them.
+        colours: From values to colours.
+        title: Above the cells; wrapped to their width.
+        unit: Beside the colour bar.
+        bar_gap: Inches between the cells and the colour bar.
+        scale: Of letters and lines.
+    """
+    rows, layers = values.shape
+    left, bottom, width, height = box
+    full_width, full_height = figure.get_size_inches()
+
+    def place(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+        return x / full_width, y / full_height, w / full_width, h / full_height
+
+    axes = figure.add_axes(place(left, bottom, width, height))
+    axes.set_facecolor(EMPTY)
+    mesh = axes.pcolormesh(
+        np.arange(layers + 1) - 0.5,
+        np.arange(rows + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        cmap=colours.colours,
+        norm=colours.norm(),
+        edgecolors="face",  # no seams between cells in PDF viewers
+        linewidth=0.2,
+    )
+    for row in np.flatnonzero(~np.isfinite(values).any(1)):
+        axes.add_patch(
+            Rectangle((-0.5, row - 0.5), layers, 1, facecolor=EMPTY, edgecolor=HATCH, hatch="/////", linewidth=0)
+        )
+    axes.set_xlim(-0.5, layers - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.xaxis.set_major_locator(FixedLocator(layer_ticks(layers, width / scale)))
+    axes.set_xlabel("Layer")
+    if labels is None:
+        axes.set_yticks([])
+    else:
+        axes.set_yticks(range(rows), [plain(label) for label in labels])
+        axes.tick_params(axis="y", length=0)
+    axes.set_title(wrapped(title, width + bar_gap, 7.5 * scale), loc="left")
+
+    bar = figure.add_axes(place(left + width + bar_gap, bottom, 0.07 * scale, height))
+    figure.colorbar(mesh, cax=bar, ticks=MaxNLocator(4), format=FuncFormatter(lambda v, _: number(v)))
+    bar.tick_params(labelsize=6 * scale)
+    bar.set_ylabel(wrapped(unit, max(height, 0.8 * scale), 6 * scale), fontsize=6 * scale)
+    return axes
+
+
+def number(value: float) -> str:
+    """A short decimal number."""
+    return f"{round(value, 12) + 0.0:.4g}".replace("-", "−")
+
+
+def layer_ticks(layers: int, width: float) -> list[int]:
+    """Round layer numbers, no closer than a number needs."""
+    most = max(2, width / 0.24)
+    step = next((s for s in (1, 2, 5, 10, 20) if (layers - 1) / s + 1 <= most), 50)
+    return list(range(0, layers, step))
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """Break a text into lines of at most a number of inches."""
+    letter = max(text_width(text, size) / max(len(text), 1), 1e-3)
+    return plain("\n".join(textwrap.wrap(text, max(8, int(width / letter)))))
+
+
+def plain(text: str) -> str:
+    """A text as matplotlib shows it unchanged: dollar signs do not start a formula."""
+    return text.replace("$", r"\$")
+
+
+def token_label(token: str) -> str:
+    """A token's text with white space made visible; a leading space, which most tokens have, is left out."""
+    inner = token[1:] if token.startswith(" ") and token.strip() else token
+    shown = "".join(
+        SIGNS.get(c, c) if c != " " else (" " if token.strip() else "·") for c in inner
+    )
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown) or "∅"
+    return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
+
+
+def token_labels(tokens: Sequence[str], subject_span: tuple[int, int], *, printed: bool = False) -> list[str]:
+    """Labels of a prompt's rows: the subject's tokens end in an asterisk.
+
+    Args:
+        tokens: Their texts.
+        subject_span: End exclusive.
+        printed: Write letters that the figures' font lacks as their code.
+    """
+    labels = [token_label(token) for token in tokens]
+    if printed:
+        labels = ["".join(c if _in_font(c) else f"\\u{ord(c):04x}" for c in label) for label in labels]
+    start, end = subject_span
+    return [f"{label}*" if start <= index < end else label for index, label in enumerate(labels)]
+
+
+@cache
+def _in_font(character: str) -> bool:
+    font = get_font(findfont(FontProperties(family=FONT)))
+    return font.get_char_index(ord(character)) != 0

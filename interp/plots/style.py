@@ -1,0 +1,193 @@
+"""What all figures share: sizes, fonts and colours.
+
+The sequential maps have one hue each and fall evenly in lightness (OKLab), so that they read the same with any
+colour vision and in grey print; hues follow Meng et al. 2022 (states purple, MLP green, attention red).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.colors import ListedColormap, Normalize, to_hex
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from interp.options import check_choice
+
+__all__ = ["DIVERGING", "SEQUENTIAL", "WIDTHS", "ColourScale", "colour_scale", "paper_style", "text_width"]
+
+WIDTHS = {"column": 3.3, "page": 6.9, "slide": 10.0}
+"""Widths of a figure in inches."""
+
+SCALES = {"column": 1.0, "page": 1.0, "slide": 1.4}
+"""How much larger letters and lines are drawn."""
+
+FONT = "DejaVu Sans"  # comes with matplotlib: the same on every machine
+EMPTY = "#e8e8e8"
+HATCH = "#b0b0b0"
+QUIET = "#555555"
+LEVELS = 256
+HUES = {"attribution": 255.0, "resid": 300.0, "mlp": 150.0, "attn": 25.0}  # degrees
+LIGHTEST, DARKEST, CHROMA = 0.985, 0.36, 0.17
+
+
+@contextmanager
+def paper_style(width: str = "page") -> Iterator[float]:
+    """Matplotlib settings of the figures: small letters, thin lines, text that stays text.
+
+    Args:
+        width: One of :data:`WIDTHS`.
+
+    Yields:
+        How much larger than on paper letters and lines are drawn.
+
+    Raises:
+        OptionError: If the width is unknown.
+    """
+    check_choice("width", width, tuple(WIDTHS))
+    scale = SCALES[width]
+    settings = {
+        "font.family": [FONT],
+        "font.size": 7 * scale,
+        "axes.titlesize": 7.5 * scale,
+        "axes.labelsize": 7 * scale,
+        "xtick.labelsize": 6.5 * scale,
+        "ytick.labelsize": 6.5 * scale,
+        "legend.fontsize": 6 * scale,
+        "axes.linewidth": 0.5 * scale,
+        "lines.linewidth": 0.8 * scale,
+        "patch.linewidth": 0.5 * scale,
+        "hatch.linewidth": 0.4 * scale,
+        "hatch.color": HATCH,
+        "xtick.major.width": 0.5 * scale,
+        "ytick.major.width": 0.5 * scale,
+        "xtick.major.size": 2 * scale,
+        "ytick.major.size": 2 * scale,
+        "xtick.major.pad": 1.5 * scale,
+        "ytick.major.pad": 1.5 * scale,
+        "axes.titlepad": 3 * scale,
+        "axes.labelpad": 1.5 * scale,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "axes.edgecolor": "black",
+        "text.color": "black",
+        "axes.labelcolor": "black",
+        "xtick.color": "black",
+        "ytick.color": "black",
+        "text.usetex": False,
+        "text.parse_math": True,
+        "savefig.bbox": None,
+        "savefig.facecolor": "auto",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "interp",
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+    }
+    with matplotlib.rc_context(settings):
+        yield scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourScale:
+    """From values to colours.
+
+    Args:
+        colours: The map.
+        low, high: The values at its ends.
+    """
+
+    colours: ListedColormap
+    low: float
+    high: float
+
+    def norm(self) -> Normalize:
+        """The scale as matplotlib takes it."""
+        return Normalize(self.low, self.high)
+
+    def hex(self, value: float) -> str:
+        """Colour of a value; of one that is no number, grey."""
+        if not np.isfinite(value):
+            return EMPTY
+        return to_hex(self.colours((value - self.low) / (self.high - self.low)))
+
+    def stops(self, n: int = 17) -> list[tuple[float, str]]:
+        """The map as plotly takes it."""
+        return [(float(t), to_hex(self.colours(t))) for t in np.linspace(0, 1, n)]
+
+
+def colour_scale(values: Float[np.ndarray, "row layer"], *, method: str) -> ColourScale:
+    """Choose the map and its ends for values.
+
+    Values that fall below zero by more than a quarter of the largest get the diverging map, zero in its middle.
+    Others get the map of their method, from zero or the smallest value if that is negative; from the smallest
+    value as well if all lie within the upper half, as nothing would be seen otherwise.
+
+    Raises:
+        OptionError: If the method is unknown.
+    """
+    check_choice("method", method, tuple(SEQUENTIAL))
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low < 0 and -low > 0.25 * high:
+        end = max(-low, high)
+        return ColourScale(colours=DIVERGING, low=-end, high=end)
+    if 0 < low <= 0.5 * high:
+        low = 0.0
+    if low == high:
+        low, high = (0.0, high) if high > 0 else (0.0, 1.0)
+    return ColourScale(colours=SEQUENTIAL[method], low=low, high=high)
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that a line takes at a letter size in points."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONT))
+    return float(path.get_extents().width) / 72
+
+
+def _rgb(
+    lightness: Float[np.ndarray, "n"], chroma: Float[np.ndarray, "n"], hue: float
+) -> Float[np.ndarray, "n rgb"]:
+    a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    linear = np.stack(
+        [
+            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+        ],
+        axis=-1,
+    )
+    return np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    )
+
+
+def _ramp(hue: float, n: int) -> Float[np.ndarray, "n rgb"]:
+    """From almost white to dark in even steps of lightness, as colourful as a screen can show it."""
+    t = np.linspace(0, 1, n)
+    lightness = LIGHTEST + (DARKEST - LIGHTEST) * t
+    chroma = CHROMA * (1 - (1 - t) ** 2)
+    for _ in range(200):
+        outside = ((rgb := _rgb(lightness, chroma, hue)) < 0).any(-1) | (rgb > 1).any(-1)
+        if not outside.any():
+            break
+        chroma = np.where(outside, 0.97 * chroma, chroma)
+    return np.clip(rgb, 0, 1)
+
+
+SEQUENTIAL = {method: ListedColormap(_ramp(hue, LEVELS), name=method) for method, hue in HUES.items()}
+"""The map of each method."""
+
+DIVERGING = ListedColormap(
+    np.concatenate([_ramp(255, LEVELS // 2)[::-1], _ramp(50, LEVELS // 2)]), name="signed"
+)
+"""Blue below zero, brown above: a pair that stays apart with any colour vision."""
