@@ -81,9 +81,7 @@ def _convert(source: Path, destination: Path) -> None:
     show_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
-        )
+        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     finally:
         if show_bar:
@@ -94,7 +92,7 @@ def _convert(source: Path, destination: Path) -> None:
         del config.quantization_config
     config.architectures = ["LlamaForCausalLM"]
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)  # type: ignore[arg-type]
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     model.save_pretrained(destination)

@@ -38,9 +38,7 @@ class Fact:
             if not isinstance(template, str) or template.count("{}") != 1:
                 raise FactError(f"a template needs exactly one {{}} for the subject, got {template!r}")
             if template != template.rstrip():
-                raise FactError(
-                    f"a template must not end in white space (it belongs to the target), got {template!r}"
-                )
+                raise FactError(f"a template must not end in white space (it belongs to the target), got {template!r}")
         if not isinstance(self.subject, str) or not self.subject.strip():
             raise FactError(f"the subject of {self.template!r} is empty")
         if self.subject != self.subject.strip():
@@ -49,9 +47,7 @@ class Fact:
             raise FactError(f"the target of {self.prompt!r} is empty")
 
     @classmethod
-    def from_prompt(
-        cls, prompt: str, subject: str, target: str | None = None, relation: str | None = None
-    ) -> Fact:
+    def from_prompt(cls, prompt: str, subject: str, target: str | None = None, relation: str | None = None) -> Fact:
         """The fact of a whole prompt; its subject is the first occurrence of ``subject``.
 
         Raises:

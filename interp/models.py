@@ -124,9 +124,7 @@ def from_hugging_face(
         for key, value in _CONVERTERS[architecture](hf_model, cfg).items()
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
-        )
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)
     # The clone that TransformerLens makes adds a BOS token; this is the tokenizer the model was trained with.
     model.tokenizer = tokenizer
@@ -157,7 +155,7 @@ def weights_hash(model: HookedTransformer) -> str:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         value = parameter.detach()
         # hash the contiguous orientation and say which: W_out and W_out.T share bytes but not the axis order
-        digest.update(value.contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(value.contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -186,8 +184,7 @@ def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[PreTrain
         architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
         if architecture not in _CONVERTERS:
             raise ModelError(
-                f"{source}: architecture {architecture} is not supported; supported are "
-                + ", ".join(_CONVERTERS)
+                f"{source}: architecture {architecture} is not supported; supported are " + ", ".join(_CONVERTERS)
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
         hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)

@@ -12,13 +12,11 @@ import os
 import tempfile
 import typing
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -110,7 +108,8 @@ def load_record(cls: type[R], path: str | Path) -> R:
         )
     try:
         plain = json.loads(header["fields"])
-        hints = _field_types(cls)
+        # shape strings evaluate to tensor types, which are never structured
+        hints = typing.get_type_hints(cls)
         fields = {name: cattrs.structure(value, hints[name]) for name, value in plain.items()}
         return cls(**fields, **tensors)
     except (KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
@@ -138,9 +137,3 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-@cache
-def _field_types(cls: type[Record]) -> dict[str, Any]:
-    # shape strings such as Float[Tensor, "token layer"] evaluate to tensor types, which are never structured
-    return typing.get_type_hints(cls, localns={"torch": torch})

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -52,7 +52,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Site = Literal["attn_out", "mlp_out"]
-Hook = tuple[str, Callable[[Tensor, HookPoint], Tensor]]
+Hook = tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]
 T = TypeVar("T")
 
 
@@ -230,9 +230,7 @@ def enter_block(
     return _run_block(model, base, token, layer, x, samples, held)[:, 0]
 
 
-def unembed(
-    model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]
-) -> Float[Tensor, "*batch d_vocab"]:
+def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
     """Logits of final residual streams: the last norm and the unembedding, nothing else.
 
     Raises:
@@ -315,15 +313,13 @@ def _run_block(
     samples: Int[Tensor, "row"],
     pins: Sequence[tuple[Pin, slice]],
 ) -> Float[Tensor, "row token d_model"]:
-    hooks = []
+    hooks: list[Any] = []
     for site in ("attn_out", "mlp_out"):
         here = [(rows, pin.values[layer - pin.layers.start]) for pin, rows in pins if pin.site == site]
         if here:
             hooks.append((f"blocks.{layer}.hook_{site}", partial(_hold, held=here)))
     cache = _frozen_prefix(model, base, start, layer, samples) if start > 0 else None
-    return model.run_with_hooks(
-        x, start_at_layer=layer, stop_at_layer=layer + 1, past_kv_cache=cache, fwd_hooks=hooks
-    )
+    return model.run_with_hooks(x, start_at_layer=layer, stop_at_layer=layer + 1, past_kv_cache=cache, fwd_hooks=hooks)
 
 
 def _hold(

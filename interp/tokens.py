@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,7 +14,7 @@ from transformer_lens import HookedTransformer
 from interp.errors import FactError, ModelError
 from interp.facts import Fact
 
-__all__ = ["TOKEN_CLASSES", "TokenizedFact", "subject_span", "token_classes", "tokenize", "tokenize_target"]
+__all__ = ["TOKEN_CLASSES", "TokenizedFact", "decode", "subject_span", "token_classes", "tokenize", "tokenize_target"]
 
 TOKEN_CLASSES = (
     "First subject token",
@@ -64,10 +65,10 @@ def tokenize(model: HookedTransformer, fact: Fact) -> TokenizedFact:
     bos = 0
     if model.cfg.default_prepend_bos:
         bos = 1
-        ids = [model.tokenizer.bos_token_id, *ids]
+        ids = [_tokenizer(model).bos_token_id, *ids]
     return TokenizedFact(
         ids=torch.tensor(ids, device=model.W_E.device),
-        strings=tuple(model.tokenizer.decode([i]) for i in ids),
+        strings=tuple(decode(model, [i]) for i in ids),
         subject_span=(span[0] + bos, span[1] + bos),
         target_ids=target_ids,
     )
@@ -85,9 +86,7 @@ def tokenize_target(model: HookedTransformer, target: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def subject_span(
-    offsets: Sequence[tuple[int, int]], subject_characters: tuple[int, int]
-) -> tuple[int, int] | None:
+def subject_span(offsets: Sequence[tuple[int, int]], subject_characters: tuple[int, int]) -> tuple[int, int] | None:
     """First token that covers a character of the subject, and the one after the last that does.
 
     Args:
@@ -98,9 +97,7 @@ def subject_span(
         The span, end exclusive, or ``None`` if no token covers the subject.
     """
     start, end = subject_characters
-    covering = [
-        index for index, (first, last) in enumerate(offsets) if first < end and last > start and first < last
-    ]
+    covering = [index for index, (first, last) in enumerate(offsets) if first < end and last > start and first < last]
     return (covering[0], covering[-1] + 1) if covering else None
 
 
@@ -135,11 +132,20 @@ def token_classes(n_tokens: int, span: tuple[int, int]) -> dict[str, tuple[int, 
     return dict(zip(TOKEN_CLASSES, positions, strict=True))
 
 
-def _encode(model: HookedTransformer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def decode(model: HookedTransformer, ids: Sequence[int]) -> str:
+    """The text of some tokens."""
+    return str(_tokenizer(model).decode(list(ids)))
+
+
+def _tokenizer(model: HookedTransformer) -> Any:
     tokenizer = model.tokenizer
     if tokenizer is None or not tokenizer.is_fast:
         raise ModelError("locating a subject needs a fast tokenizer (one that knows character offsets)")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tokenizer
+
+
+def _encode(model: HookedTransformer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
 
 

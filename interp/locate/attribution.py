@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from interp.facts import Fact
 from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
 from interp.sweep import BaseRun, Join, base_run, groups, halving, sweep, unembed
-from interp.tokens import tokenize
+from interp.tokens import decode, tokenize
 
 __all__ = ["RULES", "TOKENS", "Attribution", "Neuron", "attribute", "quadrature", "refined_neurons"]
 
@@ -121,8 +121,7 @@ class Attribution(Record):
         indices = np.unravel_index(places.numpy(), tuple(self.scores.shape))
         rows = zip(values.tolist(), *(index.tolist() for index in indices), strict=True)
         return tuple(
-            Neuron(score=row[0], layer=row[1], neuron=row[-1], token=row[2] if len(row) == 4 else None)
-            for row in rows
+            Neuron(score=row[0], layer=row[1], neuron=row[-1], token=row[2] if len(row) == 4 else None) for row in rows
         )
 
 
@@ -192,9 +191,7 @@ def attribute(
     n_rows = model.cfg.n_layers
     if tokens == "last":
         jobs = n_answers
-        parts = [
-            integrate(answers_at + j, answers_at + j + 1, j, j + 1, j * n_rows) for j in range(n_answers)
-        ]
+        parts = [integrate(answers_at + j, answers_at + j + 1, j, j + 1, j * n_rows) for j in range(n_answers)]
         scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
         change = torch.stack([difference for _, difference in parts]).sum(0)
         gap = change - scores.sum(-1)
@@ -204,13 +201,10 @@ def attribute(
         gap = change - scores.sum((-1, -2))
     else:
         jobs = n_tokens
-        parts = [
-            integrate(t, t + 1, max(0, t - answers_at), n_answers, t * n_rows) for t in range(n_tokens)
-        ]
+        parts = [integrate(t, t + 1, max(0, t - answers_at), n_answers, t * n_rows) for t in range(n_tokens)]
         scores = torch.cat([part for part, _ in parts], 1)
         change = torch.stack([difference for _, difference in parts], 1)
         gap = change - scores.sum(-1)
-    decode = model.tokenizer.decode
     return Attribution(
         provenance=model_provenance or provenance(model),
         fact=fact,
@@ -218,11 +212,11 @@ def attribute(
         change=change.cpu(),
         completeness_gap=gap.cpu(),
         probability=float(clean.mean()),
-        tokens=tuple(decode([i]) for i in extended.tolist()),
+        tokens=tuple(decode(model, [i]) for i in extended.tolist()),
         n_prompt_tokens=len(prompt),
         subject_span=tokenized.subject_span,
-        answer=decode(answer_ids.tolist()),
-        top_answer=decode([top_id]),
+        answer=decode(model, answer_ids.tolist()),
+        top_answer=decode(model, [top_id]),
         known=bool(top_id == answer_ids[0]),
         scaled_tokens=tokens,
         steps=steps,
@@ -309,6 +303,7 @@ def _integrate(
     Both are sums over the answer tokens divided by the number of *all* answer tokens, so that parts add up.
     """
     n_layers, n_answers = model.cfg.n_layers, len(answer_ids)
+    mlps: list[Any] = [block.mlp for block in model.blocks]
     start, stop = scaled
     wanted = answer_ids[answers[0] : answers[1]]
     # nothing after the last answer is read
@@ -319,7 +314,7 @@ def _integrate(
     weight = torch.tensor([*weights], dtype=w.dtype, device=w.device)
 
     def rows(layer: int, scales: Tensor) -> Tensor:
-        bias = model.blocks[layer].mlp.b_out
+        bias = mlps[layer].b_out
         resid = truncated.resid[layer + 1, :, start:].expand(len(scales), -1, -1).clone()
         contribution = truncated.output("mlp_out")[layer, 0, start:stop] - bias
         resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
@@ -352,17 +347,17 @@ def _integrate(
     chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), length, max_batch_tokens)]
     sizes = [len(range(*chosen.indices(len(scale)))) for _, chosen in chunks]
     done = 0.0
-    for group in groups(chunks, sizes, length, max_batch_tokens):
-        leaves = [rows(layer, scale[chosen]).requires_grad_() for layer, chosen in group]
+    for pieces in groups(chunks, sizes, length, max_batch_tokens):
+        leaves = [rows(layer, scale[chosen]).requires_grad_() for layer, chosen in pieces]
         with torch.enable_grad():
             joins = [
                 Join(layer=layer + 1, resid=leaf, samples=samples(len(leaf)))
-                for (layer, _), leaf in zip(group, leaves, strict=True)
+                for (layer, _), leaf in zip(pieces, leaves, strict=True)
             ]
             gradients = torch.autograd.grad(probability(joins).sum(), leaves)
-        for (layer, chosen), gradient in zip(group, gradients, strict=True):
+        for (layer, chosen), gradient in zip(pieces, gradients, strict=True):
             mean = torch.einsum("r,rtm->tm", weight[chosen], gradient[:, : stop - start])
-            scores[layer] += mean @ model.blocks[layer].mlp.W_out.T
+            scores[layer] += mean @ mlps[layer].W_out.T
             done += len(gradient) / len(scale)
         progress(round(done), n_layers)
     progress(n_layers, n_layers)
@@ -371,9 +366,7 @@ def _integrate(
 
 def _until(base: BaseRun, end: int) -> BaseRun:
     assert base.mlp_out is not None
-    return BaseRun(
-        resid=base.resid[:, :, :end], keys=base.keys, values=base.values, mlp_out=base.mlp_out[:, :, :end]
-    )
+    return BaseRun(resid=base.resid[:, :, :end], keys=base.keys, values=base.values, mlp_out=base.mlp_out[:, :, :end])
 
 
 def _chunks(steps: int, length: int, max_batch_tokens: int) -> list[slice]:

@@ -33,8 +33,20 @@ from interp.errors import FactError, OptionError
 from interp.facts import Fact
 from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
-from interp.sweep import BaseRun, Hook, Join, Pin, Site, base_run, enter_block, groups, halving, sweep, unembed
-from interp.tokens import TokenizedFact, tokenize
+from interp.sweep import (
+    BaseRun,
+    Hook,
+    Join,
+    Pin,
+    Site,
+    base_run,
+    enter_block,
+    groups,
+    halving,
+    sweep,
+    unembed,
+)
+from interp.tokens import TokenizedFact, decode, tokenize
 
 __all__ = ["CausalTrace", "causal_trace", "noise_level", "window_layers"]
 
@@ -205,13 +217,21 @@ def causal_trace(
     corrupted = values[1:]
     restored = halving(
         lambda limit: _restored(
-            model, runs, tokenized, state, window, sever, read, corrupted, limit, progress or (lambda *_: None)
+            model,
+            runs,
+            tokenized,
+            state,
+            window,
+            sever,
+            read,
+            corrupted,
+            limit,
+            progress or (lambda *_: None),
         ),
         max_batch_tokens,
     )
     effect = restored - corrupted
     n = len(corrupted)
-    decode = model.tokenizer.decode
     return CausalTrace(
         provenance=model_provenance or provenance(model),
         fact=fact,
@@ -223,11 +243,11 @@ def causal_trace(
         corrupted_probability=float(probabilities[1:].mean()),
         tokens=tokenized.strings,
         subject_span=tokenized.subject_span,
-        answer=decode([answer_id]),
+        answer=decode(model, [answer_id]),
         answer_id=answer_id,
-        top_answer=decode([top_id]),
+        top_answer=decode(model, [top_id]),
         known=answer_id == top_id,
-        foil=None if foil_id is None else decode([foil_id]),
+        foil=None if foil_id is None else decode(model, [foil_id]),
         foil_id=foil_id,
         replacements=replacements,
         state=state,
@@ -397,7 +417,10 @@ def _joins(
     joins = {}
     entered: dict[int, Tensor] = {}
     for blocks, layers in layers_of.items():
-        pins = (*held, Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token]))
+        pins = (
+            *held,
+            Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token]),
+        )
         if blocks.start not in entered:
             with torch.no_grad():
                 entered[blocks.start] = enter_block(model, base, token, blocks.start, pins)

@@ -99,8 +99,10 @@ def heatmap_html(
     labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
     colours = colour_scale(array, method=method)
     hover = [
-        [f"<b>{label}</b> (token {row})<br>layer {layer}<br>{html.escape(unit)}: {number(value)}"
-         for layer, value in enumerate(line)]
+        [
+            f"<b>{label}</b> (token {row})<br>layer {layer}<br>{html.escape(unit)}: {number(value)}"
+            for layer, value in enumerate(line)
+        ]
         for row, (label, line) in enumerate(zip(labels, array.tolist(), strict=True))
     ]
     page = go.Figure(

@@ -113,9 +113,7 @@ def plain(text: str) -> str:
 def token_label(token: str) -> str:
     """A token's text with white space made visible; a leading space, which most tokens have, is left out."""
     inner = token[1:] if token.startswith(" ") and token.strip() else token
-    shown = "".join(
-        SIGNS.get(c, c) if c != " " else (" " if token.strip() else "·") for c in inner
-    )
+    shown = "".join(SIGNS.get(c, c) if c != " " else (" " if token.strip() else "·") for c in inner)
     shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown) or "∅"
     return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
 

@@ -151,9 +151,7 @@ def text_width(text: str, size: float) -> float:
     return float(path.get_extents().width) / 72
 
 
-def _rgb(
-    lightness: Float[np.ndarray, "n"], chroma: Float[np.ndarray, "n"], hue: float
-) -> Float[np.ndarray, "n rgb"]:
+def _rgb(lightness: Float[np.ndarray, n], chroma: Float[np.ndarray, n], hue: float) -> Float[np.ndarray, "n rgb"]:
     a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -166,9 +164,7 @@ def _rgb(
         ],
         axis=-1,
     )
-    return np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    )
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
 def _ramp(hue: float, n: int) -> Float[np.ndarray, "n rgb"]:
@@ -187,7 +183,5 @@ def _ramp(hue: float, n: int) -> Float[np.ndarray, "n rgb"]:
 SEQUENTIAL = {method: ListedColormap(_ramp(hue, LEVELS), name=method) for method, hue in HUES.items()}
 """The map of each method."""
 
-DIVERGING = ListedColormap(
-    np.concatenate([_ramp(255, LEVELS // 2)[::-1], _ramp(50, LEVELS // 2)]), name="signed"
-)
+DIVERGING = ListedColormap(np.concatenate([_ramp(255, LEVELS // 2)[::-1], _ramp(50, LEVELS // 2)]), name="signed")
 """Blue below zero, brown above: a pair that stays apart with any colour vision."""

@@ -1,0 +1,100 @@
+"""Which facts a model knows: is the first token of the target its top answer, and how probable is it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from transformer_lens import HookedTransformer
+
+from interp.facts import Fact
+from interp.options import Progress
+from interp.sweep import halving, unembed
+from interp.tokens import decode, tokenize
+
+__all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model answers to a prompt, beside what is expected (the first token of each)."""
+
+    fact: Fact
+    expected: str
+    probability: float
+    top_answer: str
+    top_probability: float
+
+    known: bool
+
+
+def answers(
+    model: HookedTransformer,
+    facts: Sequence[Fact],
+    *,
+    max_batch_tokens: int = 1024,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """The model's top answer to each fact's prompt; one batch per prompt length, one row of logits per fact.
+
+    Raises:
+        FactError: If a fact has no target or does not fit the model.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    tokenized = [tokenize(model, fact) for fact in facts]
+    by_length: dict[int, list[int]] = {}
+    for index, entry in enumerate(tokenized):
+        by_length.setdefault(len(entry.ids), []).append(index)
+    found: dict[int, Answer] = {}
+
+    def run(length: int, members: list[int], limit: int) -> None:
+        size = max(1, limit // length)
+        for first in range(0, len(members), size):
+            chunk = members[first : first + size]
+            batch = torch.stack([tokenized[i].ids for i in chunk])
+            with torch.no_grad():
+                final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
+                probabilities = unembed(model, final).softmax(-1)
+            top_probability, top = probabilities.max(-1)
+            for row, i in enumerate(chunk):
+                expected = tokenized[i].target_ids[0] if tokenized[i].target_ids else int(top[row])
+                found[i] = Answer(
+                    fact=facts[i],
+                    expected=decode(model, [expected]),
+                    probability=float(probabilities[row, expected]),
+                    top_answer=decode(model, [int(top[row])]),
+                    top_probability=float(top_probability[row]),
+                    known=expected == int(top[row]),
+                )
+            if progress:
+                progress(len(found), len(facts))
+
+    for length, members in by_length.items():
+        halving(partial(run, length, members), max_batch_tokens)
+    return [found[i] for i in range(len(facts))]
+
+
+def known_facts(model: HookedTransformer, facts: Sequence[Fact], *, limit: int | None = None) -> Iterator[Answer]:
+    """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs."""
+    size = len(facts) if limit is None else max(16, 2 * limit)
+    count = 0
+    for first in range(0, len(facts), size):
+        for answer in answers(model, facts[first : first + size]):
+            if answer.known and (limit is None or count < limit):
+                count += 1
+                yield answer
+        if limit is not None and count >= limit:
+            return
+
+
+def spread_over_relations(facts: Sequence[Fact], seed: int) -> list[Fact]:
+    """The facts in a seeded order in which every relation's turn comes before any relation's second turn."""
+    generator = np.random.default_rng(seed)
+    by_relation: dict[str | None, list[Fact]] = {}
+    for index in generator.permutation(len(facts)):
+        by_relation.setdefault(facts[index].relation, []).append(facts[index])
+    turns = max((len(members) for members in by_relation.values()), default=0)
+    return [members[turn] for turn in range(turns) for members in by_relation.values() if turn < len(members)]

@@ -1,0 +1,100 @@
+"""Figure 1 as a page for a browser."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.locate.class_average import ClassAverage
+from interp.plots.averages import arranged, array, peaks
+from interp.plots.panel import number
+from interp.plots.style import EMPTY, colour_scale
+
+__all__ = ["figure1_html"]
+
+
+def figure1_html(averages: Sequence[ClassAverage]) -> str:
+    """The maps as a page that needs nothing else; hovering shows mean, interval and number of facts.
+
+    Args:
+        averages: One per method, all of one model.
+
+    Raises:
+        OptionError: If there are no averages, they come from different models, or their shapes do not match their
+            classes.
+    """
+    shown = [average for row in arranged(averages, 1) for average in row]
+    space = 0.0 if len(shown) == 1 else 0.3 / len(shown)
+    page = make_subplots(rows=len(shown), subplot_titles=[html.escape(a.title) for a in shown], vertical_spacing=space)
+    size = (1 - space * (len(shown) - 1)) / len(shown)
+    for place, average in enumerate(shown, start=1):
+        mean, low, high = (array(t) for t in (average.mean, average.low, average.high))
+        colours = colour_scale(mean, method=average.method)
+        names = [html.escape(name) for name in average.token_classes]
+        hover = [
+            [
+                f"<b>{name}</b><br>layer {layer}<br>mean {number(mean[row, layer])}"
+                f"<br>95% interval {number(low[row, layer])} to {number(high[row, layer])}"
+                f"<br>n = {average.n_facts[row]} facts, {average.n_tokens[row]} tokens"
+                for layer in range(mean.shape[1])
+            ]
+            for row, name in enumerate(names)
+        ]
+        page.add_trace(
+            go.Heatmap(
+                z=[[v if np.isfinite(v) else None for v in line] for line in mean.tolist()],
+                text=hover,
+                hovertemplate="%{text}<extra></extra>",
+                hoverongaps=False,
+                colorscale=colours.stops(),
+                zmin=colours.low,
+                zmax=colours.high,
+                colorbar={
+                    "title": {"text": html.escape(average.unit), "side": "right"},
+                    "y": 1 - (place - 1) * (size + space) - size / 2,
+                    "len": size,
+                },
+            ),
+            row=place,
+            col=1,
+        )
+        marks = [(row, *p) for row, p in enumerate(peaks(average)) if p[0] >= 0]
+        page.add_trace(
+            go.Scatter(
+                x=[peak for _, peak, _, _ in marks],
+                y=[row for row, *_ in marks],
+                error_x={
+                    "array": [high - peak for _, peak, _, high in marks],
+                    "arrayminus": [peak - low for _, peak, low, _ in marks],
+                    "color": "black",
+                    "thickness": 1,
+                    "width": 3,
+                },
+                mode="markers",
+                marker={"color": "white", "size": 7, "line": {"color": "black", "width": 1}},
+                hoverinfo="skip",
+                showlegend=False,
+            ),
+            row=place,
+            col=1,
+        )
+        labels = [f"{name} (n = {n})" for name, n in zip(names, average.n_facts, strict=True)]
+        page.update_yaxes(
+            tickvals=list(range(len(names))),
+            ticktext=labels,
+            range=[len(names) - 0.5, -0.5],
+            row=place,
+            col=1,
+        )
+        page.update_xaxes(title_text="Layer", range=[-0.5, mean.shape[1] - 0.5], row=place, col=1)
+    page.update_xaxes(showgrid=False, zeroline=False)
+    page.update_yaxes(showgrid=False, zeroline=False, automargin=True)
+    title = f"{html.escape(shown[0].provenance.model)}: dots mark peak layers, bars their 95% bootstrap intervals"
+    page.update_layout(
+        title={"text": title}, template="plotly_white", plot_bgcolor=EMPTY, height=120 + 290 * len(shown)
+    )
+    return page.to_html(include_plotlyjs=True, div_id="figure1")
