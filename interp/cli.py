@@ -167,7 +167,7 @@ def trace(
     network = _load(model, device, dtype)
     run, place = _single_run("trace", {"fact": repr(fact), "model": model, "facts": facts, **options}, out)
     with _bar("tracing") as advance:
-        found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)  # type: ignore[arg-type]
+        found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)
     run.put("trace", found)
     title = f"p(clean) = {found.clean_probability:.3f}, p(corrupted) = {found.corrupted_probability:.3f}"
     _show_single(
@@ -223,6 +223,7 @@ def attribute(
         found = attribute_neurons(network, fact, **options, progress=advance)  # type: ignore[arg-type]
     run.put("attribution", found)
     neurons = found.top_neurons(top)
+    texts: tuple[str, ...]
     if tokens == "last":
         values, texts, span = found.per_layer()[None], ("last",), (0, 0)
     else:
@@ -392,12 +393,12 @@ def _draw_first_fact(run: Any, folder: Path) -> None:
             method=state,
         )
         plots.save_figure(figure, folder / f"one-fact-{state}")
-    found = fact.attribution
+    attribution = fact.attribution
     figure = plots.heatmap(
-        found.per_token("sum"),
-        found.tokens[: found.n_prompt_tokens],
-        found.subject_span,
-        title=f"Answer:{found.answer}",
+        attribution.per_token("sum"),
+        attribution.tokens[: attribution.n_prompt_tokens],
+        attribution.subject_span,
+        title=f"Answer:{attribution.answer}",
         unit="attribution, summed over neurons",
         method="attribution",
     )

