@@ -326,7 +326,7 @@ def _hold(
     output: Float[Tensor, "row token d_model"],
     hook: HookPoint,
     *,
-    held: Sequence[tuple[slice, Float[Tensor, "#row d_model"]]],
+    held: Sequence[tuple[slice, Float[Tensor, "_ d_model"]]],
 ) -> Float[Tensor, "row token d_model"]:
     output = output.clone()
     for rows, value in held:

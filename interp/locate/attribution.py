@@ -76,8 +76,8 @@ class Attribution(Record):
 
     fact: Fact
     scores: Float[Tensor, "layer *token neuron"]
-    change: Float[Tensor, "layer *token"]
-    completeness_gap: Float[Tensor, "layer *token"]
+    change: Float[Tensor, "layer *path"]
+    completeness_gap: Float[Tensor, "layer *path"]
     probability: float
     tokens: tuple[str, ...]
     n_prompt_tokens: int

@@ -17,6 +17,7 @@ symmetric replacement and logit difference: Zhang & Nanda 2023, "Towards Best Pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -188,7 +189,7 @@ def causal_trace(
     else:
         if noise == "3sigma":
             level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
-        elif isinstance(noise, int | float) and noise > 0:
+        elif isinstance(noise, int | float) and 0 < noise < math.inf:
             level = float(noise)
         else:
             raise OptionError(f"noise must be a positive number or '3sigma', got {noise!r}")

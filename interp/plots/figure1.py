@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -81,7 +82,12 @@ def _mark(axes: Axes, average: ClassAverage, scale: float) -> None:
     """Peaks and numbers of facts."""
     edge = [withStroke(linewidth=1.5 * scale, foreground="black")]
     for row, (peak, low, high) in enumerate(peaks(average)):
-        beside = {"xytext": (2 * scale, 0), "textcoords": "offset points", "va": "center", "color": QUIET}
+        beside: dict[str, Any] = {
+            "xytext": (2 * scale, 0),
+            "textcoords": "offset points",
+            "va": "center",
+            "color": QUIET,
+        }
         axes.annotate(
             f"n = {average.n_facts[row]}", (1, row), xycoords=("axes fraction", "data"),
             fontsize=5.5 * scale, annotation_clip=False, **beside,
@@ -94,7 +100,7 @@ def _mark(axes: Axes, average: ClassAverage, scale: float) -> None:
             axes.plot(peak, row, **_dot(scale))
 
 
-def _dot(scale: float) -> dict[str, object]:
+def _dot(scale: float) -> dict[str, Any]:
     return {
         "marker": "o", "markersize": 2.8 * scale, "markerfacecolor": "white", "markeredgecolor": "black",
         "markeredgewidth": 0.5 * scale,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -51,7 +52,7 @@ def paper_style(width: str = "page") -> Iterator[float]:
     """
     check_choice("width", width, tuple(WIDTHS))
     scale = SCALES[width]
-    settings = {
+    settings: Any = {  # the keys' type is known to some versions of matplotlib only
         "font.family": [FONT],
         "font.size": 7 * scale,
         "axes.titlesize": 7.5 * scale,
@@ -171,13 +172,14 @@ def _ramp(hue: float, n: int) -> Float[np.ndarray, "n rgb"]:
     """From almost white to dark in even steps of lightness, as colourful as a screen can show it."""
     t = np.linspace(0, 1, n)
     lightness = LIGHTEST + (DARKEST - LIGHTEST) * t
-    chroma = CHROMA * (1 - (1 - t) ** 2)
-    for _ in range(200):
-        outside = ((rgb := _rgb(lightness, chroma, hue)) < 0).any(-1) | (rgb > 1).any(-1)
-        if not outside.any():
-            break
-        chroma = np.where(outside, 0.97 * chroma, chroma)
-    return np.clip(rgb, 0, 1)
+    wanted = CHROMA * (1 - (1 - t) ** 2)
+    least, most = np.zeros(n), np.ones(n)  # the part of it that lies within sRGB, by bisection
+    for _ in range(30):
+        part = (least + most) / 2
+        rgb = _rgb(lightness, part * wanted, hue)
+        inside = ((rgb >= 0) & (rgb <= 1)).all(-1)
+        least, most = np.where(inside, part, least), np.where(inside, most, part)
+    return np.clip(_rgb(lightness, least * wanted, hue), 0, 1)
 
 
 SEQUENTIAL = {method: ListedColormap(_ramp(hue, LEVELS), name=method) for method, hue in HUES.items()}

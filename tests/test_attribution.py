@@ -1,0 +1,173 @@
+"""Attribution scores against brute force, their completeness, and their definitions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.baseline import attribute_layers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from interp.errors import OptionError
+from interp.facts import Fact
+from interp.locate.attribution import attribute, quadrature, refined_neurons
+from interp.tokens import tokenize
+from tests.conftest import FAMILIES
+
+
+@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize(("tokens", "key"), [("last", "last_token"), ("all", "all_tokens")])
+def test_brute_force_numbers(tiny, facts, golden, index, tokens, key):
+    scores = load_file(golden / "attribution.safetensors")[f"fact_{index}.{key}"]
+    expected = json.loads((golden / "attribution.json").read_text())["facts"][index]
+    found = attribute(tiny, facts[index], tokens=tokens, max_batch_tokens=100)
+    torch.testing.assert_close(found.scores, scores, atol=1e-5, rtol=0)
+    assert found.probability == pytest.approx(expected["probability"], abs=1e-5)
+    prefix = key.split("_")[0]
+    for row in expected["completeness"]:
+        assert found.change[row["layer"]] == pytest.approx(row[f"{prefix}_exact"], abs=1e-5)
+        gap = row[f"{prefix}_exact"] - row[f"{prefix}_sum"]
+        assert found.completeness_gap[row["layer"]] == pytest.approx(gap, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_equals_full_passes(family_model, family):
+    model = family_model(family)
+    fact = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+    ids, answer = tokenize(model, fact).ids, tokenize(model, fact).target_ids[0]
+    single = Fact(template=fact.template, subject=fact.subject, target=model.tokenizer.decode([answer]))
+    if tokenize(model, single).target_ids != (answer,):
+        pytest.fail("the target must be one token for the baseline")
+    for tokens, positions in (("last", slice(len(ids) - 1, None)), ("all", slice(None))):
+        found = attribute(model, single, tokens=tokens, steps=4)
+        expected = attribute_layers(model, ids, answer, steps=4, positions=positions)
+        got = found.scores[:, None] if tokens == "last" else found.scores
+        torch.testing.assert_close(got, expected, atol=1e-8, rtol=1e-3)
+
+
+def test_gauss_legendre_closes_the_completeness_gap(tiny, facts):
+    coarse = attribute(tiny, facts[0], rule="riemann", steps=20)
+    fine = attribute(tiny, facts[0], rule="gauss-legendre", steps=20)
+    assert coarse.completeness_gap.abs().max() > 0.05
+    assert fine.completeness_gap.abs().max() < 0.01
+    torch.testing.assert_close(fine.change, coarse.change, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fine.scores.sum(-1) + fine.completeness_gap, fine.change, atol=1e-6, rtol=0)
+
+
+def test_each_token_by_itself(tiny, facts):
+    each = attribute(tiny, facts[0], tokens="each", steps=5)
+    last = attribute(tiny, facts[0], tokens="last", steps=5)
+    torch.testing.assert_close(each.scores[:, -1], last.scores, atol=1e-7, rtol=0)
+    ids = tokenize(tiny, facts[0]).ids
+    for token in (0, 3):
+        expected = attribute_layers(
+            tiny, ids, tokenize(tiny, facts[0]).target_ids[0], steps=5, positions=slice(token, token + 1)
+        )
+        torch.testing.assert_close(each.scores[:, token : token + 1], expected, atol=1e-6, rtol=0)
+    assert each.completeness_gap.shape == each.change.shape == (6, len(ids))
+
+
+def test_targets_of_several_tokens_average_their_own_predictions(tiny):
+    fact = Fact(template="{} is governed from", subject="Norway", target=" Oslo Tokyo")
+    tokenized = tokenize(tiny, fact)
+    targets = tokenized.target_ids
+    assert len(targets) >= 2
+    extended = torch.cat([tokenized.ids, torch.tensor(targets[:-1])])
+    last = attribute(tiny, fact, tokens="last", steps=4)
+    joint = attribute(tiny, fact, tokens="all", steps=4)
+    each = attribute(tiny, fact, tokens="each", steps=4)
+    expected_last, expected_joint = 0, torch.zeros_like(joint.scores)
+    for j, target in enumerate(targets):
+        ids = extended[: len(tokenized.ids) + j]
+        part = attribute_layers(tiny, ids, target, steps=4, positions=slice(len(ids) - 1, len(ids)))
+        expected_last = expected_last + part[:, 0] / len(targets)
+        whole = attribute_layers(tiny, ids, target, steps=4, positions=slice(None))
+        expected_joint[:, : len(ids)] += whole / len(targets)
+    torch.testing.assert_close(last.scores, expected_last, atol=1e-6, rtol=0)
+    torch.testing.assert_close(joint.scores, expected_joint, atol=1e-6, rtol=0)
+    token = 1
+    expected_each = sum(
+        attribute_layers(tiny, extended[: len(tokenized.ids) + j], target, steps=4, positions=slice(token, token + 1))[
+            :, 0
+        ]
+        / len(targets)
+        for j, target in enumerate(targets)
+    )
+    torch.testing.assert_close(each.scores[:, token], expected_each, atol=1e-6, rtol=0)
+    assert joint.tokens == tuple(tiny.tokenizer.decode([i]) for i in extended)
+    assert joint.per_token().shape == (len(tokenized.ids), 6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["riemann", "gauss-legendre"]), st.integers(1, 60), st.integers(0, 5))
+def test_quadrature_integrates_polynomials(rule, steps, degree):
+    nodes, weights = quadrature(rule, steps)
+    assert weights.sum() == pytest.approx(1)
+    assert ((nodes > 0) & (nodes <= 1)).all()
+    error = abs((weights * nodes**degree).sum() - 1 / (degree + 1))
+    assert error <= (1e-12 if rule == "gauss-legendre" and degree < 2 * steps else 1 / steps)
+    if rule == "riemann":
+        np.testing.assert_allclose(nodes, [(k + 1) / steps for k in range(steps)])
+
+
+def test_top_neurons_and_reductions(tiny, facts):
+    found = attribute(tiny, facts[0], tokens="all", steps=4)
+    best = found.top_neurons(5)
+    assert [n.score for n in best] == sorted((n.score for n in best), reverse=True)
+    for neuron in best:
+        assert found.scores[neuron.layer, neuron.token, neuron.neuron] == pytest.approx(neuron.score)
+    assert best[0].score == pytest.approx(float(found.scores.max()))
+    torch.testing.assert_close(found.per_token("sum"), found.scores.sum(-1).T)
+    torch.testing.assert_close(found.per_token("mean"), found.scores.mean(-1).T)
+    torch.testing.assert_close(found.per_layer(), found.scores.sum((1, 2)))
+    last = attribute(tiny, facts[0], steps=4)
+    assert last.top_neurons(1)[0].token is None
+    with pytest.raises(OptionError, match="per token need"):
+        last.per_token()
+    with pytest.raises(OptionError, match="at most the number of scores"):
+        last.top_neurons(10**9)
+
+
+def test_refined_neurons_are_those_that_paraphrases_share(tiny, facts):
+    prompts = (facts[0].template, "Everybody knows that the {} is located in the city of")
+    found = [
+        attribute(tiny, Fact(template=t, subject=facts[0].subject, target=facts[0].target), steps=4) for t in prompts
+    ]
+    strict = refined_neurons(found, threshold=0.3, share=1.0)
+    scores = [a.scores for a in found]
+    expected = {
+        (layer, i) for layer in range(6) for i in range(256) if all(s[layer, i] > 0.3 * s.max() for s in scores)
+    }
+    assert {(n.layer, n.neuron) for n in strict} == expected
+    assert expected
+    loose = refined_neurons(found, threshold=0.3, share=0.5)
+    assert {(n.layer, n.neuron) for n in loose} > expected
+    with pytest.raises(OptionError, match="share must lie in"):
+        refined_neurons(found, share=0)
+    with pytest.raises(OptionError, match="at least one"):
+        refined_neurons([])
+    with pytest.raises(OptionError, match="one answer"):
+        refined_neurons([found[0], attribute(tiny, facts[1], steps=4)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": "first"}, "tokens must be one of 'last', 'all', 'each', got 'first'"),
+        ({"rule": "rieman"}, "did you mean 'riemann'"),
+        ({"steps": 0}, "steps must be a positive whole number, got 0"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens must be a positive"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_options(tiny, facts, options, message):
+    with pytest.raises(OptionError, match=message):
+        attribute(tiny, facts[0], **options)
+
+
+def test_leaves_no_gradient_and_no_hook(tiny, facts):
+    attribute(tiny, facts[0], steps=2)
+    assert all(p.grad is None and not p.requires_grad for p in tiny.parameters())
+    assert all(not hook.fwd_hooks and not hook.bwd_hooks for hook in tiny.hook_dict.values())

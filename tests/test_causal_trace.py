@@ -1,0 +1,214 @@
+"""Causal tracing against the published numbers, an independent computation, and its own definitions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.baseline import trace_cells
+
+from interp.errors import FactError, NumericalError, OptionError
+from interp.facts import Fact
+from interp.locate.causal_trace import causal_trace, noise_level, window_layers
+from interp.sweep import base_run
+from interp.tokens import tokenize
+
+QUICK = {"samples": 3, "noise": 0.33}
+
+
+@pytest.mark.parametrize("state", ["resid", "mlp", "attn"])
+@pytest.mark.parametrize("index", range(6))
+def test_published_numbers(tiny, facts, golden, state, index):
+    published = json.loads((golden / "causal_trace.json").read_text())
+    expected = published["facts"][index]
+    trace = causal_trace(
+        tiny, facts[index], state=state, window=published["window"], samples=10, noise=published["noise_level"], seed=1
+    )
+    torch.testing.assert_close(trace.scores, torch.tensor(expected[f"scores_{state}"]), atol=1e-5, rtol=0)
+    assert trace.clean_probability == pytest.approx(expected["high_score"], abs=1e-5)
+    assert trace.corrupted_probability == pytest.approx(expected["low_score"], abs=1e-5)
+    assert trace.tokens == tuple(expected["tokens"])
+    assert trace.subject_span == tuple(expected["subject_range"])
+    assert trace.answer == expected["answer"]
+    assert trace.known
+
+
+def test_window_rule():
+    assert [window_layers(layer, 4, 6) for layer in range(6)] == [
+        range(0, 2), range(0, 3), range(0, 4), range(1, 5), range(2, 6), range(3, 6),
+    ]  # fmt: skip
+    assert window_layers(20, 10, 48) == range(15, 25)
+    assert window_layers(3, 3, 6) == range(2, 5)
+    assert window_layers(3, 1, 6) == range(3, 4)
+
+
+def test_noise_level_is_three_standard_deviations_of_the_subjects_embeddings(tiny, facts):
+    rows = []
+    for fact in facts:
+        tokenized = tokenize(tiny, fact)
+        start, end = tokenized.subject_span
+        rows += [tiny.W_E[i].numpy() for i in tokenized.ids[start:end]]
+    assert noise_level(tiny, facts) == pytest.approx(3 * np.concatenate(rows).std(ddof=1), rel=1e-5)
+    with pytest.raises(FactError, match="at least one fact"):
+        noise_level(tiny, [])
+    trace = causal_trace(tiny, facts[0], samples=2, noise="3sigma", reference_facts=facts)
+    assert trace.noise == pytest.approx(noise_level(tiny, facts))
+
+
+def test_effects_are_differences_from_the_corrupted_run(tiny, facts):
+    trace = causal_trace(tiny, facts[0], **QUICK)
+    torch.testing.assert_close(trace.indirect_effect, trace.scores - trace.corrupted_score)
+    assert trace.total_effect == pytest.approx(trace.clean_probability - trace.corrupted_probability)
+    start = trace.subject_span[0]
+    assert (trace.indirect_effect[:start] == 0).all()  # nothing before the subject was corrupted
+    assert (trace.indirect_effect[:-1, -1] == 0).all()
+    assert trace.scores[-1, -1] == pytest.approx(trace.clean_probability, abs=1e-6)
+
+
+def test_standard_error_is_that_of_single_samples(tiny, facts):
+    trace = causal_trace(tiny, facts[0], samples=4, noise=0.33)
+    assert trace.standard_error.shape == trace.scores.shape
+    assert trace.standard_error[-1].max() > 0
+    one = causal_trace(tiny, facts[0], samples=1, noise=0.33)
+    assert one.standard_error.isnan().all()
+
+
+@pytest.mark.parametrize(("state", "sever"), [("resid", "mlp"), ("resid", "attn"), ("mlp", "attn"), ("attn", "mlp")])
+def test_severed(tiny, facts, state, sever):
+    trace = causal_trace(tiny, facts[0], state=state, sever=sever, window=3, **QUICK)
+    tokenized = tokenize(tiny, facts[0])
+    expected = trace_cells(
+        tiny, tokenized.ids, tokenized.subject_span, trace.answer_id,
+        state=state, window=3, seed=1, sever=sever, **QUICK,
+    )  # fmt: skip
+    torch.testing.assert_close(trace.scores, expected, atol=1e-6, rtol=0)
+    whole = causal_trace(tiny, facts[0], state=state, window=3, **QUICK)
+    assert (trace.scores - whole.scores).abs().max() > 1e-3
+
+
+def test_metrics(tiny, facts):
+    log = causal_trace(tiny, facts[0], metric="log_probability", samples=1, noise=0.33)
+    plain = causal_trace(tiny, facts[0], samples=1, noise=0.33)
+    torch.testing.assert_close(log.scores.exp(), plain.scores, atol=1e-5, rtol=0)
+    difference = causal_trace(tiny, facts[0], metric="logit_difference", samples=1, noise=0.33)
+    assert difference.foil_id not in (None, difference.answer_id)
+    with torch.no_grad():
+        logits = tiny(tokenize(tiny, facts[0]).ids[None], prepend_bos=False)[0, -1]
+    clean = float(logits[difference.answer_id] - logits[difference.foil_id])
+    assert difference.clean_score == pytest.approx(clean, abs=1e-4)
+    assert difference.scores[-1, -1] == pytest.approx(clean, abs=1e-4)
+
+
+@pytest.mark.parametrize("corruption", ["gaussian", "uniform"])
+@pytest.mark.parametrize("replace", [False, True])
+def test_noise_kinds(tiny, facts, corruption, replace):
+    trace = causal_trace(tiny, facts[0], corruption=corruption, replace=replace, samples=2, noise=0.33, seed=5)
+    tokenized = tokenize(tiny, facts[0])
+    start, end = tokenized.subject_span
+    random = np.random.RandomState(5)
+    shape = (2, end - start, tiny.cfg.d_model)
+    noise = random.randn(*shape) if corruption == "gaussian" else random.uniform(-1, 1, shape)
+    noise = torch.tensor(noise * 0.33, dtype=torch.float32)
+
+    def corrupt(embedding, hook):
+        embedding[:, start:end] = noise + (0 if replace else embedding[:, start:end])
+        return embedding
+
+    with torch.no_grad():
+        logits = tiny.run_with_hooks(
+            tokenized.ids.expand(2, -1), prepend_bos=False, fwd_hooks=[("hook_embed", corrupt)]
+        )
+    expected = float(logits[:, -1].softmax(-1)[:, trace.answer_id].mean())
+    assert trace.corrupted_probability == pytest.approx(expected, abs=1e-6)
+
+
+def test_symmetric_replacement(tiny, facts):
+    template = facts[1].template
+    pool = [
+        Fact(template=template, subject=subject, target=target, relation="capital")
+        for subject, target in (("Japan", " Tokyo"), ("Norway", " Oslo"), ("the United Kingdom", " London"))
+    ]
+    trace = causal_trace(tiny, pool[0], corruption="symmetric", reference_facts=pool, state="resid")
+    assert trace.replacements == ("Norway",)
+    other = Fact(template=template, subject="Norway", target=" Oslo")
+    with torch.no_grad():
+        logits = tiny(tokenize(tiny, other).ids[None], prepend_bos=False)[0, -1]
+    assert trace.corrupted_probability == pytest.approx(float(logits.softmax(-1)[trace.answer_id]), abs=1e-6)
+    # restoring the whole last token at the top gives the clean answer back
+    assert trace.scores[-1, -1] == pytest.approx(trace.clean_probability, abs=1e-6)
+    # a patch by hand: residual stream of the clean run at (token, layer) in the other prompt's run
+    clean = base_run(tiny, tokenize(tiny, pool[0]).ids[None])
+    token, layer = trace.subject_span[1] - 1, 2
+
+    def patch(value, hook):
+        value[:, token] = clean.resid[layer + 1, :, token]
+        return value
+
+    with torch.no_grad():
+        logits = tiny.run_with_hooks(
+            tokenize(tiny, other).ids[None], prepend_bos=False, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", patch)]
+        )
+    expected = float(logits[0, -1].softmax(-1)[trace.answer_id])
+    assert trace.scores[token, layer] == pytest.approx(expected, abs=1e-6)
+
+
+def test_symmetric_replacement_needs_a_candidate(tiny, facts):
+    with pytest.raises(FactError, match="no replacement for 'Japan'"):
+        causal_trace(tiny, facts[1], corruption="symmetric", reference_facts=[facts[1]])
+
+
+def test_a_fact_without_target_traces_the_models_own_answer(tiny, facts):
+    bare = Fact(template=facts[0].template, subject=facts[0].subject)
+    trace = causal_trace(tiny, bare, **QUICK)
+    assert trace.answer == " Paris"
+    wrong = Fact(template=facts[0].template, subject=facts[0].subject, target=" Rome")
+    trace = causal_trace(tiny, wrong, **QUICK)
+    assert not trace.known
+    assert trace.top_answer == " Paris"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": "residual"}, "state must be one of 'resid', 'mlp', 'attn', got 'residual'; did you mean 'resid'"),
+        ({"corruption": "gauss"}, "did you mean 'gaussian'"),
+        ({"metric": "prob"}, "metric must be one of"),
+        ({"sever": "mlps"}, "sever must be one of"),
+        ({"state": "mlp", "sever": "mlp"}, "would undo"),
+        ({"samples": 0}, "samples must be a positive whole number, got 0"),
+        ({"window": 2.5}, "window must be a positive whole number, got 2.5"),
+        ({"noise": -1.0}, "noise must be a positive number or '3sigma', got -1.0"),
+        ({"noise": float("nan")}, "noise must be a positive number"),
+        ({"noise": float("inf")}, "noise must be a positive number"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_options(tiny, facts, options, message):
+    with pytest.raises(OptionError, match=message):
+        causal_trace(tiny, facts[0], **{"noise": 0.3, **options})
+
+
+def test_weights_that_are_not_finite_give_no_score(tiny, facts):
+    weight = tiny.blocks[3].mlp.W_out
+    before = weight[0, 0].item()
+    try:
+        weight[0, 0] = float("nan")
+        with pytest.raises(NumericalError, match="NaN or infinite"):
+            causal_trace(tiny, facts[0], **QUICK)
+    finally:
+        weight[0, 0] = before
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("state", ["resid", "mlp", "attn"])
+def test_sweep_equals_full_forward_passes_on_the_real_model(real_model, state):
+    fact = Fact(template="The capital of {} is", subject="France", target=" Paris")
+    trace = causal_trace(real_model, fact, state=state, samples=2, noise=0.3)
+    tokenized = tokenize(real_model, fact)
+    cells = [(t, layer) for t in range(len(tokenized.ids)) for layer in range(t % 4, 30, 7)]
+    expected = trace_cells(
+        real_model, tokenized.ids, tokenized.subject_span, trace.answer_id,
+        state=state, window=10, samples=2, noise=0.3, seed=1, cells=cells,
+    )  # fmt: skip
+    chosen = tuple(torch.tensor(cells).T)
+    torch.testing.assert_close(trace.scores[chosen], expected[chosen], atol=1e-5, rtol=0)

@@ -1,0 +1,123 @@
+"""The sweep equals one full forward pass per cell, on every family, with any batch limit."""
+
+import pytest
+import torch
+from benchmarks.baseline import trace_cells
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.errors import NumericalError, OptionError
+from interp.facts import Fact
+from interp.locate.causal_trace import causal_trace
+from interp.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
+from interp.tokens import tokenize
+from tests.conftest import FAMILIES
+
+FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+
+
+@pytest.mark.parametrize("state", ["resid", "mlp", "attn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_one_forward_pass_per_cell(family_model, family, state):
+    model = family_model(family)
+    trace = causal_trace(model, FACT, state=state, window=2, samples=3, noise=0.5, seed=3)
+    tokenized = tokenize(model, FACT)
+    expected = trace_cells(
+        model,
+        tokenized.ids,
+        tokenized.subject_span,
+        trace.answer_id,
+        state=state,
+        window=2,
+        samples=3,
+        noise=0.5,
+        seed=3,
+    )
+    torch.testing.assert_close(trace.scores, expected, atol=1e-6, rtol=0)
+    assert trace.scores.std() > 0  # the random model's answer does depend on the cell
+
+
+@pytest.mark.parametrize("limit", [1, 7, 64, 100_000])
+def test_the_batch_limit_changes_no_number(tiny, facts, limit):
+    whole = causal_trace(tiny, facts[0], state="mlp", window=3, samples=4, noise=0.3)
+    split = causal_trace(tiny, facts[0], state="mlp", window=3, samples=4, noise=0.3, max_batch_tokens=limit)
+    torch.testing.assert_close(split.scores, whole.scores, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_of_the_base_run_itself_come_out_unchanged(tiny, data):
+    """Joining with the base's own state anywhere must give the base's own result: sweep = full forward."""
+    n_tokens = data.draw(st.integers(1, 12))
+    ids = torch.tensor(data.draw(st.lists(st.integers(1, 599), min_size=n_tokens, max_size=n_tokens)))
+    start = data.draw(st.integers(0, n_tokens - 1))
+    layers = data.draw(st.lists(st.integers(0, tiny.cfg.n_layers), min_size=1, max_size=5))
+    base = base_run(tiny, ids[None])
+    joins = [Join(layer=i, resid=base.resid[i, :, start:], samples=torch.zeros(1, dtype=torch.long)) for i in layers]
+    with torch.no_grad():
+        final = sweep(tiny, base, start, joins)
+        expected = tiny(ids[None], prepend_bos=False)[0, start:]
+        torch.testing.assert_close(unembed(tiny, final), expected.expand(len(layers), -1, -1), atol=2e-4, rtol=0)
+
+
+def test_rows_keep_their_order_whatever_the_joining_order(tiny, facts):
+    ids = tokenize(tiny, facts[0]).ids
+    base = base_run(tiny, ids[None])
+    sample = torch.zeros(1, dtype=torch.long)
+    joins = [
+        Join(layer=layer, resid=base.resid[layer, :, 4:] * factor, samples=sample)
+        for layer, factor in ((5, 1.5), (1, 0.5), (3, 2.0), (1, 0.7))
+    ]
+    with torch.no_grad():
+        together = sweep(tiny, base, 4, joins)
+        alone = torch.cat([sweep(tiny, base, 4, [join]) for join in joins])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=0)
+    assert (together[0] - together[2]).abs().max() > 0.1
+
+
+def test_unembed_is_the_models_own_logits(tiny, facts):
+    ids = tokenize(tiny, facts[0]).ids[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            unembed(tiny, base_run(tiny, ids).resid[-1]), tiny(ids, prepend_bos=False), atol=1e-5, rtol=0
+        )
+
+
+def test_leaves_no_hook_behind_also_after_an_error(tiny, facts):
+    def stop(done, total):
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        causal_trace(tiny, facts[0], state="mlp", noise=0.3, samples=2, progress=stop)
+    assert all(not hook.fwd_hooks and not hook.bwd_hooks for hook in tiny.hook_dict.values())
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(NumericalError, match="1 of 3 logits"):
+        check_finite(torch.tensor([0.0, float("nan"), 1.0]))
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(caplog):
+    def work(limit):
+        if limit > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return limit
+
+    assert halving(work, 100) == 12
+    assert "max_batch_tokens=12" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):
+        halving(lambda limit: work(100), 4)
+    with pytest.raises(RuntimeError, match="another"):
+        halving(lambda limit: (_ for _ in ()).throw(RuntimeError("another")), 100)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 5), st.integers(1, 60))
+def test_groups_keep_everything_in_order_within_the_limit(rows, length, limit):
+    cut = list(groups(range(len(rows)), rows, length, limit))
+    assert [i for group in cut for i in group] == list(range(len(rows)))
+    assert all(len(group) == 1 or sum(rows[i] for i in group) * length <= limit for group in cut)
+
+
+def test_groups_refuse_a_limit_of_nothing():
+    with pytest.raises(OptionError, match="max_batch_tokens must be positive, got 0"):
+        list(groups([1], [1], 1, 0))
