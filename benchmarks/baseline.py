@@ -7,6 +7,7 @@ steps as the published code of Dai et al. does. The tests compare the numbers, t
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,16 +52,17 @@ def trace_cells(
         return value
 
     with torch.no_grad():
-        pinned = {}
+        pinned: dict[str, Tensor] = {}
         if sever is not None:
             with model.hooks(fwd_hooks=[("hook_embed", corrupt)]):
-                _, pinned = model.run_with_cache(batch, names_filter=lambda name: name.endswith(names[sever]))
+                _, cache = model.run_with_cache(batch, names_filter=lambda name: name.endswith(names[sever]))
+            pinned = dict(cache.items())
         scores = torch.full((n_tokens, n_layers), torch.nan)
         for token, layer in cells or [(t, layer) for t in range(n_tokens) for layer in range(n_layers)]:
             low, high = layer, layer + 1
             if state != "resid":
                 low, high = max(0, layer - window // 2), min(n_layers, layer - (-window // 2))
-            hooks = [("hook_embed", corrupt)]
+            hooks: list[Any] = [("hook_embed", corrupt)]
             hooks += [(name, partial(pin, token=token, corrupted=value)) for name, value in pinned.items()]
             for block in range(low, high):
                 hooks.append((f"blocks.{block}.{names[state]}", partial(restore, token=token)))

@@ -77,14 +77,22 @@ def against_baseline(model: HookedTransformer, device: str, stride: int) -> list
         def ours(state: Any = state) -> Any:
             return causal_trace(model, FACT, state=state, noise=NOISE, model_provenance=described)
 
+        def baseline(state: Any = state) -> Any:
+            return trace_cells(
+                model,
+                tokenized.ids,
+                tokenized.subject_span,
+                answer,
+                state=state,
+                window=10,
+                samples=10,
+                noise=NOISE,
+                seed=1,
+                cells=cells,
+            )
+
         ours_s, trace = seconds(ours, device)
-        base_s, scores = seconds(
-            lambda state=state: trace_cells(
-                model, tokenized.ids, tokenized.subject_span, answer,
-                state=state, window=10, samples=10, noise=NOISE, seed=1, cells=cells,
-            ),
-            device,
-        )  # fmt: skip
+        base_s, scores = seconds(baseline, device)
         base_s *= len(everything) / len(cells)
         chosen = tuple(torch.tensor(cells).T)
         difference = float((trace.scores[chosen] - scores[chosen]).abs().max())

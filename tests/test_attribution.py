@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from benchmarks.baseline import attribute_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from benchmarks.baseline import attribute_layers
 from interp.errors import OptionError
 from interp.facts import Fact
 from interp.locate.attribution import attribute, quadrature, refined_neurons

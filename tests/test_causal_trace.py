@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from benchmarks.baseline import trace_cells
 
+from benchmarks.baseline import trace_cells
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts import Fact
 from interp.locate.causal_trace import causal_trace, noise_level, window_layers
@@ -35,7 +35,7 @@ def test_published_numbers(tiny, facts, golden, state, index):
 
 def test_window_rule():
     assert [window_layers(layer, 4, 6) for layer in range(6)] == [
-        range(0, 2), range(0, 3), range(0, 4), range(1, 5), range(2, 6), range(3, 6),
+        range(2), range(3), range(4), range(1, 5), range(2, 6), range(3, 6),
     ]  # fmt: skip
     assert window_layers(20, 10, 48) == range(15, 25)
     assert window_layers(3, 3, 6) == range(2, 5)

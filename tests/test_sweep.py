@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from benchmarks.baseline import trace_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.baseline import trace_cells
 from interp.errors import NumericalError, OptionError
 from interp.facts import Fact
 from interp.locate.causal_trace import causal_trace

@@ -365,8 +365,13 @@ def _integrate(
 
 
 def _until(base: BaseRun, end: int) -> BaseRun:
-    assert base.mlp_out is not None
-    return BaseRun(resid=base.resid[:, :, :end], keys=base.keys, values=base.values, mlp_out=base.mlp_out[:, :, :end])
+    """The base run without the tokens from ``end`` on."""
+    return BaseRun(
+        resid=base.resid[:, :, :end],
+        keys=tuple(keys[:, :end] for keys in base.keys),
+        values=tuple(values[:, :end] for values in base.values),
+        mlp_out=base.output("mlp_out")[:, :, :end],
+    )
 
 
 def _chunks(steps: int, length: int, max_batch_tokens: int) -> list[slice]:

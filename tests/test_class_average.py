@@ -1,0 +1,151 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from interp.errors import OptionError
+from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
+from interp.results import Provenance, Record
+from interp.tokens import TOKEN_CLASSES
+
+LAYERS = 4
+SHAPES = [(9, (1, 4)), (6, (0, 1)), (7, (2, 7)), (5, (3, 4)), (12, (0, 5)), (3, (1, 3)), (1, (0, 1)), (10, (2, 4))]
+"""Tokens and subject span of the facts: one-token subjects, subjects at the end, one token after, and usual ones."""
+SOURCE = Record(provenance=Provenance(model="m", weights_hash="h", dtype="float32", device="cpu", versions={}))
+
+
+def maps() -> list[TokenLayerMap]:
+    generator = torch.Generator().manual_seed(3)
+    return [TokenLayerMap(values=torch.rand(n, LAYERS, generator=generator), subject_span=span) for n, span in SHAPES]
+
+
+def averaged(entries: list[TokenLayerMap], *, seed: int = 0, resamples: int = 300) -> ClassAverage:
+    records = [SOURCE] * len(entries)
+    return class_average(entries, records, method="mlp", title="t", unit="u", seed=seed, resamples=resamples)
+
+
+def members(n: int, span: tuple[int, int]) -> dict[str, list[int]]:
+    """The classes in the words of their names, token by token."""
+    start, end = span
+    found: dict[str, list[int]] = {name: [] for name in TOKEN_CLASSES}
+    for token in range(n):
+        if token == start:
+            found["First subject token"].append(token)
+        if token == end - 1:
+            found["Last subject token"].append(token)
+        if start < token < end - 1:
+            found["Middle subject tokens"].append(token)
+        if token == end:
+            found["First subsequent token"].append(token)
+        if token > end and token != n - 1:
+            found["Further tokens"].append(token)
+        if token == n - 1:
+            found["Last token"].append(token)
+    return found
+
+
+def test_means_against_brute_force() -> None:
+    entries = maps()
+    result = averaged(entries)
+    for row, name in enumerate(TOKEN_CLASSES):
+        facts = [(entry, members(len(entry.values), entry.subject_span)[name]) for entry in entries]
+        tokens = [entry.values[token] for entry, positions in facts for token in positions]
+        assert result.n_tokens[row] == len(tokens) > 0
+        assert result.n_facts[row] == sum(bool(positions) for _, positions in facts)
+        for layer in range(LAYERS):
+            expected = math.fsum(token[layer].item() for token in tokens) / len(tokens)
+            assert result.mean[row, layer].item() == pytest.approx(expected, abs=1e-6)
+        assert result.peak[row] == int(torch.stack(tokens).mean(0).argmax())
+    assert result.token_classes == TOKEN_CLASSES
+    assert (result.method, result.title, result.unit) == ("mlp", "t", "u")
+    assert result.provenance == SOURCE.provenance
+
+
+@pytest.mark.parametrize("token", range(9))
+def test_each_token_counts_in_its_classes_and_nowhere_else(token: int) -> None:
+    entry = maps()[0]
+    changed = entry.values.clone()
+    changed[token] += 1
+    before = averaged([entry]).mean
+    after = averaged([TokenLayerMap(values=changed, subject_span=entry.subject_span)]).mean
+    moved = {name for row, name in enumerate(TOKEN_CLASSES) if not torch.allclose(before[row], after[row], atol=1e-3)}
+    found = members(9, entry.subject_span)
+    assert moved == {name for name in TOKEN_CLASSES if token in found[name]}
+
+
+def test_middle_tokens_are_pooled() -> None:
+    # one middle token of 1 and four of 0: 1/5 if tokens count, 1/2 if facts do
+    one = TokenLayerMap(values=torch.ones(4, 1), subject_span=(0, 3))
+    four = TokenLayerMap(values=torch.zeros(7, 1), subject_span=(0, 6))
+    row = TOKEN_CLASSES.index("Middle subject tokens")
+    result = averaged([one, four])
+    assert result.mean[row].tolist() == pytest.approx([0.2])
+    assert (result.n_facts[row], result.n_tokens[row]) == (2, 5)
+
+
+def test_interval() -> None:
+    result = averaged(maps())
+    assert (result.low <= result.mean).all()
+    assert (result.mean <= result.high).all()
+    several = torch.tensor(result.n_facts) > 2
+    assert (result.low < result.high)[several].all()
+    for row in range(len(TOKEN_CLASSES)):
+        assert result.peak_low[row] <= result.peak[row] <= result.peak_high[row]
+
+
+def test_interval_width_is_that_of_the_mean() -> None:
+    # 100 facts, last token of 0 or 1 half and half: standard error of the mean 0.05
+    entries = [TokenLayerMap(values=torch.full((3, 1), float(i % 2)), subject_span=(0, 1)) for i in range(100)]
+    result = averaged(entries, resamples=4000)
+    assert result.low[-1].item() == pytest.approx(0.5 - 1.96 * 0.05, abs=0.011)
+    assert result.high[-1].item() == pytest.approx(0.5 + 1.96 * 0.05, abs=0.011)
+
+
+def test_facts_are_resampled_and_not_tokens() -> None:
+    entry = TokenLayerMap(values=torch.rand(50, LAYERS), subject_span=(0, 20))
+    result = averaged([entry])
+    assert torch.equal(result.low, result.mean)
+    assert torch.equal(result.high, result.mean)
+
+
+def test_seed() -> None:
+    one, same, other = averaged(maps()), averaged(maps()), averaged(maps(), seed=1)
+    for field in ("mean", "low", "high"):
+        assert torch.equal(getattr(one, field), getattr(same, field))
+    assert not torch.equal(one.low, other.low)
+    assert torch.equal(one.mean, other.mean)
+
+
+def test_empty_class() -> None:
+    entries = [TokenLayerMap(values=torch.rand(4, LAYERS), subject_span=(1, 4))]  # nothing after the subject
+    result = averaged(entries)
+    for name in ("First subsequent token", "Further tokens"):
+        row = TOKEN_CLASSES.index(name)
+        assert result.mean[row].isnan().all()
+        assert result.low[row].isnan().all()
+        assert result.high[row].isnan().all()
+        assert (result.n_facts[row], result.n_tokens[row]) == (0, 0)
+        assert (result.peak[row], result.peak_low[row], result.peak_high[row]) == (-1, -1, -1)
+    row = TOKEN_CLASSES.index("Last token")
+    assert torch.allclose(result.mean[row], entries[0].values[-1])
+
+
+def test_peak_interval() -> None:
+    # half of the facts peak in layer 0, half, a little less, in layer 3: the interval spans both
+    values = [torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 0.9]])]
+    entries = [TokenLayerMap(values=values[i % 2], subject_span=(0, 1)) for i in range(6)]
+    result = averaged(entries)
+    assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, 3)
+
+
+def test_no_facts() -> None:
+    with pytest.raises(OptionError, match="no facts to average for mlp"):
+        averaged([])
+
+
+@pytest.mark.parametrize("change", [{"model": "another"}, {"weights_hash": "another"}])
+def test_different_models(change: dict[str, str]) -> None:
+    other = Record(provenance=dataclasses.replace(SOURCE.provenance, **change))
+    with pytest.raises(OptionError, match="the mlp results come from different models"):
+        class_average(maps()[:2], [SOURCE, other], method="mlp", title="t", unit="u")

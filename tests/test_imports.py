@@ -1,0 +1,84 @@
+"""Modules stand on floors: each may import from lower ones only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interp
+
+PACKAGE = Path(interp.__file__).parent
+# a module or package directly inside of interp: its floor, and its place on that floor
+FLOORS = {
+    "errors": (0, 0),
+    "options": (0, 1),
+    "facts": (0, 1),
+    "tokens": (1, 0),
+    "embedded": (1, 0),
+    "datasets": (1, 0),
+    "models": (1, 1),
+    "results": (1, 2),
+    "sweep": (2, 0),
+    "locate": (3, 0),
+    "edit": (4, 0),
+    "evaluate": (5, 0),
+    "runs": (6, 0),
+    "study": (6, 1),
+    "plots": (7, 0),
+    "explorer": (7, 1),
+    "cli": (7, 2),
+}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
+
+
+def imported(path: Path) -> set[str]:
+    """What a file imports from the package, anywhere in it, without the leading ``interp.``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("interp.") for name in found if name.split(".")[0] == "interp"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_lower_floors_only(module: str) -> None:
+    own = module.split(".")[0]
+    others = {name.split(".")[0] for name in imported(MODULES[module])} - {own}
+    assert others <= set(FLOORS), "a module that has no floor yet, or a name taken from interp itself"
+    assert {name for name in others if FLOORS[name] >= FLOORS[own]} == set()
+
+
+def test_the_walk_sees_imports() -> None:
+    assert {"embedded", "errors.ModelError"} <= imported(MODULES["models"])  # both forms that models.py uses
+
+
+def test_locators_do_not_import_each_other() -> None:
+    locators = {module for module in MODULES if module.startswith("locate.") and not module.endswith("__init__")}
+    assert {"locate.attribution", "locate.causal_trace", "locate.class_average"} <= locators
+    for module in locators:
+        assert {name for name in imported(MODULES[module]) if name.startswith("locate")} == set(), module
+
+
+def test_import_interp_is_light() -> None:
+    heavy = ["torch", "transformers", "transformer_lens", "numpy", "plotly", "matplotlib", "ipywidgets"]
+    code = f"import sys, interp; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", interp.__all__)
+def test_public_names_exist_and_are_documented(name: str) -> None:
+    value = getattr(interp, name)
+    assert name in dir(interp)
+    if callable(value):
+        assert value.__doc__
