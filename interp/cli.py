@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from interp.errors import DataError, InterpError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from interp.locate.class_average import ClassAverage
     from interp.locate.knowledge import Answer
+    from interp.runs import RunFolder
     from interp.study import LocateSettings
 
 __all__ = ["app", "main"]
@@ -33,8 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where does a language model keep a fact? Causal tracing and attribution scores, for any model.",
 )
-screen = Console()
-messages = Console(stderr=True)
+INTERRUPTED = 130
+# texts of users and models are printed as they are: no markup, no emoji names
+screen = Console(markup=False, emoji=False, highlight=False)
+messages = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 Model = Annotated[str, typer.Option(help="smollm2-135m (embedded), a Hugging Face name or a local folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA when present by default.")]
@@ -61,13 +65,23 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="interp: %(message)s", stream=sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        code = app(standalone_mode=False) or 0
     except InterpError as error:
-        messages.print(f"[bold red]error:[/] {_escape(' '.join(str(error).split()))}", soft_wrap=True)
-        raise SystemExit(2) from None
+        _fail(str(error))
     except KeyboardInterrupt:
-        messages.print("interrupted: finished work is kept; the same command goes on from there")
-        raise SystemExit(130) from None
+        code = INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's usage errors have one
+            raise
+        _fail(error.format_message())
+    if code == INTERRUPTED:  # typer returns it for Ctrl-C
+        messages.print("interrupted: finished work is kept; the same command goes on from there", soft_wrap=True)
+    raise SystemExit(code)
+
+
+def _fail(message: str) -> NoReturn:
+    messages.print(Text("error:", style="bold red"), " ".join(message.split()), soft_wrap=True)
+    raise SystemExit(2) from None
 
 
 @app.command()
@@ -165,9 +179,10 @@ def trace(
     }
     reference = load_facts(facts)
     network = _load(model, device, dtype)
-    run, place = _single_run("trace", {"fact": repr(fact), "model": model, "facts": facts, **options}, out)
+    run, described = _single_run("trace", network, {"fact": repr(fact), "facts": facts, **options}, out)
     with _bar("tracing") as advance:
         found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)
+    run = run.open(run.path, described)
     run.put("trace", found)
     title = f"p(clean) = {found.clean_probability:.3f}, p(corrupted) = {found.corrupted_probability:.3f}"
     _show_single(
@@ -177,7 +192,7 @@ def trace(
         method=state,
         title=f"Answer:{found.answer}",
         unit=metric.replace("_", " "),
-        place=place,
+        place=run.path,
         summary=f"answer {found.answer!r}: {title}"
         + ("" if found.known else f"; the model's own answer is {found.top_answer!r}"),
         data={
@@ -191,7 +206,7 @@ def trace(
             "noise": found.noise,
             "scores": found.scores.tolist(),
             "indirect_effect": found.indirect_effect.tolist(),
-            "run": str(place),
+            "run": str(run.path),
         },
         as_json=as_json,
     )
@@ -214,18 +229,22 @@ def attribute(
 ) -> None:
     """Attribution scores of MLP neurons for one fact, with the completeness gap."""
     from interp.locate.attribution import attribute as attribute_neurons
+    from interp.options import check_positive
 
     fact = _fact(prompt, subject, target)
     options = {"tokens": tokens, "steps": steps, "rule": rule}
     network = _load(model, device, dtype)
-    run, place = _single_run("attribute", {"fact": repr(fact), "model": model, **options}, out)
+    check_positive(top=top)
+    run, described = _single_run("attribute", network, {"fact": repr(fact), **options}, out)
     with _bar("attributing") as advance:
         found = attribute_neurons(network, fact, **options, progress=advance)  # type: ignore[arg-type]
+    run = run.open(run.path, described)
     run.put("attribution", found)
     neurons = found.top_neurons(top)
     texts: tuple[str, ...]
+    span: tuple[int, int] | None
     if tokens == "last":
-        values, texts, span = found.per_layer()[None], ("last",), (0, 0)
+        values, texts, span = found.per_layer()[None], ("last",), None
     else:
         values, texts, span = found.per_token("sum"), found.tokens[: found.n_prompt_tokens], found.subject_span
     _show_single(
@@ -235,7 +254,7 @@ def attribute(
         method="attribution",
         title=f"Answer:{found.answer}",
         unit="attribution, summed over neurons",
-        place=place,
+        place=run.path,
         summary=f"answer {found.answer!r}: p = {found.probability:.3f}; largest completeness gap"
         f" {found.completeness_gap.abs().max():.3g} ({rule}, n = {steps})",
         data={
@@ -248,7 +267,7 @@ def attribute(
             "per_token": None if tokens == "last" else found.per_token("sum").tolist(),
             "completeness_gap": found.completeness_gap.tolist(),
             "top_neurons": [vars(neuron) for neuron in neurons],
-            "run": str(place),
+            "run": str(run.path),
         },
         as_json=as_json,
     )
@@ -257,7 +276,7 @@ def attribute(
 
         table = Table("layer", "token", "neuron", "score", title="Highest attribution scores", title_justify="left")
         for neuron in neurons:
-            token = "last" if neuron.token is None else _escape(repr(found.tokens[neuron.token]))
+            token = "last" if neuron.token is None else repr(found.tokens[neuron.token])
             table.add_row(str(neuron.layer), token, str(neuron.neuron), f"{neuron.score:.4f}")
         screen.print(table)
 
@@ -291,11 +310,11 @@ def list_facts(
     table = Table("", "prompt", "expected", "p", "top answer", "p", box=None)
     for answer in shown:
         table.add_row(
-            "[green]✓[/]" if answer.known else "[red]·[/]",
-            _escape(answer.fact.prompt),
-            _escape(answer.expected),
+            Text("✓", style="green") if answer.known else Text("·", style="red"),
+            answer.fact.prompt,
+            answer.expected,
             f"{answer.probability:.3f}",
-            _escape(answer.top_answer),
+            answer.top_answer,
             f"{answer.top_probability:.3f}",
         )
     screen.print(table)
@@ -353,7 +372,7 @@ def _figure1(
     _draw_figure1(averages, figures or place / "figures", width)
     if single_facts:
         _draw_first_fact(run, figures or place / "figures")
-    messages.print(f"records: {place}")
+    messages.print(f"records: {place}", soft_wrap=True)
 
 
 def _draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None:
@@ -368,14 +387,11 @@ def _draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> Non
         written.append(folder / name)
     table = Table("layer of the largest mean [95% interval]", *(average.method for average in averages))
     for row, name in enumerate(averages[0].token_classes):
-        cells = [
-            f"{a.peak[row]} [{a.peak_low[row]}, {a.peak_high[row]}]".replace("[", r"\[") if a.n_facts[row] else "-"
-            for a in averages
-        ]
+        cells = [f"{a.peak[row]} [{a.peak_low[row]}, {a.peak_high[row]}]" if a.n_facts[row] else "-" for a in averages]
         table.add_row(f"{name} (n = {averages[0].n_facts[row]})", *cells)
     screen.print(table)
     for path in written:
-        messages.print(f"wrote {path}")
+        messages.print(f"wrote {path}", soft_wrap=True)
 
 
 def _draw_first_fact(run: Any, folder: Path) -> None:
@@ -408,7 +424,7 @@ def _draw_first_fact(run: Any, folder: Path) -> None:
 def _show_single(
     values: Any,
     tokens: tuple[str, ...],
-    span: tuple[int, int],
+    span: tuple[int, int] | None,
     *,
     method: str,
     title: str,
@@ -427,9 +443,9 @@ def _show_single(
     if as_json:
         _print_json(data)
         return
-    screen.print(_escape(summary))
+    screen.print(summary, soft_wrap=True)
     screen.print(plots.heatmap_text(values, tokens, span, method=method))
-    messages.print(f"records and figures: {place}")
+    messages.print(f"records and figures: {place}", soft_wrap=True)
 
 
 def _settings(**options: Any) -> LocateSettings:
@@ -463,11 +479,20 @@ def _fact(prompt: str, subject: str, target: str | None, relation: str | None = 
     return Fact.from_prompt(prompt.rstrip(), subject, target, relation)
 
 
-def _single_run(kind: str, settings: dict[str, Any], out: Path | None) -> tuple[Any, Path]:
+def _single_run(
+    kind: str, network: HookedTransformer, settings: dict[str, Any], out: Path | None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of a single result, found fit before the work; its settings are written with the result."""
+    from dataclasses import asdict
+
+    from interp.results import provenance
     from interp.runs import RunFolder
 
-    place = out or Path("runs") / f"{kind}-{_digest(settings)}"
-    return RunFolder.open(place, {"command": kind, **settings}), place
+    settings = {"command": kind, **settings, "provenance": asdict(provenance(network))}
+    run = RunFolder(out or Path("runs") / f"{kind}-{_digest(settings)}")
+    run.agrees(settings)
+    _check_writable(run.path)
+    return run, settings
 
 
 def _noise(text: str) -> Any:
@@ -510,12 +535,12 @@ def _bar(label: str) -> Iterator[Callable[..., None]]:
         def lines(done: float, total: float, text: str = "") -> None:
             if text and seen[-1:] != [text]:
                 seen.append(text)
-                messages.print(_escape(f"[{done:.0f}/{total:.0f}] {text}"), soft_wrap=True)
+                messages.print(f"[{done:.0f}/{total:.0f}] {text}", soft_wrap=True)
 
         yield lines
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         TimeElapsedColumn(),
@@ -526,7 +551,7 @@ def _bar(label: str) -> Iterator[Callable[..., None]]:
         task = progress.add_task(label, total=None)
 
         def advance(done: float, total: float, text: str = "") -> None:
-            progress.update(task, completed=done, total=total, description=_escape((text or label)[:60]))
+            progress.update(task, completed=done, total=total, description=(text or label)[:60])
 
         yield advance
 
@@ -554,7 +579,3 @@ def _slug(text: str) -> str:
 
 def _digest(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

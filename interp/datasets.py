@@ -60,10 +60,10 @@ def _from_file(path: Path) -> Sequence[Any]:
 
 def _parse(text: str, name: str, *, lines: bool) -> Sequence[Any]:
     if lines:
-        records = []
-        for number, line in enumerate(text.splitlines()):
+        records: list[Any] = []
+        for line in text.split("\n"):  # not splitlines: JSON may hold U+2028 and the like as they are
             if line.strip():
-                records.append(_json(line, f"{name}: record {number}"))
+                records.append(_json(line, f"{name}: record {len(records)}"))
         return records
     records = _json(text, name)
     if not isinstance(records, list):
@@ -97,7 +97,7 @@ def _fact(record: Any, format: Format, where: str) -> Fact:
                 _text(record, "prompt", where).rstrip(),
                 _text(record, "subject", where).strip(),
                 " " + _text(record, "attribute", where).strip(),
-                relation=record.get("relation_id"),
+                relation=_relation(record, "relation_id", where),
             )
         unknown = sorted(set(record) - {"template", "subject", "target", "relation", "paraphrases"})
         if unknown:
@@ -106,7 +106,7 @@ def _fact(record: Any, format: Format, where: str) -> Fact:
             template=_text(record, "template", where),
             subject=_text(record, "subject", where),
             target=_text(record, "target", where),
-            relation=record.get("relation"),
+            relation=_relation(record, "relation", where),
             paraphrases=tuple(_texts(record.get("paraphrases", ()), where)),
         )
     except FactError as error:
@@ -122,7 +122,11 @@ def _text(record: Mapping[str, Any], field: str, where: str) -> str:
     return value
 
 
-def _texts(values: Iterable[Any], where: str) -> Iterable[str]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+def _relation(record: Mapping[str, Any], field: str, where: str) -> str | None:
+    return None if record.get(field) is None else _text(record, field, where)
+
+
+def _texts(values: Any, where: str) -> Iterable[str]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
         raise DataError(f"{where}: field 'paraphrases' must be a list of texts, got {values!r}")
     return values

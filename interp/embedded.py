@@ -96,6 +96,7 @@ def _convert(source: Path, destination: Path) -> None:
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     model.save_pretrained(destination)
+    tokenizer.init_kwargs.pop("local_files_only", None)  # how it was read, not what it is
     tokenizer.save_pretrained(destination)
     hashes = {file.name: _file_hash(file) for file in sorted(destination.iterdir())}
     (destination / _MANIFEST).write_text(json.dumps({"source": _GGUF, "xxh3_128": hashes}, indent=1))
@@ -117,7 +118,7 @@ def _damage(place: Path) -> str | None:
     """What is wrong with the converted folder, or None."""
     try:
         expected = json.loads((place / _MANIFEST).read_text())["xxh3_128"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "no readable manifest"
     for name, value in expected.items():
         file = place / name

@@ -17,6 +17,10 @@ from typing import Any
 
 import torch
 import xxhash
+from httpx import HTTPError
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions
@@ -29,6 +33,8 @@ from interp.errors import ModelError, OptionError
 __all__ = ["KNOWN_MODELS", "default_device", "load_model", "weights_hash"]
 
 logger = logging.getLogger(__name__)
+
+HUB = constants.ENDPOINT
 
 MAX_CONTEXT = 2048
 """Longest context that is set up: HookedTransformer keeps an n_ctx x n_ctx mask, and facts are short."""
@@ -128,6 +134,7 @@ def from_hugging_face(
         model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)
     # The clone that TransformerLens makes adds a BOS token; this is the tokenizer the model was trained with.
     model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = cfg.default_prepend_bos
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
@@ -166,7 +173,10 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
         checked = torch.device(device)
         torch.empty(0, device=checked)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device {str(device)!r} is not available: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0][:160]
+        raise OptionError(f"device {str(device)!r} is not available: {reason}") from error
+    if checked.type == "meta":
+        raise OptionError("device 'meta' holds no weights")
     return checked
 
 
@@ -177,6 +187,8 @@ def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[PreTrain
         raise ModelError(f"model folder {str(source)!r} does not exist or is not a folder")
     if is_folder and not (path / "config.json").is_file():
         raise ModelError(f"model folder {str(source)!r} has no config.json")
+    if not is_folder and not _is_cached(str(source)):
+        _check_hub(str(source))
     show_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -187,13 +199,31 @@ def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[PreTrain
                 f"{source}: architecture {architecture} is not supported; supported are " + ", ".join(_CONVERTERS)
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
-        hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        hf_model, loading = loaded
+        if loading["missing_keys"]:
+            raise ModelError(f"{source}: the weights lack {', '.join(sorted(loading['missing_keys']))}")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_unreachable(str(source), is_folder, error)) from error
     finally:
         if show_bar:
             transformers_logging.enable_progress_bar()
     return hf_model, tokenizer
+
+
+def _is_cached(name: str) -> bool:
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError as error:
+        raise ModelError(_unreachable(name, False, error)) from error
+
+
+def _check_hub(name: str) -> None:
+    """One quick question, so that a machine without network gets its answer at once and not after retries."""
+    try:
+        get_session().head(HUB, timeout=10)
+    except (OSError, HTTPError) as error:
+        raise ModelError(_unreachable(name, False, error)) from error
 
 
 def _unreachable(name: str, is_folder: bool, error: Exception) -> str:

@@ -112,7 +112,7 @@ def load_record(cls: type[R], path: str | Path) -> R:
         hints = typing.get_type_hints(cls)
         fields = {name: cattrs.structure(value, hints[name]) for name, value in plain.items()}
         return cls(**fields, **tensors)
-    except (KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
         raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
 
 

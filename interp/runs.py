@@ -40,18 +40,26 @@ class RunFolder:
             DataError: If the folder cannot be written or holds a run with other settings (names them).
         """
         run = cls(Path(path))
-        wanted = json.loads(json.dumps(dict(settings)))
-        if (run.path / "run.json").exists():
-            there = run.settings()
-            for key in sorted(set(there) | set(wanted)):
-                if there.get(key) != wanted.get(key):
-                    raise DataError(
-                        f"{run.path} holds a run with {key} = {there.get(key)!r}, this one has"
-                        f" {wanted.get(key)!r}: choose another folder, or remove it"
-                    )
-        else:
-            run.write_json("run.json", wanted)
+        if not run.agrees(settings):
+            run.write_json("run.json", dict(settings))
         return run
+
+    def agrees(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a run with these settings is here; False if none is.
+
+        Raises:
+            DataError: If the folder holds a run with other settings (names the first).
+        """
+        if not (self.path / "run.json").exists():
+            return False
+        there, wanted = self.settings(), json.loads(json.dumps(dict(settings)))
+        for key in sorted(set(there) | set(wanted)):
+            if there.get(key) != wanted.get(key):
+                raise DataError(
+                    f"{self.path} holds a run with {key} = {there.get(key)!r}, this one has"
+                    f" {wanted.get(key)!r}: choose another folder, or remove it"
+                )
+        return True
 
     def settings(self) -> dict[str, Any]:
         """What the run was started with.
@@ -59,7 +67,10 @@ class RunFolder:
         Raises:
             DataError: If this is not a run folder.
         """
-        return self.read_json("run.json")
+        settings = self.read_json("run.json")
+        if not isinstance(settings, dict):
+            raise DataError(f"{self.path} is not a run folder: run.json holds no settings")
+        return settings
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the run.

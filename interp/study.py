@@ -7,6 +7,7 @@ they are independent of each other.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,16 +20,26 @@ from transformer_lens import HookedTransformer
 from interp.errors import DataError, FactError
 from interp.facts import Fact
 from interp.locate.attribution import RULES, Attribution, Rule, attribute
-from interp.locate.causal_trace import CausalTrace, Corruption, State, causal_trace, noise_level
+from interp.locate.causal_trace import (
+    CORRUPTIONS,
+    CausalTrace,
+    Corruption,
+    State,
+    causal_trace,
+    noise_level,
+    replacement_facts,
+)
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations
-from interp.options import Progress, check_choice, check_positive
+from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
 
 __all__ = ["METHODS", "LocateSettings", "Located", "class_averages", "locate_fact", "locate_facts", "located"]
 
 Method = Literal["attribution", "resid", "mlp", "attn"]
+logger = logging.getLogger(__name__)
+
 METHODS: tuple[Method, ...] = ("attribution", "resid", "mlp", "attn")
 ATTRIBUTION_SCALE = 10_000  # Figure 1 shows attribution scores multiplied by this
 
@@ -62,6 +73,10 @@ class LocateSettings:
 
     def __post_init__(self) -> None:
         check_positive(samples=self.samples, window=self.window, steps=self.steps)
+        check_choice("corruption", self.corruption, CORRUPTIONS)
+        check_noise(self.noise)
+        check_seed(self.seed)
+        check_seed(self.selection_seed)
         check_choice("attribution_tokens", self.attribution_tokens, ("all", "each"))
         check_choice("rule", self.rule, RULES)
         if self.limit is not None:
@@ -160,9 +175,12 @@ def locate_facts(
     if not (run.path / "selection.json").exists():
         report(0, 1, "which facts the model knows")
         candidates = spread_over_relations(facts, settings.selection_seed)
-        chosen = list(known_facts(model, candidates, limit=settings.limit))
+        usable = partial(_can_be_corrupted, model, facts) if settings.corruption == "symmetric" else None
+        chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable))
         if not chosen:
-            raise FactError(f"{described.model} knows none of the {len(facts)} facts: nothing to locate")
+            raise FactError(
+                f"{described.model} knows none of the {len(facts)} facts that can be corrupted: nothing to locate"
+            )
         level = 0.0
         if settings.corruption != "symmetric":
             level = noise_level(model, facts) if settings.noise == "3sigma" else float(settings.noise)
@@ -255,9 +273,22 @@ def _report_part(report: StudyProgress, done: int, total: int, label: str, part:
     report(done + part / whole, total, label)
 
 
+def _can_be_corrupted(model: HookedTransformer, reference: Sequence[Fact], fact: Fact) -> bool:
+    """Whether symmetric replacement finds another subject; if not, the fact is left out and the log says so."""
+    try:
+        replacement_facts(model, fact, reference, 1)
+    except FactError as error:
+        logger.warning("left out: %s", error)
+        return False
+    return True
+
+
 def _selection(run: RunFolder) -> tuple[list[Fact], float]:
-    stored: dict[str, Any] = run.read_json("selection.json")
-    return [cattrs.structure(fact, Fact) for fact in stored["facts"]], float(stored["noise"])
+    stored: Any = run.read_json("selection.json")
+    try:
+        return [cattrs.structure(fact, Fact) for fact in stored["facts"]], float(stored["noise"])
+    except (KeyError, TypeError, ValueError, FactError, cattrs.BaseValidationError) as error:
+        raise DataError(f"{run.path}: selection.json is damaged: {error!r}") from error
 
 
 def _unit(index: int, method: str) -> str:

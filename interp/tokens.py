@@ -54,6 +54,10 @@ def tokenize(model: HookedTransformer, fact: Fact) -> TokenizedFact:
     """
     ids, offsets = _encode(model, fact.prompt)
     target_ids = tokenize_target(model, fact.target) if fact.target is not None else ()
+    bos = 0
+    if model.cfg.default_prepend_bos:
+        bos = 1
+        ids = [_tokenizer(model).bos_token_id, *ids]
     if len(ids) + max(len(target_ids) - 1, 0) > model.cfg.n_ctx:
         raise FactError(
             f"the prompt {_shortened(fact.prompt)!r} takes {len(ids)} tokens and its target"
@@ -62,10 +66,6 @@ def tokenize(model: HookedTransformer, fact: Fact) -> TokenizedFact:
     span = subject_span(offsets, fact.subject_characters)
     if span is None:
         raise FactError(f"no token of the prompt {fact.prompt!r} covers the subject {fact.subject!r}")
-    bos = 0
-    if model.cfg.default_prepend_bos:
-        bos = 1
-        ids = [_tokenizer(model).bos_token_id, *ids]
     return TokenizedFact(
         ids=torch.tensor(ids, device=model.W_E.device),
         strings=tuple(decode(model, [i]) for i in ids),

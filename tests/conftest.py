@@ -6,12 +6,14 @@ The package is imported under jaxtyping's hook: every shape and type annotation 
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ import torch
 import transformers
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
-install_import_hook("interp", f"{__name__}.checked")
+if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
+    install_import_hook("interp", f"{__name__}.checked")
 
 from interp.facts import Fact  # noqa: E402
 from interp.models import load_model  # noqa: E402
@@ -164,3 +169,15 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def bos_model(tmp_path_factory: pytest.TempPathFactory) -> HookedTransformer:
+    """``tiny`` with a tokenizer that puts a beginning-of-sequence token first, as its own rule."""
+    folder = tmp_path_factory.mktemp("bos") / "model"
+    shutil.copytree(GOLDEN / "tiny-gpt2", folder)
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.save(str(path))
+    return load_model(folder, device="cpu")

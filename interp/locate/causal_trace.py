@@ -17,7 +17,6 @@ symmetric replacement and logit difference: Zhang & Nanda 2023, "Towards Best Pr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +31,7 @@ from transformer_lens.hook_points import HookPoint
 from interp.datasets import load_facts
 from interp.errors import FactError, OptionError
 from interp.facts import Fact
-from interp.options import Progress, check_choice, check_positive
+from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
 from interp.sweep import (
     BaseRun,
@@ -49,7 +48,7 @@ from interp.sweep import (
 )
 from interp.tokens import TokenizedFact, decode, tokenize
 
-__all__ = ["CausalTrace", "causal_trace", "noise_level", "window_layers"]
+__all__ = ["CausalTrace", "causal_trace", "noise_level", "replacement_facts", "window_layers"]
 
 State = Literal["resid", "mlp", "attn"]
 Corruption = Literal["gaussian", "uniform", "symmetric"]
@@ -170,6 +169,8 @@ def causal_trace(
     check_choice("corruption", corruption, CORRUPTIONS)
     check_choice("metric", metric, METRICS)
     check_choice("sever", sever, (None, "mlp", "attn"))
+    check_noise(noise)
+    check_seed(seed)
     check_positive(window=window, samples=samples, max_batch_tokens=max_batch_tokens)
     if sever is not None and sever == state:
         raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
@@ -182,17 +183,15 @@ def causal_trace(
     if corruption == "symmetric":
         if reference_facts is None:
             reference_facts = load_facts("builtin")
-        others = _replacements(model, fact, tokenized, reference_facts, samples)
+        others = replacement_facts(model, fact, reference_facts, samples)
         replacements = tuple(other.subject for other, _ in others)
         batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
         hooks: list[Hook] = []
     else:
         if noise == "3sigma":
             level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
-        elif isinstance(noise, int | float) and 0 < noise < math.inf:
-            level = float(noise)
         else:
-            raise OptionError(f"noise must be a positive number or '3sigma', got {noise!r}")
+            level = float(noise)
         batch = tokenized.ids.expand(1 + samples, -1)
         hooks = [_noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
 
@@ -313,10 +312,24 @@ def _noise_hook(
     return "hook_embed", corrupt
 
 
-def _replacements(
-    model: HookedTransformer, fact: Fact, tokenized: TokenizedFact, candidates: Sequence[Fact], limit: int
+def replacement_facts(
+    model: HookedTransformer, fact: Fact, candidates: Sequence[Fact], limit: int
 ) -> list[tuple[Fact, Int[Tensor, "token"]]]:
-    """Other subjects that fit into this prompt token by token and have another answer."""
+    """Other subjects that fit into this prompt token by token and for which the model answers differently.
+
+    Args:
+        model: The model.
+        fact: Whose subject is to be replaced.
+        candidates: Facts of the same relation and another target are considered, in order.
+        limit: At most so many.
+
+    Returns:
+        The fact with each other subject, and its prompt's token ids.
+
+    Raises:
+        FactError: If there is none.
+    """
+    tokenized = tokenize(model, fact)
     found: dict[str, tuple[Fact, Tensor]] = {}
     start, end = tokenized.subject_span
     for other in candidates:

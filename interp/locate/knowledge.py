@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,14 +20,16 @@ __all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model answers to a prompt, beside what is expected (the first token of each)."""
+    """What a model answers to a prompt, beside what is expected, by the first token of each.
+
+    Without a target, the model's own top answer is expected.
+    """
 
     fact: Fact
     expected: str
     probability: float
     top_answer: str
     top_probability: float
-
     known: bool
 
 
@@ -41,7 +43,7 @@ def answers(
     """The model's top answer to each fact's prompt; one batch per prompt length, one row of logits per fact.
 
     Raises:
-        FactError: If a fact has no target or does not fit the model.
+        FactError: If a fact does not fit the model.
         NumericalError: If the model returns NaN or infinite logits.
     """
     tokenized = [tokenize(model, fact) for fact in facts]
@@ -77,13 +79,22 @@ def answers(
     return [found[i] for i in range(len(facts))]
 
 
-def known_facts(model: HookedTransformer, facts: Sequence[Fact], *, limit: int | None = None) -> Iterator[Answer]:
-    """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs."""
-    size = len(facts) if limit is None else max(16, 2 * limit)
+def known_facts(
+    model: HookedTransformer,
+    facts: Sequence[Fact],
+    *,
+    limit: int | None = None,
+    accept: Callable[[Fact], bool] | None = None,
+) -> Iterator[Answer]:
+    """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs.
+
+    ``accept`` may turn known facts down.
+    """
+    size = max(1, len(facts)) if limit is None else max(16, 2 * limit)
     count = 0
     for first in range(0, len(facts), size):
         for answer in answers(model, facts[first : first + size]):
-            if answer.known and (limit is None or count < limit):
+            if answer.known and (limit is None or count < limit) and (accept is None or accept(answer.fact)):
                 count += 1
                 yield answer
         if limit is not None and count >= limit:

