@@ -216,18 +216,38 @@ def sweep(
 
 
 def enter_block(
-    model: HookedTransformer, base: BaseRun, token: int, layer: int, pins: Sequence[Pin]
-) -> Float[Tensor, "sample d_model"]:
-    """The residual stream of one token after block ``layer`` of the base run with some outputs held.
+    model: HookedTransformer,
+    base: BaseRun,
+    layer: int,
+    tokens: slice,
+    *,
+    attn_out: Float[Tensor, "sample token d_model"],
+    mlp_out: Float[Tensor, "sample token d_model"] | None = None,
+) -> Float[Tensor, "sample token d_model"]:
+    """The residual stream after block ``layer`` if each of some tokens, by itself, had other sublayer outputs there.
 
-    What is restored inside a block changes that block's output at this token alone, so one token is run, and
-    the rows join above it.
+    What is restored inside a block changes that block's output at its own token alone; with the attention output
+    given, no token reads another, so all tokens go through the block at once, as rows of one token.
+
+    Args:
+        model: The model of the base run.
+        base: The run whose residual stream enters the block.
+        layer: The block.
+        tokens: Which tokens.
+        attn_out: The attention output at each.
+        mlp_out: The MLP output at each; what the block computes if None.
     """
-    x = base.resid[layer, :, token : token + 1]
-    rows = slice(0, len(x))
-    samples = torch.arange(len(x), device=x.device)
-    held = [(pin, rows) for pin in pins if layer in pin.layers]
-    return _run_block(model, base, token, layer, x, samples, held)[:, 0]
+    x = base.resid[layer, :, tokens]
+
+    def put(output: Tensor, hook: HookPoint, *, value: Tensor) -> Tensor:
+        return value.expand(x.shape).reshape(output.shape)
+
+    hooks: list[Any] = [(f"blocks.{layer}.hook_attn_out", partial(put, value=attn_out))]
+    if mlp_out is not None:
+        hooks.append((f"blocks.{layer}.hook_mlp_out", partial(put, value=mlp_out)))
+    rows = x.reshape(-1, 1, x.shape[-1])
+    after = model.run_with_hooks(rows, start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
+    return after.reshape(x.shape)
 
 
 def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
@@ -248,8 +268,10 @@ def check_finite(logits: Float[Tensor, "*batch d_vocab"]) -> None:
     Raises:
         NumericalError: If a logit is NaN or infinite.
     """
-    if not torch.isfinite(logits).all():
-        bad = int((~torch.isfinite(logits)).sum())
+    if torch.isfinite(logits.detach().sum()):  # one pass; any NaN or infinity survives a sum
+        return
+    bad = int((~torch.isfinite(logits)).sum())
+    if bad:
         raise NumericalError(
             f"{bad} of {logits.numel()} logits are NaN or infinite: the weights are damaged, or {logits.dtype}"
             " is too narrow for this model (try float32)"

@@ -322,9 +322,10 @@ def _integrate(
 
     def probability(joins: list[Join]) -> Float[Tensor, "row"]:
         final = sweep(model, truncated, start, joins)[:, read_at]
-        log_probability = unembed(model, final).log_softmax(-1)
+        logits = unembed(model, final)
         index = wanted[None, :, None].expand(len(final), -1, 1)
-        return log_probability.gather(-1, index)[..., 0].exp().sum(-1) / n_answers
+        log_probability = logits.gather(-1, index)[..., 0] - logits.logsumexp(-1)
+        return log_probability.exp().sum(-1) / n_answers
 
     def samples(count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.long, device=w.device)

@@ -176,8 +176,7 @@ def causal_trace(
         raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
 
     tokenized = tokenize(model, fact)
-    recorded: set[Site] = {_SITES[kind] for kind in (state, sever) if kind in _SITES}
-    record = tuple(sorted(recorded))
+    record: tuple[Site, ...] = () if state == "resid" and sever is None else ("attn_out", "mlp_out")
     replacements: tuple[str, ...] = ()
     level = 0.0
     if corruption == "symmetric":
@@ -380,8 +379,11 @@ def _restored(
     scores = corrupted.expand(n_tokens, n_layers, -1).clone()
     total = (n_tokens - first) * n_layers
     done = 0
+    with torch.no_grad():
+        entered = _entered(model, clean, base, first, state, window, sever)
     for token in range(first, n_tokens):
-        cells = _joins(model, clean, base, token, state, window, sever)
+        after_entry = {layer: after[:, token - first] for layer, after in entered.items()}
+        cells = _joins(clean, base, token, n_layers, state, window, sever, after_entry)
         if token < n_tokens - 1:  # after the last block only the last token is read
             cells = {layers: join for layers, join in cells.items() if join.layer < n_layers}
         length = n_tokens - token
@@ -399,17 +401,48 @@ def _restored(
     return scores
 
 
-def _joins(
+def _entered(
     model: HookedTransformer,
     clean: BaseRun,
     base: BaseRun,
-    token: int,
+    first: int,
     state: State,
     window: int,
     sever: str | None,
+) -> dict[int, Float[Tensor, "sample token d_model"]]:
+    """What restored windows make of the tokens from ``first`` on in the first block of each window, by block."""
+    if state == "resid":
+        return {}
+    n_layers = model.cfg.n_layers
+    tokens = slice(first, None)
+    site = _SITES[state]
+    after = {}
+    for layer in sorted({window_layers(layer, window, n_layers).start for layer in range(n_layers)}):
+        outputs = {kind: base.output(kind)[layer, :, tokens] for kind in ("attn_out", "mlp_out")}
+        restored = clean.output(site)[layer, :, tokens].expand_as(outputs[site])
+        after[layer] = enter_block(
+            model,
+            base,
+            layer,
+            tokens,
+            attn_out=restored if site == "attn_out" else outputs["attn_out"],
+            # a restored attention output changes what the MLP reads, unless the MLP is severed from it
+            mlp_out=restored if site == "mlp_out" else outputs["mlp_out"] if sever == "mlp" else None,
+        )
+    return after
+
+
+def _joins(
+    clean: BaseRun,
+    base: BaseRun,
+    token: int,
+    n_layers: int,
+    state: State,
+    window: int,
+    sever: str | None,
+    after_entry: dict[int, Float[Tensor, "sample d_model"]],
 ) -> dict[tuple[int, ...], Join]:
     """The distinct restored runs of one token, by the layers whose cells they are, lowest first."""
-    n_layers = model.cfg.n_layers
     samples = torch.arange(base.resid.shape[1], device=base.resid.device)
     held: tuple[Pin, ...] = ()
     if sever is not None:
@@ -429,14 +462,7 @@ def _joins(
     for layer in range(n_layers):  # near the ends, neighbouring windows can be the same
         layers_of.setdefault(window_layers(layer, window, n_layers), []).append(layer)
     joins = {}
-    entered: dict[int, Tensor] = {}
     for blocks, layers in layers_of.items():
-        pins = (
-            *held,
-            Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token]),
-        )
-        if blocks.start not in entered:
-            with torch.no_grad():
-                entered[blocks.start] = enter_block(model, base, token, blocks.start, pins)
-        joins[tuple(layers)] = join(blocks.start + 1, entered[blocks.start], pins)
+        restored = Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token])
+        joins[tuple(layers)] = join(blocks.start + 1, after_entry[blocks.start], (*held, restored))
     return joins
