@@ -123,9 +123,7 @@ def against_baseline(model: HookedTransformer, device: str, stride: int) -> list
         return attribute(model, FACT, tokens="last", steps=20, model_provenance=described)
 
     ours_s, found = median_seconds(ours_attribution, device)
-    base_s, expected = median_seconds(
-        lambda: attribute_layers(model, tokenized.ids, answer, steps=20, positions=last), device
-    )
+    base_s, expected = seconds(lambda: attribute_layers(model, tokenized.ids, answer, steps=20, positions=last), device)
     rows.append(
         {
             "work": "attribution, last token, n = 20, all layers",
@@ -150,12 +148,8 @@ def report_row(row: dict[str, Any]) -> None:
 def growth(model: HookedTransformer, name: str) -> list[dict[str, Any]]:
     """Time and peak memory by tokens, samples, layers and facts; each point in a fresh process for its peak."""
     rows = []
-    for what, values in (
-        ("tokens", (6, 10, 20, 40)),
-        ("samples", (5, 10, 20)),
-        ("layers", (10, 20, 30)),
-        ("facts", (1, 2)),
-    ):
+    # around one trace of 10 tokens, 30 layers, 10 samples
+    for what, values in (("tokens", (6, 10, 20)), ("samples", (5, 20)), ("layers", (10, 20)), ("facts", (2,))):
         for value in values:
             output = subprocess.run(
                 [sys.executable, "-m", "benchmarks.locate", "--point", what, str(value), "--model", name],

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +19,7 @@ from typing import Any
 
 import torch
 import xxhash
-from httpx import HTTPError
-from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -221,8 +222,12 @@ def _is_cached(name: str) -> bool:
 def _check_hub(name: str) -> None:
     """One quick question, so that a machine without network gets its answer at once and not after retries."""
     try:
-        get_session().head(HUB, timeout=10)
-    except (OSError, HTTPError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError as answer:  # it answers
+        answer.close()
+    except OSError as error:
         raise ModelError(_unreachable(name, False, error)) from error
 
 

@@ -316,3 +316,11 @@ def test_unknown_device(golden: Path, device: str) -> None:
 
 def test_default_device() -> None:
     assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_no_network_is_said_at_once(monkeypatch):
+    """A closed port of this machine stands for a hub that cannot be reached."""
+    monkeypatch.setattr("interp.models.HUB", "http://127.0.0.1:9")
+    monkeypatch.setattr("interp.models.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError, match=r"'gpt2-xx' is neither embedded .* cannot be reached; did you mean gpt2-xl"):
+        load_model("gpt2-xx")
