@@ -160,9 +160,12 @@ def growth(model: HookedTransformer, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def point(model: HookedTransformer, what: str, value: int) -> dict[str, float]:
-    import resource
+def peak_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
+
+def point(model: HookedTransformer, what: str, value: int) -> dict[str, float]:
     fact, samples, repeats = FACT, 10, 1
     if what == "samples":
         samples = value
@@ -180,12 +183,13 @@ def point(model: HookedTransformer, what: str, value: int) -> dict[str, float]:
             template += " " + word
         fact = Fact(template=template, subject="Eiffel Tower")
     described = provenance(model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from here, not from loading
+    before = peak_mib()
     start = time.perf_counter()
     for _ in range(repeats):
         causal_trace(model, fact, samples=samples, noise=NOISE, model_provenance=described)
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     return {
         "tokens": len(tokenize(model, fact).ids),
         "seconds": took,
