@@ -253,7 +253,7 @@ def attribute(
         span,
         method="attribution",
         title=f"Answer:{found.answer}",
-        unit="attribution, summed over neurons",
+        unit="attribution score",
         place=run.path,
         summary=f"answer {found.answer!r}: p = {found.probability:.3f}; largest completeness gap"
         f" {found.completeness_gap.abs().max():.3g} ({rule}, n = {steps})",
@@ -415,7 +415,7 @@ def _draw_first_fact(run: Any, folder: Path) -> None:
         attribution.tokens[: attribution.n_prompt_tokens],
         attribution.subject_span,
         title=f"Answer:{attribution.answer}",
-        unit="attribution, summed over neurons",
+        unit="attribution score",
         method="attribution",
     )
     plots.save_figure(figure, folder / "one-fact-attribution")
