@@ -1,12 +1,13 @@
-"""A fact: a statement about a subject that ends right before the answer."""
+"""What is located, edited and asked: facts, edit requests and edit cases, as frozen records checked on construction."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 
 from interp.errors import FactError
 
-__all__ = ["Fact"]
+__all__ = ["EditCase", "EditRequest", "Fact", "Probe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +81,91 @@ class Fact:
             Fact(template=template, subject=self.subject, target=self.target, relation=self.relation)
             for template in self.paraphrases
         )
+
+    def within(self, context: str) -> Fact:
+        """The same fact with its prompt put into a context such as ``"It was a sunny day. {}"``.
+
+        Raises:
+            FactError: If the context does not have exactly one ``{}``.
+        """
+        if context.count("{}") != 1:
+            raise FactError(f"a context needs exactly one {{}} for the prompt, got {context!r}")
+        return Fact(
+            template=context.replace("{}", self.template),
+            subject=self.subject,
+            target=self.target,
+            relation=self.relation,
+        )
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Make a model answer a fact's prompt with something else.
+
+    Args:
+        fact: The fact; its ``target`` is the answer so far, if it is known.
+        new_target: The answer wanted; a leading space is added where it is missing.
+
+    Raises:
+        FactError: If the new target is empty, or is the fact's own target.
+    """
+
+    fact: Fact
+    _: KW_ONLY
+    new_target: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.new_target, str) or not self.new_target.strip():
+            raise FactError(f"the new target of {self.fact.prompt!r} is empty")
+        if not self.new_target[0].isspace():
+            object.__setattr__(self, "new_target", " " + self.new_target)
+        if self.fact.target is not None and self.fact.target.strip() == self.new_target.strip():
+            raise FactError(f"the new target of {self.fact.prompt!r} is its target already: {self.new_target!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt and the text that is right after it.
+
+    Raises:
+        FactError: If one is empty, or the prompt ends in white space.
+    """
+
+    prompt: str
+    target: str
+
+    def __post_init__(self) -> None:
+        for name, value in (("prompt", self.prompt), ("target", self.target)):
+            if not isinstance(value, str) or not value.strip():
+                raise FactError(f"a probe's {name} is empty: {self.prompt!r} -> {self.target!r}")
+        if self.prompt != self.prompt.rstrip():
+            raise FactError(f"a probe's prompt must not end in white space, got {self.prompt!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditCase:
+    """An edit and what to ask afterwards.
+
+    Args:
+        id: Unique name of the case.
+        request: The edit.
+        paraphrases: Whole prompts that should get the new target as well (generality).
+        locality: Prompts that the edit should leave alone, with their true answers, by kind (``near``: the same
+            relation of other subjects; ``far``: something else).
+        portability: Prompts whose answer follows from the edit, with that answer, by kind (``alias``: another name
+            of the subject; ``reasoning``: one step on from the new target; ``logical``: what the edit implies, such
+            as the inverse relation).
+
+    Raises:
+        FactError: If the id is empty.
+    """
+
+    id: str
+    request: EditRequest
+    paraphrases: tuple[str, ...] = ()
+    locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id.strip():
+            raise FactError(f"the case of {self.request.fact.prompt!r} has no id")

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from interp import embedded
 from interp.errors import ModelError, OptionError
 
-__all__ = ["KNOWN_MODELS", "default_device", "load_model", "weights_hash"]
+__all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_model", "weights_hash"]
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def from_hugging_face(
     model.cfg.tokenizer_prepends_bos = cfg.default_prepend_bos
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left, HookedTransformer would take a leading BOS for padding
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     parameters = dict(model.named_parameters())
     absent = [key for key in missing if key in parameters and not _is_zero_bias(key)]
@@ -165,6 +166,17 @@ def weights_hash(model: HookedTransformer) -> str:
         # hash the contiguous orientation and say which: W_out and W_out.T share bytes but not the axis order
         digest.update(value.contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_linear_output(model: HookedTransformer) -> None:
+    """Refuse a model whose MLP output is not ``w @ W_out + b_out``, added to the residual stream as it is.
+
+    Raises:
+        OptionError: Naming the model.
+    """
+    cfg = model.cfg
+    if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
+        raise OptionError(f"{cfg.model_name}: attribution and editing need MLPs whose output is w @ W_out + b_out")
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:

@@ -57,7 +57,7 @@ def provenance(model: HookedTransformer) -> Provenance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """Base of all results. Fields are tensors or what JSON can hold."""
+    """Base of all results. Fields are tensors, mappings from layers to tensors, or what JSON can hold."""
 
     provenance: Provenance
 
@@ -82,7 +82,9 @@ def save_record(record: Record, path: str | Path) -> None:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, Tensor):
-            tensors[field.name] = value.detach().cpu().contiguous()
+            tensors[field.name] = _stored(value)
+        elif _is_by_layer(value):
+            tensors |= {f"{field.name}.{layer}": _stored(tensor) for layer, tensor in value.items()}
         else:
             plain[field.name] = cattrs.unstructure(value)
     header = {"format": str(FORMAT), "kind": type(record).__name__, "fields": json.dumps(plain)}
@@ -111,9 +113,23 @@ def load_record(cls: type[R], path: str | Path) -> R:
         # shape strings evaluate to tensor types, which are never structured
         hints = typing.get_type_hints(cls)
         fields = {name: cattrs.structure(value, hints[name]) for name, value in plain.items()}
-        return cls(**fields, **tensors)
+        for name, tensor in tensors.items():
+            field, _, layer = name.partition(".")
+            if layer:
+                fields.setdefault(field, {})[int(layer)] = tensor
+            else:
+                fields[field] = tensor
+        return cls(**fields)
     except (AttributeError, KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
         raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
+
+
+def _is_by_layer(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

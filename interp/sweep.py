@@ -19,7 +19,7 @@ suffix (windows, severing). Everything goes through HookedTransformer, so any ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -43,6 +43,7 @@ __all__ = [
     "base_run",
     "check_finite",
     "enter_block",
+    "frozen_cache",
     "groups",
     "halving",
     "sweep",
@@ -262,6 +263,30 @@ def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) ->
     return logits.reshape(*resid.shape[:-1], -1)
 
 
+def frozen_cache(
+    model: HookedTransformer,
+    prefix: Mapping[int, tuple[Tensor, Tensor]],
+    present: Int[Tensor, "row prefix"],
+) -> TransformerLensKeyValueCache:
+    """What HookedTransformer attends to before the tokens that it is given, left as it is by the run.
+
+    Args:
+        model: The model.
+        prefix: Keys (before any rotation) and values per block; only these blocks may run.
+        present: 1 where a row has a token, 0 where it is padded.
+    """
+    entries = {
+        layer: TransformerLensKeyValueCacheEntry(past_keys=keys, past_values=values, frozen=True)
+        for layer, (keys, values) in prefix.items()
+    }
+    some = next(iter(entries.values()))
+    return TransformerLensKeyValueCache(
+        entries=[entries.get(layer, some) for layer in range(model.cfg.n_layers)],
+        previous_attention_mask=present,
+        frozen=True,
+    )
+
+
 def check_finite(logits: Float[Tensor, "*batch d_vocab"]) -> None:
     """Refuse to go on with numbers that mean nothing.
 
@@ -359,18 +384,12 @@ def _hold(
 def _frozen_prefix(
     model: HookedTransformer, base: BaseRun, start: int, layer: int, samples: Int[Tensor, "row"]
 ) -> TransformerLensKeyValueCache:
-    """A cache that holds the base run's keys and values of the tokens before ``start`` in one block."""
+    """The base run's keys and values of the tokens before ``start`` in one block."""
     one_sample = base.keys[layer].shape[0] == 1
 
     def prefix(states: Tensor) -> Tensor:
         states = states[:, :start]
         return states.expand(len(samples), -1, -1, -1) if one_sample else states[samples]
 
-    entry = TransformerLensKeyValueCacheEntry(
-        past_keys=prefix(base.keys[layer]), past_values=prefix(base.values[layer]), frozen=True
-    )
-    return TransformerLensKeyValueCache(
-        entries=[entry] * model.cfg.n_layers,  # only this block runs
-        previous_attention_mask=torch.ones(len(samples), start, dtype=torch.int, device=entry.past_keys.device),
-        frozen=True,
-    )
+    present = torch.ones(len(samples), start, dtype=torch.int, device=samples.device)
+    return frozen_cache(model, {layer: (prefix(base.keys[layer]), prefix(base.values[layer]))}, present)

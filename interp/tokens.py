@@ -14,7 +14,16 @@ from transformer_lens import HookedTransformer
 from interp.errors import FactError, ModelError
 from interp.facts import Fact
 
-__all__ = ["TOKEN_CLASSES", "TokenizedFact", "decode", "subject_span", "token_classes", "tokenize", "tokenize_target"]
+__all__ = [
+    "TOKEN_CLASSES",
+    "TokenizedFact",
+    "decode",
+    "encode",
+    "subject_span",
+    "token_classes",
+    "tokenize",
+    "tokenize_target",
+]
 
 TOKEN_CLASSES = (
     "First subject token",
@@ -130,6 +139,12 @@ def token_classes(n_tokens: int, span: tuple[int, int]) -> dict[str, tuple[int, 
         (last,),
     )
     return dict(zip(TOKEN_CLASSES, positions, strict=True))
+
+
+def encode(model: HookedTransformer, text: str) -> list[int]:
+    """Token ids of a text that begins a prompt, with the BOS token if the model takes one."""
+    ids, _ = _encode(model, text)
+    return [_tokenizer(model).bos_token_id, *ids] if model.cfg.default_prepend_bos else ids
 
 
 def decode(model: HookedTransformer, ids: Sequence[int]) -> str:

@@ -35,6 +35,7 @@ from transformer_lens.hook_points import HookPoint
 
 from interp.errors import OptionError
 from interp.facts import Fact
+from interp.models import check_linear_output
 from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
 from interp.sweep import BaseRun, Join, base_run, groups, halving, sweep, unembed
@@ -157,7 +158,7 @@ def attribute(
     check_choice("tokens", tokens, TOKENS)
     nodes, weights = quadrature(rule, steps)
     check_positive(max_batch_tokens=max_batch_tokens)
-    _check_linear_output(model)
+    check_linear_output(model)
 
     tokenized = tokenize(model, fact)
     prompt = tokenized.ids
@@ -276,12 +277,6 @@ def refined_neurons(
         for layer, neuron in (counts >= share - 1e-9).nonzero().tolist()
     ]
     return tuple(sorted(kept, key=lambda neuron: -neuron.score))
-
-
-def _check_linear_output(model: HookedTransformer) -> None:
-    cfg = model.cfg
-    if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
-        raise OptionError(f"{cfg.model_name}: attribution needs MLPs whose output is w @ W_out + b_out")
 
 
 def _integrate(

@@ -1,0 +1,45 @@
+"""Editors: what to add to W_out so that a model answers something else."""
+
+from interp.editing.config import (
+    METHODS,
+    EditConfig,
+    FtConfig,
+    KnConfig,
+    MemitConfig,
+    PmetConfig,
+    RomeConfig,
+    TargetConfig,
+    default_config,
+)
+from interp.editing.contexts import write_contexts
+from interp.editing.corpora import Corpus
+from interp.editing.editor import edit, edit_each, edit_sequentially
+from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap
+from interp.editing.second_moments import SecondMoments, second_moments
+from interp.editing.target_value import TargetValue, target_values
+
+__all__ = [
+    "METHODS",
+    "Corpus",
+    "EditConfig",
+    "FtConfig",
+    "KnConfig",
+    "MemitConfig",
+    "Outcome",
+    "Patch",
+    "PmetConfig",
+    "RomeConfig",
+    "SecondMoments",
+    "TargetConfig",
+    "TargetValue",
+    "applied_patches",
+    "compose",
+    "default_config",
+    "edit",
+    "edit_each",
+    "edit_sequentially",
+    "overlap",
+    "second_moments",
+    "target_values",
+    "write_contexts",
+]

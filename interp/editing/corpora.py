@@ -1,0 +1,169 @@
+"""Text for second moments: what the model writes itself, a text file, or a data set on a hub; as rows of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.errors import DataError
+from interp.generation import generate
+from interp.options import Progress, check_positive, check_seed
+from interp.tokens import encode
+
+__all__ = ["Corpus", "corpus_rows"]
+
+OPENINGS = (
+    "The", "In", "A", "When", "It", "I", "You", "One", "Many", "Once", "After", "As", "This", "They", "He", "She",
+    "There", "What", "How", "For", "On", "At", "People", "Some", "If", "While", "Scientists", "My", "We", "During",
+    "Most", "To", "From", "Because", "Although", "These", "His", "Her", "With", "Last",
+)  # fmt: skip
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus and how much of it.
+
+    Args:
+        source: ``"self"``: text that the model samples from itself; a path of a text file; or ``"hub:NAME"`` /
+            ``"hub:NAME:CONFIG"``: the ``text`` field of a data set's train split, streamed.
+        tokens: How many tokens.
+        row: Tokens a row; text is cut into rows of this length (the BOS token, where a model takes one, counts).
+        seed: Of the sampling, for ``"self"``.
+    """
+
+    source: str = "self"
+    tokens: int = 20_000
+    row: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(tokens=self.tokens, row=self.row)
+        check_seed(self.seed)
+
+    def revision(self) -> str:
+        """What else the tokens depend on: a file's bytes. (A hub's data set is named by its revision.)
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        if self.source == "self":
+            return "sampled"
+        if self.source.startswith("hub:"):
+            return _hub_revision(self.source)
+        return hashlib.sha256(_read(Path(self.source)).encode()).hexdigest()[:16]
+
+
+def corpus_rows(
+    model: HookedTransformer, corpus: Corpus, progress: Progress | None = None
+) -> Iterator[Int[Tensor, "row token"]]:
+    """Rows of tokens, in batches.
+
+    Args:
+        model: The model whose tokens they are (and that writes them, for ``"self"``).
+        corpus: Which text.
+        progress: Called with (tokens so far, in all).
+
+    Raises:
+        DataError: If the source cannot be read or has too little text (says how much it has).
+    """
+    length = min(corpus.row, model.cfg.n_ctx)
+    n_rows = -(-corpus.tokens // length)
+    if corpus.source == "self":
+        for first in range(0, n_rows, BATCH):
+            rows = range(first, min(first + BATCH, n_rows))
+            yield _written(model, rows, length, corpus.seed)
+            if progress:
+                progress(min(rows.stop * length, corpus.tokens), corpus.tokens)
+        return
+    texts = _hub_texts(corpus.source) if corpus.source.startswith("hub:") else [_read(Path(corpus.source))]
+    pending: list[list[int]] = []
+    done = 0
+    for ids in islice(_cut(model, texts, length), n_rows):
+        pending.append(ids)
+        if len(pending) == BATCH:
+            yield torch.tensor(pending, device=model.W_E.device)
+            done, pending = done + len(pending), []
+            if progress:
+                progress(min(done * length, corpus.tokens), corpus.tokens)
+    if done + len(pending) < n_rows:
+        raise DataError(
+            f"{corpus.source}: has {(done + len(pending)) * length} tokens in rows of {length}, {corpus.tokens} were"
+            " asked for"
+        )
+    if pending:
+        yield torch.tensor(pending, device=model.W_E.device)
+    if progress:
+        progress(corpus.tokens, corpus.tokens)
+
+
+def _written(model: HookedTransformer, rows: range, length: int, seed: int) -> Int[Tensor, "row token"]:
+    prompts = [encode(model, OPENINGS[row % len(OPENINGS)])[:length] for row in rows]
+    longest = max(len(prompt) for prompt in prompts)
+    if length == longest:
+        raise DataError(f"rows of {length} tokens leave the model nothing to write")
+    seeds = [(seed * 1_000_003 + row) % 2**32 for row in rows]
+    added = generate(model, prompts, length - min(map(len, prompts)), top_k=None, seeds=seeds).tolist()
+    return torch.tensor(
+        [[*prompt, *new][:length] for prompt, new in zip(prompts, added, strict=True)], device=model.W_E.device
+    )
+
+
+def _cut(model: HookedTransformer, texts: Iterable[str], length: int) -> Iterator[list[int]]:
+    """All texts, one after the other, in rows of equal length."""
+    start = encode(model, "")  # the BOS token, if there is one
+    row = list(start)
+    for text in texts:
+        for ids in _token_lines(model, text):
+            for token in ids:
+                row.append(token)
+                if len(row) == length:
+                    yield row
+                    row = list(start)
+
+
+def _token_lines(model: HookedTransformer, text: str) -> Iterator[list[int]]:
+    skip = len(encode(model, ""))
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            yield encode(model, line)[skip:]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"corpus {path}: no such file (nor 'self' or 'hub:NAME')") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"corpus {path}: cannot be read: {error}") from error
+
+
+def _hub_texts(source: str) -> Iterator[str]:
+    import datasets
+
+    name, _, config = source.removeprefix("hub:").partition(":")
+    try:
+        for record in datasets.load_dataset(name, config or None, split="train", streaming=True):
+            yield record["text"]
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{source}: cannot be loaded from the Hugging Face hub: {error}") from error
+
+
+def _hub_revision(source: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = source.removeprefix("hub:").partition(":")[0]
+    try:
+        return str(HfApi().dataset_info(name).sha)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{source}: the Hugging Face hub cannot be asked for its revision: {reason}") from error

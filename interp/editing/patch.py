@@ -1,0 +1,310 @@
+"""Patches: what an edit adds to W_out, apart from the model; applied and taken back bit for bit.
+
+A patch knows the weights it was made for and is applied to no others. The model keeps a list of the patches that
+are on it and the original weights of the layers they touch; W_out is always the original plus the patches in
+their order, so that taking back any of them, in any order, leaves exactly what the others alone would give, and
+taking back the last one leaves the original bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
+
+from interp.errors import ModelError, OptionError
+from interp.facts import EditRequest
+from interp.models import weights_hash
+from interp.results import Record
+from interp.sweep import Hook
+
+__all__ = ["Outcome", "Patch", "applied_patches", "compose", "overlap", "row_hooks"]
+
+_ON_MODEL = "interp_patches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the optimisation behind one request ended.
+
+    Args:
+        converged: Whether the target was the top answer in every context it was optimised in.
+        probability: Of the target there (mean over contexts; several tokens: their geometric mean).
+        loss, steps: At the end. Knowledge neurons optimise nothing: 0 steps, no numbers.
+    """
+
+    converged: bool
+    probability: float | None
+    loss: float | None
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patch(Record):
+    """What an edit adds to the W_out of some layers.
+
+    Args:
+        method: Which editor made it.
+        config: Its settings.
+        requests: What was edited.
+        outcomes: One per request.
+        left, right: By layer, the factors of what is added: ``left @ right``.
+        dense: By layer, what is added, where it has no small factors (fine-tuning).
+    """
+
+    method: str
+    config: dict[str, Any]
+    requests: tuple[EditRequest, ...]
+    outcomes: tuple[Outcome, ...]
+    left: dict[int, Float[Tensor, "d_mlp _"]] = field(default_factory=dict)
+    right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
+    dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ranks = {layer: (self.left[layer].shape[1], self.right[layer].shape[0]) for layer in self.left}
+        if set(self.left) != set(self.right) or any(a != b for a, b in ranks.values()):
+            raise OptionError(f"the patch's factors do not fit together: ranks by layer {ranks}")
+        for layer in self.layers:
+            if not torch.isfinite(self.delta(layer)).all():
+                raise OptionError(f"the patch is not finite in layer {layer}")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose W_out it changes."""
+        return tuple(sorted({*self.left, *self.dense}))
+
+    @property
+    def converged(self) -> bool:
+        """Whether every request's optimisation reached its target."""
+        return all(outcome.converged for outcome in self.outcomes)
+
+    def delta(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """What is added to W_out of a layer.
+
+        Raises:
+            OptionError: If the patch does not change that layer.
+        """
+        if layer not in self.layers:
+            raise OptionError(f"the patch changes layers {list(self.layers)}, not {layer}")
+        parts = [self.left[layer] @ self.right[layer]] if layer in self.left else []
+        parts += [self.dense[layer]] if layer in self.dense else []
+        return torch.stack(parts).sum(0)
+
+    def norms(self) -> dict[int, float]:
+        """Frobenius norm of what is added, by layer."""
+        return {layer: float(self.delta(layer).norm()) for layer in self.layers}
+
+    def apply(self, model: HookedTransformer) -> None:
+        """Put the patch on the model, on top of those that are there.
+
+        Raises:
+            ModelError: If the model has other weights than the patch was made for, was processed, or carries the
+                patch already; the model is as before then.
+        """
+        _check_fits(self, model)
+        on = applied_patches(model)
+        if any(other is self for other in on):
+            raise ModelError("the patch is on the model already")
+        _set(model, [*on, self])
+
+    def revert(self, model: HookedTransformer) -> None:
+        """Take the patch back; what other patches add stays.
+
+        Raises:
+            ModelError: If the patch is not on the model, or something else has changed the weights meanwhile.
+        """
+        on = applied_patches(model)
+        if not any(other is self for other in on):
+            raise ModelError("the patch is not on the model")
+        _set(model, [other for other in on if other is not self])
+
+    @contextmanager
+    def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
+        """The patched model within a ``with`` block; afterwards, also after an exception, what was before."""
+        self.apply(model)
+        try:
+            yield model
+        finally:
+            self.revert(model)
+
+    def with_layers(self, layers: Sequence[int]) -> Patch:
+        """The part of the patch in some layers."""
+        from dataclasses import replace
+
+        missing = sorted(set(layers) - set(self.layers))
+        if missing:
+            raise OptionError(f"the patch changes layers {list(self.layers)}, not {missing[0]}")
+        return replace(
+            self,
+            left={k: v for k, v in self.left.items() if k in layers},
+            right={k: v for k, v in self.right.items() if k in layers},
+            dense={k: v for k, v in self.dense.items() if k in layers},
+        )
+
+
+@dataclass
+class _OnModel:
+    """The patches on a model, the original weights they cover, and the hash of the unpatched model."""
+
+    base_hash: str
+    patches: list[Patch] = field(default_factory=list)
+    originals: dict[int, Tensor] = field(default_factory=dict)
+    current: dict[int, Tensor] = field(default_factory=dict)
+
+
+def applied_patches(model: HookedTransformer) -> tuple[Patch, ...]:
+    """The patches that are on a model, in their order."""
+    state = model.__dict__.get(_ON_MODEL)
+    return () if state is None else tuple(state.patches)
+
+
+def compose(patches: Sequence[Patch]) -> Patch:
+    """One patch that does what the patches do one after the other.
+
+    They are made for the same weights, or each for the weights that those before it leave (sequential editing).
+    MEMIT is not additive: patches of single facts composed are not the patch of the batch.
+
+    Raises:
+        OptionError: If there are none, or their models differ.
+    """
+    if not patches:
+        raise OptionError("nothing to compose: no patches")
+    first = patches[0]
+    if len({(patch.provenance.model, patch.provenance.dtype) for patch in patches}) != 1:
+        raise OptionError(f"patches of different models do not compose: {[p.provenance.model for p in patches]}")
+    layers = sorted({layer for patch in patches for layer in patch.left})
+    dense_layers = sorted({layer for patch in patches for layer in patch.dense})
+    methods = list(dict.fromkeys(patch.method for patch in patches))
+    return Patch(
+        provenance=first.provenance,
+        method="+".join(methods),
+        config={"composed": [{"method": patch.method, **patch.config} for patch in patches]},
+        requests=tuple(request for patch in patches for request in patch.requests),
+        outcomes=tuple(outcome for patch in patches for outcome in patch.outcomes),
+        left={k: torch.cat([p.left[k] for p in patches if k in p.left], 1) for k in layers},
+        right={k: torch.cat([p.right[k] for p in patches if k in p.right], 0) for k in layers},
+        dense={k: torch.stack([p.dense[k] for p in patches if k in p.dense]).sum(0) for k in dense_layers},
+    )
+
+
+def overlap(one: Patch, other: Patch) -> dict[int, float]:
+    """Cosine between what two patches add, in the layers that both change."""
+    shared = sorted(set(one.layers) & set(other.layers))
+    return {
+        layer: float(torch.cosine_similarity(one.delta(layer).flatten(), other.delta(layer).flatten(), dim=0))
+        for layer in shared
+    }
+
+
+def row_hooks(patches: Sequence[Patch | None]) -> list[Hook]:
+    """Hooks under which row r of a batch sees the model with ``patches[r]`` (None: as it is), weights untouched.
+
+    What a patch adds to an MLP's output is what enters W_out times its delta, so different edits share a batch.
+    """
+    layers = sorted({layer for patch in patches if patch is not None for layer in patch.layers})
+    hooks: list[Hook] = []
+    for layer in layers:
+        groups: dict[int, tuple[Patch, list[int]]] = {}
+        for row, patch in enumerate(patches):
+            if patch is not None and layer in patch.layers:
+                groups.setdefault(id(patch), (patch, []))[1].append(row)
+        hooks += _layer_hooks(layer, list(groups.values()))
+    return hooks
+
+
+def _layer_hooks(layer: int, groups: list[tuple[Patch, list[int]]]) -> list[Hook]:
+    entering: list[Tensor] = []
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        entering[:] = [value]
+
+    def add(value: Tensor, hook: HookPoint) -> Tensor:
+        value, w = value.clone(), entering.pop()
+        for patch, rows in groups:
+            at = torch.tensor(rows, device=value.device)
+            if layer in patch.left:
+                left, right = patch.left[layer].to(w), patch.right[layer].to(w)
+                value[at] += w[at] @ left @ right
+            if layer in patch.dense:
+                value[at] += w[at] @ patch.dense[layer].to(w)
+        return value
+
+    return [(f"blocks.{layer}.mlp.hook_post", keep), (f"blocks.{layer}.hook_mlp_out", add)]
+
+
+def check_unprocessed(model: HookedTransformer) -> None:
+    """Refuse a model whose weights were folded or centred: a patch of it would mean nothing elsewhere.
+
+    Raises:
+        ModelError: If it was processed.
+    """
+    if str(model.cfg.normalization_type).endswith("Pre"):
+        raise ModelError(
+            f"{model.cfg.model_name} was processed (norms folded into weights): load it with interp.load_model"
+        )
+    if model.cfg.normalization_type == "LN":
+        W_out: Tensor = model.blocks[0].mlp.W_out  # type: ignore[union-attr, assignment]
+        if W_out.float().mean(-1).abs().max() < 1e-6 * W_out.float().std():
+            raise ModelError(
+                f"{model.cfg.model_name} was processed (writing weights centred): load it with interp.load_model"
+            )
+
+
+def _check_fits(patch: Patch, model: HookedTransformer) -> None:
+    check_unprocessed(model)
+    state = model.__dict__.get(_ON_MODEL)
+    wanted = patch.provenance.weights_hash
+    if state is None or state.base_hash != wanted:
+        found = weights_hash(model)
+        if found != wanted:
+            raise ModelError(
+                f"the patch was made for {patch.provenance.model} with weights {wanted}; this is"
+                f" {model.cfg.model_name} with weights {found}"
+            )
+    for layer in patch.layers:
+        shape = tuple(_w_out(model, layer).shape) if layer < model.cfg.n_layers else None
+        if shape != tuple(patch.delta(layer).shape):
+            raise ModelError(f"the patch changes layer {layer} by {tuple(patch.delta(layer).shape)}, W_out is {shape}")
+
+
+def _set(model: HookedTransformer, patches: list[Patch]) -> None:
+    """Make W_out of every touched layer the original plus these patches."""
+    state: _OnModel | None = model.__dict__.get(_ON_MODEL)
+    if state is None:
+        state = _OnModel(base_hash=weights_hash(model))
+    for layer, value in state.current.items():
+        if not torch.equal(_w_out(model, layer), value):
+            raise ModelError(f"W_out of layer {layer} was changed by something else while patches were on the model")
+    touched = sorted({layer for patch in (*state.patches, *patches) for layer in patch.layers})
+    originals = {layer: state.originals.get(layer, _w_out(model, layer)) for layer in touched}
+    changed: dict[int, Tensor] = {}
+    for layer in touched:
+        value = originals[layer].float()
+        mine = [patch for patch in patches if layer in patch.layers]
+        for patch in mine:
+            value = value + patch.delta(layer).to(value)
+        changed[layer] = value.to(originals[layer].dtype) if mine else originals[layer]
+    saved = {layer: state.originals.get(layer, originals[layer].clone()) for layer in touched}
+    with torch.no_grad():
+        for layer, value in changed.items():
+            _w_out(model, layer).copy_(value)
+    if not patches:
+        model.__dict__.pop(_ON_MODEL, None)
+        return
+    in_use = {layer for patch in patches for layer in patch.layers}
+    state.patches = patches
+    state.originals = {layer: saved[layer] for layer in in_use}
+    state.current = {layer: changed[layer] for layer in in_use}
+    model.__dict__[_ON_MODEL] = state
+
+
+def _w_out(model: HookedTransformer, layer: int) -> Tensor:
+    block: Any = model.blocks[layer]
+    return block.mlp.W_out.detach()

@@ -1,0 +1,129 @@
+"""The rows that an edit is made from: each request in each context, with the target, and "{subject} is a".
+
+They run once through the network up to the edited layer; keys and values at the last subject token are read there,
+and what is above is kept for :mod:`interp.suffix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.editing.contexts import Contexts
+from interp.errors import FactError, OptionError
+from interp.facts import EditRequest, Fact
+from interp.suffix import padded, run_rows
+from interp.tokens import tokenize, tokenize_target
+
+__all__ = ["EditRows", "check_requests", "edit_rows", "key_weights", "subject_keys"]
+
+ESSENCE = "{} is a"
+"""The prompt on which an edit should change nothing (ROME)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRows:
+    """Rows of several requests: for each request its contexts in order, then the essence prompt.
+
+    Args:
+        ids: Token ids: the prompt and all target tokens but the last.
+        subject_last: Position of the last subject token, per row.
+        n_prompt: Tokens of the prompt, per row: the target's first token is predicted at ``n_prompt - 1``.
+        targets: Token ids of each request's target.
+        n_contexts: Contexts per request.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    subject_last: tuple[int, ...]
+    n_prompt: tuple[int, ...]
+    targets: tuple[tuple[int, ...], ...]
+    n_contexts: int
+
+
+def check_requests(model: HookedTransformer, requests: Sequence[EditRequest]) -> None:
+    """Refuse requests that cannot be edited together.
+
+    Raises:
+        OptionError: If there are none, or two of them want different answers to one prompt.
+        FactError: If a target turns into no token or a prompt does not fit (names the request).
+    """
+    if not requests:
+        raise OptionError("nothing to edit: no requests")
+    wanted: dict[str, tuple[int, str]] = {}
+    for index, request in enumerate(requests):
+        prompt = request.fact.prompt
+        before = wanted.setdefault(prompt, (index, request.new_target))
+        if before[0] != index:
+            raise OptionError(
+                f"requests {before[0]} and {index} contradict each other or repeat: {prompt!r} is to be answered"
+                f" {before[1]!r} and {request.new_target!r}"
+            )
+        try:
+            tokenize(model, Fact(template=request.fact.template, subject=request.fact.subject))
+            tokenize_target(model, request.new_target)
+        except FactError as error:
+            raise FactError(f"request {index}: {error}") from error
+
+
+def edit_rows(model: HookedTransformer, requests: Sequence[EditRequest], contexts: Contexts) -> EditRows:
+    """Tokenise every request in every context.
+
+    Raises:
+        FactError: If a row is longer than the model's context.
+    """
+    ids, last, n_prompt, targets = [], [], [], []
+    flat = [context for kind in contexts for context in kind]
+    for request in requests:
+        fact = Fact(template=request.fact.template, subject=request.fact.subject, target=request.new_target)
+        essence = Fact(template=ESSENCE, subject=fact.subject)
+        rows = [tokenize(model, fact.within(context)) for context in flat]
+        target = tokenize_target(model, request.new_target)
+        targets.append(target)
+        for row in (*rows, tokenize(model, essence)):
+            n_prompt.append(len(row.ids))
+            last.append(row.subject_span[1] - 1)
+            ids.append((*row.ids.tolist(), *(target[:-1] if row.target_ids else ())))
+    return EditRows(
+        ids=tuple(ids),
+        subject_last=tuple(last),
+        n_prompt=tuple(n_prompt),
+        targets=tuple(targets),
+        n_contexts=len(flat),
+    )
+
+
+def key_weights(contexts: Contexts, device: torch.device | str) -> Float[Tensor, "context"]:
+    """Weight of each context in a mean key: the mean within each kind, then over kinds (MEMIT)."""
+    weights = [1 / (len(contexts) * len(kind)) for kind in contexts for _ in kind]
+    return torch.tensor(weights, device=device)
+
+
+def subject_keys(
+    model: HookedTransformer, rows: EditRows, layer: int
+) -> tuple[
+    Float[Tensor, "row token d_model"],
+    Float[Tensor, "row d_mlp"],
+    dict[str, Float[Tensor, "row d_model"]],
+]:
+    """Run the rows through block ``layer`` and read it at the last subject token.
+
+    Returns:
+        The residual stream after the block; the keys (what enters W_out); and by name ``resid_mid``-independent
+        outputs there: ``attn_out``, ``mlp_out``, ``resid_pre`` and ``resid_post``.
+    """
+    tokens, _ = padded(rows.ids, model.W_E.device)
+    block = f"blocks.{layer}."
+    names = {name: f"{block}hook_{name}" for name in ("attn_out", "mlp_out", "resid_pre")}
+    after, seen = run_rows(model, tokens, stop=layer + 1, record=[*names.values(), f"{block}mlp.hook_post"])
+    at = _positions(rows.subject_last, after)
+    outputs = {name: seen[hook][at] for name, hook in names.items()} | {"resid_post": after[at]}
+    return after, seen[f"{block}mlp.hook_post"][at], outputs
+
+
+def _positions(positions: Sequence[int], like: Tensor) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+    return torch.arange(len(positions), device=like.device), torch.tensor(positions, device=like.device)

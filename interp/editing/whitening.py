@@ -1,0 +1,64 @@
+"""C^-1 k: keys against the second moment of a layer, solved in float64 and refused where C is singular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import NumericalError, OptionError
+
+__all__ = ["Moments", "Whitening"]
+
+Moments = Mapping[int, Tensor] | Literal["identity"]
+"""Second moment C [d_mlp, d_mlp] by layer, or the identity in every layer."""
+
+SINGULAR = 1e-14  # smallest accepted ratio of squared Cholesky pivots
+
+
+class Whitening:
+    """Solves with the second moments, each factorised once."""
+
+    def __init__(self, moments: Moments) -> None:
+        if isinstance(moments, str) and moments != "identity":
+            raise OptionError(f"second_moments must map layers to C, or be 'identity', got {moments!r}")
+        self._moments = moments
+        self._factors: dict[int, Tensor] = {}
+
+    def solve(self, layer: int, keys: Float[Tensor, "d_mlp fact"]) -> Float[Tensor, "d_mlp fact"]:
+        """C^-1 K in float64.
+
+        Raises:
+            OptionError: If the layer has no second moment, or it is of another size.
+            NumericalError: If C is singular, or not finite.
+        """
+        keys = keys.double()
+        if isinstance(self._moments, str):
+            return keys
+        if layer not in self._factors:
+            if layer not in self._moments:
+                raise OptionError(f"layer {layer} has no second moment; given are layers {sorted(self._moments)}")
+            self._factors[layer] = _factorised(self._moments[layer].to(keys.device), layer, len(keys))
+        return torch.cholesky_solve(keys, self._factors[layer])
+
+    def regularised(self, layer: int, keys: Float[Tensor, "d_mlp fact"], weight: float) -> Float[Tensor, "d_mlp fact"]:
+        """(weight C + K K^T)^-1 K in float64 (MEMIT, equation 14), by the small system of the facts."""
+        adjusted = self.solve(layer, keys) / weight
+        small = torch.eye(keys.shape[1], dtype=adjusted.dtype, device=keys.device) + keys.double().T @ adjusted
+        return torch.linalg.solve(small, adjusted, left=False)
+
+
+def _factorised(moment: Tensor, layer: int, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    if moment.shape != (d_mlp, d_mlp):
+        raise OptionError(f"the second moment of layer {layer} is {tuple(moment.shape)}, expected {(d_mlp, d_mlp)}")
+    factor, failed = torch.linalg.cholesky_ex(moment.double())
+    pivots = factor.diagonal().square()
+    if int(failed) or not torch.isfinite(factor).all() or pivots.min() < SINGULAR * pivots.max():
+        raise NumericalError(
+            f"the second moment of layer {layer} is singular for its size {d_mlp}: use more tokens of text, or"
+            " second_moments='identity'"
+        )
+    return factor
