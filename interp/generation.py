@@ -96,8 +96,11 @@ def generate(
 def _draw(
     logits: Float[Tensor, "row d_vocab"], top_k: int | None, uniform: Float[np.ndarray, "row"]
 ) -> Int[Tensor, "row"]:
-    best = logits.float().topk(min(top_k or logits.shape[-1], logits.shape[-1]), -1)
-    cumulated = best.values.softmax(-1).cumsum(-1)
+    logits = logits.float()
+    indices: Tensor | None = None
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits, indices = logits.topk(top_k, -1)
+    cumulated = logits.softmax(-1).double().cumsum(-1)  # tens of thousands of terms
     at = torch.from_numpy(uniform).to(cumulated)[:, None] * cumulated[:, -1:]
     place = torch.searchsorted(cumulated, at, right=True).clamp(max=cumulated.shape[-1] - 1)
-    return best.indices.gather(-1, place)[:, 0]
+    return (place if indices is None else indices.gather(-1, place))[:, 0]

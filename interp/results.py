@@ -83,6 +83,8 @@ def save_record(record: Record, path: str | Path) -> None:
         value = getattr(record, field.name)
         if isinstance(value, Tensor):
             tensors[field.name] = _stored(value)
+        elif value == {}:
+            continue  # its type may not be one that JSON can hold
         elif _is_by_layer(value):
             tensors |= {f"{field.name}.{layer}": _stored(tensor) for layer, tensor in value.items()}
         else:

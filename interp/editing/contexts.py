@@ -19,8 +19,14 @@ __all__ = ["Contexts", "context_kinds", "write_contexts"]
 Contexts = tuple[tuple[str, ...], ...]
 """Kinds of context; the first kind is ``("{}",)``, or at least begins with it."""
 
-OPENINGS = ("The", "Therefore", "Because", "I", "You")
-"""What the texts start with (MEMIT's published code)."""
+OPENINGS = (
+    "The most important thing",
+    "Therefore, many people",
+    "Because of the weather",
+    "I was told that",
+    "You can see the",
+)
+"""What the texts start with: MEMIT's first words, and enough to go on with where no BOS token comes before them."""
 
 
 def write_contexts(

@@ -21,9 +21,14 @@ from interp.tokens import encode
 __all__ = ["Corpus", "corpus_rows"]
 
 OPENINGS = (
-    "The", "In", "A", "When", "It", "I", "You", "One", "Many", "Once", "After", "As", "This", "They", "He", "She",
-    "There", "What", "How", "For", "On", "At", "People", "Some", "If", "While", "Scientists", "My", "We", "During",
-    "Most", "To", "From", "Because", "Although", "These", "His", "Her", "With", "Last",
+    "The history of the", "In recent years, the", "A new study of", "When the war ended", "It is well known that",
+    "I have always wanted to", "You will need a", "One of the most", "Many years ago, in", "Once upon a time",
+    "After the end of", "As a result of", "This article is about", "They lived in the", "He was born in",
+    "She is best known for", "There are many kinds of", "What is the best way", "How do you make", "For the first time",
+    "On the other hand", "At the beginning of the", "People who live in", "Some of the first", "If you want to",
+    "While the city of", "Scientists have found that", "My favorite book is", "We went to the", "During the winter of",
+    "Most animals in the", "To understand why the", "From the top of", "Because of its", "Although it is often",
+    "The president of the", "The company was founded", "The film tells the", "The river flows through", "Last week, the",
 )  # fmt: skip
 BATCH = 64
 

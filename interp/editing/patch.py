@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from interp.models import weights_hash
 from interp.results import Record
 from interp.sweep import Hook
 
-__all__ = ["Outcome", "Patch", "applied_patches", "compose", "overlap", "row_hooks"]
+__all__ = ["Outcome", "Patch", "applied_patches", "check_fits", "check_unprocessed", "compose", "overlap", "row_hooks"]
 
 _ON_MODEL = "interp_patches"
 
@@ -108,7 +108,7 @@ class Patch(Record):
             ModelError: If the model has other weights than the patch was made for, was processed, or carries the
                 patch already; the model is as before then.
         """
-        _check_fits(self, model)
+        check_fits(self, model)
         on = applied_patches(model)
         if any(other is self for other in on):
             raise ModelError("the patch is on the model already")
@@ -135,9 +135,11 @@ class Patch(Record):
             self.revert(model)
 
     def with_layers(self, layers: Sequence[int]) -> Patch:
-        """The part of the patch in some layers."""
-        from dataclasses import replace
+        """The part of the patch in some layers.
 
+        Raises:
+            OptionError: If the patch does not change one of them.
+        """
         missing = sorted(set(layers) - set(self.layers))
         if missing:
             raise OptionError(f"the patch changes layers {list(self.layers)}, not {missing[0]}")
@@ -257,12 +259,22 @@ def check_unprocessed(model: HookedTransformer) -> None:
             )
 
 
-def _check_fits(patch: Patch, model: HookedTransformer) -> None:
+def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None = None) -> None:
+    """Refuse a patch that was made for other weights.
+
+    Args:
+        patch: The patch.
+        model: The model; with patches on it, its weights with and without them count.
+        current_hash: To spare hashing the weights.
+
+    Raises:
+        ModelError: Naming both hashes, or the layer whose shape differs; or if the model was processed.
+    """
     check_unprocessed(model)
     state = model.__dict__.get(_ON_MODEL)
     wanted = patch.provenance.weights_hash
     if state is None or state.base_hash != wanted:
-        found = weights_hash(model)
+        found = current_hash or weights_hash(model)
         if found != wanted:
             raise ModelError(
                 f"the patch was made for {patch.provenance.model} with weights {wanted}; this is"

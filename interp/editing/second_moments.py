@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -53,7 +54,7 @@ class SecondMoments(Record):
     """
 
     moments: dict[int, Float[Tensor, "d_mlp d_mlp"]]
-    corpus: dict[str, str | int]
+    corpus: dict[str, Any]
     n_tokens: int
     layers: tuple[int, ...]
     held_out_error: tuple[float, ...]

@@ -1,6 +1,18 @@
 """What an edit did to a model: measures of single answers and texts, and their means with intervals."""
 
 from interp.evaluation.metrics import agreement, exact_match, fluency, harmonic_mean, token_accuracy
+from interp.evaluation.protocol import (
+    METRICS,
+    PROTOCOLS,
+    Answers,
+    CaseEvaluation,
+    Question,
+    Reading,
+    ask,
+    evaluate,
+    evaluate_each,
+    questions,
+)
 from interp.evaluation.statistics import (
     Interval,
     bootstrap_mean,
@@ -8,16 +20,31 @@ from interp.evaluation.statistics import (
     paired_difference,
     rank_correlation,
 )
+from interp.evaluation.summary import Comparison, TableRow, compared, table_row
 
 __all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Answers",
+    "CaseEvaluation",
+    "Comparison",
     "Interval",
+    "Question",
+    "Reading",
+    "TableRow",
     "agreement",
+    "ask",
     "bootstrap_mean",
     "bootstrap_score",
+    "compared",
+    "evaluate",
+    "evaluate_each",
     "exact_match",
     "fluency",
     "harmonic_mean",
     "paired_difference",
+    "questions",
     "rank_correlation",
+    "table_row",
     "token_accuracy",
 ]

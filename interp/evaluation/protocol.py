@@ -1,0 +1,437 @@
+"""Ask a model the questions of edit cases, before and after an edit, and keep every answer.
+
+1. Each case gives questions: the edit prompt, its paraphrases, locality and portability prompts, each with the text
+   that should follow (locality: that is true).
+2. Teacher-forced, all questions of all cases in one batch: the top token wherever a target token stands, and the
+   probability of the target; on edit, paraphrase and locality prompts also that of the rival answer (the old one; on
+   locality prompts the new one), for ROME's comparison.
+3. Free: the question is continued greedily by as many tokens as its target has.
+4. Fluency: the edit prompt is continued by sampled tokens (among the five likeliest, seeded by the case's id).
+
+An edited model is the model with its patch as hooks on the case's own rows (:func:`interp.editing.patch.row_hooks`),
+so cases with different patches share the batches, and no weight changes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformer_lens import HookedTransformer
+
+from interp.editing.patch import Outcome, Patch, check_fits, row_hooks
+from interp.errors import FactError, OptionError
+from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
+from interp.facts import EditCase
+from interp.generation import generate
+from interp.options import check_choice, check_positive, check_seed
+from interp.results import Provenance, Record, provenance
+from interp.suffix import padded
+from interp.sweep import halving, unembed
+from interp.tokens import decode, encode, tokenize_target
+
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Answers",
+    "CaseEvaluation",
+    "Question",
+    "Reading",
+    "ask",
+    "evaluate",
+    "evaluate_each",
+    "questions",
+]
+
+METRICS = ("reliability", "generality", "locality", "portability")
+PROTOCOLS = ("teacher-forced", "probability", "exact-match")
+"""Token accuracy with the target given (EasyEdit, KnowEdit); ROME's comparison of the new answer's probability with the
+old one's (locality: of the true answer's with the new one's; nothing for portability); greedy generation that gives the
+target (locality: the same text as before)."""
+
+FLUENCY_TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt, what should follow, and the answer it competes with.
+
+    Args:
+        metric: One of :data:`METRICS`.
+        kind: Within the metric: ``near``, ``alias``, ...; empty where there are no kinds.
+    """
+
+    metric: str
+    kind: str
+    prompt: str
+    target: str
+    rival: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model says to one question.
+
+    Args:
+        predicted: The top token wherever a target token stands, given the target's tokens before it.
+        generated: Greedy continuation, as many tokens as the target has, and their text.
+        log_probability: Of the target, mean per token, in nats.
+        rival_log_probability: Of the rival.
+    """
+
+    predicted: tuple[int, ...]
+    generated: tuple[int, ...]
+    text: str
+    log_probability: float
+    rival_log_probability: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers(Record):
+    """A model's readings of one case's questions, in the order of :func:`questions`.
+
+    Args:
+        case: The case's id.
+        readings: One per question.
+        continuation: Sampled from the edit prompt; its fluency in bits x 100, None if not asked for.
+    """
+
+    case: str
+    readings: tuple[Reading, ...]
+    continuation: str
+    fluency: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaseEvaluation(Record):
+    """One case before and after one edit.
+
+    Args:
+        case: Its id.
+        method, layers: The edit.
+        outcome: How the edit's optimisation ended.
+        questions, targets: What was asked, and the token ids of each target.
+        before, after: The readings.
+        continuation_before, continuation_after: Sampled from the edit prompt.
+        fluency_before, fluency_after: Of these.
+    """
+
+    case: str
+    method: str
+    layers: tuple[int, ...]
+    outcome: Outcome | None
+    questions: tuple[Question, ...]
+    targets: tuple[tuple[int, ...], ...]
+    before: tuple[Reading, ...]
+    after: tuple[Reading, ...]
+    continuation_before: str
+    continuation_after: str
+    fluency_before: float | None
+    fluency_after: float | None
+
+    def scores(self, protocol: str = "teacher-forced", *, edited: bool = True) -> dict[str, float | None]:
+        """The case's metrics, in [0, 1]: the mean within each kind, then over kinds; None where nothing was asked.
+
+        Args:
+            protocol: One of :data:`PROTOCOLS`.
+            edited: Of the edited model, or of the model before.
+
+        Raises:
+            OptionError: If the protocol does not exist.
+        """
+        check_choice("protocol", protocol, PROTOCOLS)
+        found: dict[str, float | None] = {}
+        for metric in METRICS:
+            kinds: dict[str, list[float]] = {}
+            for i, question in enumerate(self.questions):
+                if question.metric == metric:
+                    value = self._value(i, protocol, edited)
+                    if value is not None:
+                        kinds.setdefault(question.kind, []).append(value)
+            means = [sum(values) / len(values) for values in kinds.values()]
+            found[metric] = sum(means) / len(means) if means else None
+        return found
+
+    def _value(self, i: int, protocol: str, edited: bool) -> float | None:
+        reading, question = (self.after if edited else self.before)[i], self.questions[i]
+        if protocol == "probability":
+            if question.rival is None or reading.rival_log_probability is None:
+                return None
+            return float(reading.log_probability > reading.rival_log_probability)
+        if question.metric == "locality":
+            if protocol == "teacher-forced":
+                return agreement(self.before[i].predicted, reading.predicted)
+            return float(self.before[i].generated == reading.generated)
+        if protocol == "teacher-forced":
+            return token_accuracy(reading.predicted, self.targets[i])
+        return float(exact_match(reading.generated, self.targets[i]))
+
+
+def questions(case: EditCase) -> tuple[Question, ...]:
+    """What is asked of a model about a case."""
+    fact, new = case.request.fact, case.request.new_target
+    asked = [Question(metric="reliability", kind="", prompt=fact.prompt, target=new, rival=fact.target)]
+    asked += [
+        Question(metric="generality", kind="", prompt=prompt, target=new, rival=fact.target)
+        for prompt in case.paraphrases
+    ]
+    for metric, kinds in (("locality", case.locality), ("portability", case.portability)):
+        for kind, probes in kinds.items():
+            asked += [
+                Question(
+                    metric=metric,
+                    kind=kind,
+                    prompt=probe.prompt,
+                    target=probe.target,
+                    rival=new if metric == "locality" else None,
+                )
+                for probe in probes
+            ]
+    return tuple(asked)
+
+
+def evaluate(
+    model: HookedTransformer,
+    patch: Patch,
+    case: EditCase,
+    *,
+    fluency_tokens: int = 100,
+    seed: int = 0,
+    model_provenance: Provenance | None = None,
+) -> CaseEvaluation:
+    """One case before and after a patch (see :func:`evaluate_each`)."""
+    return evaluate_each(
+        model, [patch], [case], fluency_tokens=fluency_tokens, seed=seed, model_provenance=model_provenance
+    )[0]
+
+
+def evaluate_each(
+    model: HookedTransformer,
+    patches: Sequence[Patch],
+    cases: Sequence[EditCase],
+    *,
+    before: Sequence[Answers] | None = None,
+    fluency_tokens: int = 100,
+    seed: int = 0,
+    model_provenance: Provenance | None = None,
+    max_batch_tokens: int = 4096,
+) -> list[CaseEvaluation]:
+    """Cases before and after each one's own patch.
+
+    Args:
+        model: The unedited model; it is left as it is.
+        patches: One per case.
+        cases: What to ask.
+        before: The unedited model's answers, if they are there already.
+        fluency_tokens: How many tokens to sample for fluency; 0 for none.
+        seed: Of the sampling, together with the case's id.
+        model_provenance: To spare hashing the weights.
+        max_batch_tokens: The most tokens that go up the network at once.
+
+    Raises:
+        OptionError: If there are not as many patches as cases.
+        ModelError: If a patch was made for other weights.
+        FactError: If a question does not fit the model (names the case).
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    if len(patches) != len(cases):
+        raise OptionError(f"there are {len(patches)} patches for {len(cases)} cases")
+    described = model_provenance or provenance(model)
+    for patch in patches:
+        check_fits(patch, model, described.weights_hash)
+    options = {
+        "fluency_tokens": fluency_tokens,
+        "seed": seed,
+        "model_provenance": described,
+        "max_batch_tokens": max_batch_tokens,
+    }
+    if before is None:
+        before = ask(model, cases, **options)  # type: ignore[arg-type]
+    after = ask(model, cases, patches, **options)  # type: ignore[arg-type]
+    return [
+        CaseEvaluation(
+            provenance=described,
+            case=case.id,
+            method=patch.method,
+            layers=patch.layers,
+            outcome=patch.outcomes[0] if len(patch.outcomes) == 1 else None,
+            questions=(asked := questions(case)),
+            targets=tuple(tokenize_target(model, question.target) for question in asked),
+            before=was.readings,
+            after=now.readings,
+            continuation_before=was.continuation,
+            continuation_after=now.continuation,
+            fluency_before=was.fluency,
+            fluency_after=now.fluency,
+        )
+        for case, patch, was, now in zip(cases, patches, before, after, strict=True)
+    ]
+
+
+def ask(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    patches: Sequence[Patch | None] | None = None,
+    *,
+    fluency_tokens: int = 100,
+    seed: int = 0,
+    model_provenance: Provenance | None = None,
+    max_batch_tokens: int = 4096,
+) -> list[Answers]:
+    """Put every case's questions to the model, under its patch if there is one.
+
+    Raises:
+        FactError: If a question does not fit the model (names the case).
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    check_positive(max_batch_tokens=max_batch_tokens)
+    check_seed(seed)
+    described = model_provenance or provenance(model)
+    patches = patches if patches is not None else [None] * len(cases)
+    asked = [
+        (case, patch, question) for case, patch in zip(cases, patches, strict=True) for question in questions(case)
+    ]
+    prompts = [_prompt_ids(model, case, question.prompt) for case, _, question in asked]
+    targets = [tokenize_target(model, question.target) for *_, question in asked]
+    rivals = [tokenize_target(model, q.rival) if q.rival is not None else () for *_, q in asked]
+    of_row = [patch for _, patch, _ in asked]
+
+    def work(limit: int) -> list[Reading]:
+        predicted, log_p = _forced(model, prompts, targets, of_row, limit)
+        with_rival = [i for i, rival in enumerate(rivals) if rival]
+        _, rival_log_p = _forced(
+            model,
+            [prompts[i] for i in with_rival],
+            [rivals[i] for i in with_rival],
+            [of_row[i] for i in with_rival],
+            limit,
+        )
+        generated = _greedy(model, prompts, targets, of_row, limit)
+        rival_of = dict(zip(with_rival, rival_log_p, strict=True))
+        return [
+            Reading(
+                predicted=predicted[i],
+                generated=generated[i],
+                text=decode(model, generated[i]),
+                log_probability=log_p[i],
+                rival_log_probability=rival_of.get(i),
+            )
+            for i in range(len(asked))
+        ]
+
+    readings = iter(halving(work, max_batch_tokens))
+    continuations = [""] * len(cases)
+    if fluency_tokens:
+        continuations = _continued(model, cases, patches, fluency_tokens, seed, max_batch_tokens)
+    return [
+        Answers(
+            provenance=described,
+            case=case.id,
+            readings=tuple(next(readings) for _ in questions(case)),
+            continuation=text,
+            fluency=fluency(text) if fluency_tokens else None,
+        )
+        for case, text in zip(cases, continuations, strict=True)
+    ]
+
+
+def _prompt_ids(model: HookedTransformer, case: EditCase, prompt: str) -> list[int]:
+    ids = encode(model, prompt)
+    if not 0 < len(ids) < model.cfg.n_ctx:
+        raise FactError(f"case {case.id}: {prompt[:60]!r} takes {len(ids)} tokens; the context holds {model.cfg.n_ctx}")
+    return ids
+
+
+def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Indices in batches of about equal length."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[i] > limit:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _forced(
+    model: HookedTransformer,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[tuple[int, ...]],
+    patches: Sequence[Patch | None],
+    limit: int,
+) -> tuple[list[tuple[int, ...]], list[float]]:
+    """Teacher-forced: the top token at each target token, and the target's mean log-probability per token."""
+    predicted: list[tuple[int, ...]] = [()] * len(prompts)
+    log_p = [0.0] * len(prompts)
+    rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
+    for batch in _batches([len(row) for row in rows], limit):
+        tokens, _ = padded([rows[i] for i in batch], model.W_E.device)
+        with torch.no_grad():
+            final = model.run_with_hooks(
+                tokens,
+                prepend_bos=False,
+                stop_at_layer=model.cfg.n_layers,
+                fwd_hooks=list(row_hooks([patches[i] for i in batch])),
+            )
+            at = [(r, len(prompts[i]) - 1 + j) for r, i in enumerate(batch) for j in range(len(targets[i]))]
+            logits = unembed(model, final[[r for r, _ in at], [p for _, p in at]])
+        wanted = torch.tensor([token for i in batch for token in targets[i]], device=logits.device)
+        top = logits.argmax(-1).tolist()
+        chosen = logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].tolist()
+        first = 0
+        for i in batch:
+            n = len(targets[i])
+            predicted[i] = tuple(top[first : first + n])
+            log_p[i] = sum(chosen[first : first + n]) / n
+            first += n
+    return predicted, log_p
+
+
+def _greedy(
+    model: HookedTransformer,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[tuple[int, ...]],
+    patches: Sequence[Patch | None],
+    limit: int,
+) -> list[tuple[int, ...]]:
+    generated: list[tuple[int, ...]] = [()] * len(prompts)
+    for length in sorted({len(target) for target in targets}):
+        members = [i for i, target in enumerate(targets) if len(target) == length]
+        for batch in _batches([len(prompts[i]) + length for i in members], limit):
+            rows = [members[i] for i in batch]
+            hooks = row_hooks([patches[i] for i in rows])
+            for i, added in zip(rows, generate(model, [prompts[i] for i in rows], length, hooks=hooks), strict=True):
+                generated[i] = tuple(added.tolist())
+    return generated
+
+
+def _continued(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    patches: Sequence[Patch | None],
+    n_tokens: int,
+    seed: int,
+    limit: int,
+) -> list[str]:
+    prompts = [_prompt_ids(model, case, case.request.fact.prompt) for case in cases]
+    texts = [""] * len(cases)
+    for batch in _batches([len(prompt) + n_tokens for prompt in prompts], limit):
+        added = generate(
+            model,
+            [prompts[i] for i in batch],
+            n_tokens,
+            top_k=FLUENCY_TOP_K,
+            seeds=[_case_seed(cases[i], seed) for i in batch],
+            hooks=row_hooks([patches[i] for i in batch]),
+        )
+        for i, ids in zip(batch, added.tolist(), strict=True):
+            texts[i] = decode(model, ids)
+    return texts
+
+
+def _case_seed(case: EditCase, seed: int) -> int:
+    return (zlib.crc32(case.id.encode()) + seed) % 2**32
