@@ -65,7 +65,7 @@ def context_kinds(contexts: Sequence[str] | Sequence[Sequence[str]]) -> Contexts
     flat = [context for context in contexts if isinstance(context, str)]
     if flat and len(flat) != len(contexts):
         raise OptionError("contexts must be templates or lists of templates, not both")
-    kinds: Contexts = (tuple(flat),) if flat else tuple(tuple(kind) for kind in contexts)  # type: ignore[arg-type]
+    kinds: Contexts = (tuple(flat),) if flat else tuple(tuple(kind) for kind in contexts)
     if not kinds or not all(kinds) or kinds[0][0] != "{}":
         raise OptionError("the first context must be the bare prompt '{}', and no kind may be empty")
     for kind in kinds:

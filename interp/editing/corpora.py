@@ -28,7 +28,8 @@ OPENINGS = (
     "On the other hand", "At the beginning of the", "People who live in", "Some of the first", "If you want to",
     "While the city of", "Scientists have found that", "My favorite book is", "We went to the", "During the winter of",
     "Most animals in the", "To understand why the", "From the top of", "Because of its", "Although it is often",
-    "The president of the", "The company was founded", "The film tells the", "The river flows through", "Last week, the",
+    "The president of the", "The company was founded", "The film tells the", "The river flows through",
+    "Last week, the",
 )  # fmt: skip
 BATCH = 64
 
@@ -55,13 +56,13 @@ class Corpus:
         check_seed(self.seed)
 
     def revision(self) -> str:
-        """What else the tokens depend on: a file's bytes. (A hub's data set is named by its revision.)
+        """What else the tokens depend on: the first words of what is sampled, a file's bytes, a data set's revision.
 
         Raises:
             DataError: If the file cannot be read.
         """
         if self.source == "self":
-            return "sampled"
+            return "sampled-" + hashlib.sha256(repr(OPENINGS).encode()).hexdigest()[:16]
         if self.source.startswith("hub:"):
             return _hub_revision(self.source)
         return hashlib.sha256(_read(Path(self.source)).encode()).hexdigest()[:16]

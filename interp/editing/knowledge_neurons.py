@@ -56,7 +56,7 @@ def scale_neurons(
         attributions.append(found)
         if progress:
             progress(index + 1, len(prompts))
-    neurons = [n for n in refined_neurons(attributions, threshold=config.threshold, share=config.share)]
+    neurons = list(refined_neurons(attributions, threshold=config.threshold, share=config.share))
     if not neurons:
         raise NumericalError(f"no knowledge neuron of {request.fact.prompt!r} passes threshold {config.threshold:g}")
     old = tokenize(model, request.fact).target_ids[:1] or _top_id(model, request)

@@ -252,7 +252,7 @@ def check_unprocessed(model: HookedTransformer) -> None:
             f"{model.cfg.model_name} was processed (norms folded into weights): load it with interp.load_model"
         )
     if model.cfg.normalization_type == "LN":
-        W_out: Tensor = model.blocks[0].mlp.W_out  # type: ignore[union-attr, assignment]
+        W_out: Tensor = model.blocks[0].mlp.W_out
         if W_out.float().mean(-1).abs().max() < 1e-6 * W_out.float().std():
             raise ModelError(
                 f"{model.cfg.model_name} was processed (writing weights centred): load it with interp.load_model"

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,10 @@ def _accumulate(
 ) -> tuple[dict[int, Float[Tensor, "half d_mlp d_mlp"]], Float[Tensor, "half"]]:
     """Sums of k k^T by layer, for the two halves of the corpus, and the tokens in each."""
     device, d_mlp = model.W_E.device, model.cfg.d_mlp
+    assert d_mlp is not None
     # sums of thousands of products: float64 where the device has it
     wide = torch.float32 if device.type == "mps" else torch.float64
-    sums = {layer: torch.zeros(2, d_mlp, d_mlp, dtype=wide, device=device) for layer in layers}  # type: ignore[call-overload]
+    sums = {layer: torch.zeros(2, d_mlp, d_mlp, dtype=wide, device=device) for layer in layers}
     counts = torch.zeros(2, dtype=torch.float64)
 
     def add(value: Tensor, hook: HookPoint, *, layer: int, half: int) -> None:
@@ -166,7 +168,9 @@ def _accumulate(
         for first in range(0, len(rows), size):
             chunk = rows[first : first + size]
             half = part % 2
-            hooks = [(f"blocks.{layer}.mlp.hook_post", partial(add, layer=layer, half=half)) for layer in layers]
+            hooks: list[Any] = [
+                (f"blocks.{layer}.mlp.hook_post", partial(add, layer=layer, half=half)) for layer in layers
+            ]
             with torch.no_grad():
                 model.run_with_hooks(chunk, prepend_bos=False, stop_at_layer=max(layers) + 1, fwd_hooks=hooks)
             counts[half] += chunk.numel()
@@ -183,7 +187,7 @@ def _add_gram(total: Tensor, keys: Float[Tensor, "token d_mlp"]) -> None:
     """Add K^T K to the upper blocks of ``total``; the rest follows by symmetry."""
     d = keys.shape[1]
     edges = [round(i * d / BLOCKS) for i in range(BLOCKS + 1)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         if last > first:
             total[first:last, first:] += keys[:, first:last].T @ keys[:, first:]
 

@@ -192,7 +192,9 @@ class _Optimisation:
         request_of = torch.div(index, per, rounding_mode="floor")
         final = suffix.run(self.model, self._entering(suffix, deltas[:, request_of], index))
 
-        row_at, position, token = [], [], []
+        row_at: list[int] = []
+        position: list[int] = []
+        token: list[int] = []
         for place, row in enumerate(chosen):
             if (row + 1) % per:  # not the essence
                 first = rows.n_prompt[row] - 1 - rows.subject_last[row]
