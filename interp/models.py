@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from interp import embedded
 from interp.errors import ModelError, OptionError
 
-__all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_model", "weights_hash"]
+__all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_hugging_face", "load_model", "weights_hash"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,47 @@ def load_model(
         OptionError: If the device does not exist.
     """
     target = _checked_device(device)
-    source = embedded.folder() if str(name) == embedded.NAME else name
-    hf_model, tokenizer = _load_hugging_face(source, dtype)
+    hf_model, tokenizer = load_hugging_face(name, dtype)
     model = from_hugging_face(hf_model, tokenizer, name=str(name), device=target)
     del hf_model  # the HookedTransformer holds views of its weights
     return model
+
+
+def load_hugging_face(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """The Hugging Face model and tokenizer behind a name that :func:`load_model` takes, on the CPU.
+
+    Raises:
+        ModelError: If the name is unknown, cannot be reached, or the architecture is not supported.
+    """
+    source = embedded.folder() if str(name) == embedded.NAME else name
+    path = Path(source)
+    is_folder = path.is_dir()
+    if not is_folder and (path.is_absolute() or str(source).startswith(".") or path.exists()):
+        raise ModelError(f"model folder {str(source)!r} does not exist or is not a folder")
+    if is_folder and not (path / "config.json").is_file():
+        raise ModelError(f"model folder {str(source)!r} has no config.json")
+    if not is_folder and not _is_cached(str(source)):
+        _check_hub(str(source))
+    show_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source)
+        architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
+        if architecture not in _CONVERTERS:
+            raise ModelError(
+                f"{source}: architecture {architecture} is not supported; supported are " + ", ".join(_CONVERTERS)
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        hf_model, loading = loaded
+        if loading["missing_keys"]:
+            raise ModelError(f"{source}: the weights lack {', '.join(sorted(loading['missing_keys']))}")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_unreachable(str(source), is_folder, error)) from error
+    finally:
+        if show_bar:
+            transformers_logging.enable_progress_bar()
+    return hf_model, tokenizer
 
 
 def from_hugging_face(
@@ -191,37 +227,6 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     if checked.type == "meta":
         raise OptionError("device 'meta' holds no weights")
     return checked
-
-
-def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    path = Path(source)
-    is_folder = path.is_dir()
-    if not is_folder and (path.is_absolute() or str(source).startswith(".") or path.exists()):
-        raise ModelError(f"model folder {str(source)!r} does not exist or is not a folder")
-    if is_folder and not (path / "config.json").is_file():
-        raise ModelError(f"model folder {str(source)!r} has no config.json")
-    if not is_folder and not _is_cached(str(source)):
-        _check_hub(str(source))
-    show_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source)
-        architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
-        if architecture not in _CONVERTERS:
-            raise ModelError(
-                f"{source}: architecture {architecture} is not supported; supported are " + ", ".join(_CONVERTERS)
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
-        hf_model, loading = loaded
-        if loading["missing_keys"]:
-            raise ModelError(f"{source}: the weights lack {', '.join(sorted(loading['missing_keys']))}")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_unreachable(str(source), is_folder, error)) from error
-    finally:
-        if show_bar:
-            transformers_logging.enable_progress_bar()
-    return hf_model, tokenizer
 
 
 def _is_cached(name: str) -> bool:

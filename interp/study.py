@@ -35,7 +35,16 @@ from interp.options import Progress, check_choice, check_noise, check_positive, 
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
 
-__all__ = ["METHODS", "LocateSettings", "Located", "class_averages", "locate_fact", "locate_facts", "located"]
+__all__ = [
+    "METHODS",
+    "LocateSettings",
+    "Located",
+    "class_averages",
+    "locate_fact",
+    "locate_facts",
+    "located",
+    "selection",
+]
 
 Method = Literal["attribution", "resid", "mlp", "attn"]
 logger = logging.getLogger(__name__)
@@ -188,7 +197,7 @@ def locate_facts(
             "selection.json",
             {"noise": level, "facts": [cattrs.unstructure(answer.fact) for answer in chosen]},
         )
-    selected, level = _selection(run)
+    selected, level = selection(run)
     total = len(selected) * len(METHODS)
     done = 0
     for index, fact in enumerate(selected):
@@ -219,7 +228,7 @@ def located(run: RunFolder) -> list[Located]:
     Raises:
         DataError: If the folder is not a run, or no fact is finished.
     """
-    selected, _ = _selection(run)
+    selected, _ = selection(run)
     finished = []
     for index, fact in enumerate(selected):
         attribution = run.get(Attribution, _unit(index, "attribution"))
@@ -283,7 +292,12 @@ def _can_be_corrupted(model: HookedTransformer, reference: Sequence[Fact], fact:
     return True
 
 
-def _selection(run: RunFolder) -> tuple[list[Fact], float]:
+def selection(run: RunFolder) -> tuple[list[Fact], float]:
+    """The facts that a run locates, and its noise level.
+
+    Raises:
+        DataError: If the folder is not a run, or damaged.
+    """
     stored: Any = run.read_json("selection.json")
     try:
         return [cattrs.structure(fact, Fact) for fact in stored["facts"]], float(stored["noise"])

@@ -9,12 +9,14 @@ from interp.editing.config import (
     PmetConfig,
     RomeConfig,
     TargetConfig,
+    check_config,
     default_config,
 )
 from interp.editing.contexts import write_contexts
 from interp.editing.corpora import Corpus
 from interp.editing.editor import edit, edit_each, edit_sequentially
 from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap
+from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
 from interp.editing.target_value import TargetValue, target_values
 
@@ -33,6 +35,8 @@ __all__ = [
     "TargetConfig",
     "TargetValue",
     "applied_patches",
+    "check_config",
+    "check_requests",
     "compose",
     "default_config",
     "edit",

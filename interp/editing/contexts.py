@@ -7,6 +7,7 @@ A context is a template with one ``{}`` for the prompt; the first is always the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -44,6 +45,8 @@ def write_contexts(
         Kinds of templates, ``("{}",)`` first.
     """
     contexts: list[tuple[str, ...]] = [("{}",)]
+    tokenizer: Any = model.tokenizer
+    special = set(tokenizer.all_special_ids)
     drawn = 0
     for length, count in kinds:
         openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
@@ -51,7 +54,9 @@ def write_contexts(
         seeds = [(seed + 7919 * (drawn + i)) % 2**32 for i in range(count)]
         drawn += count
         added = generate(model, prompts, length, top_k=5, seeds=seeds)
-        texts = [decode(model, [*prompt, *new]) for prompt, new in zip(prompts, added.tolist(), strict=True)]
+        rows = [[*prompt, *new] for prompt, new in zip(prompts, added.tolist(), strict=True)]
+        # a BOS or end-of-text token, written out, would become one again in the middle of a prompt
+        texts = [decode(model, [i for i in row if i not in special]) for row in rows]
         contexts.append(tuple(_as_template(text) for text in texts))
     return tuple(contexts)
 

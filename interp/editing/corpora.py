@@ -112,15 +112,14 @@ def corpus_rows(
 
 
 def _written(model: HookedTransformer, rows: range, length: int, seed: int) -> Int[Tensor, "row token"]:
-    prompts = [encode(model, OPENINGS[row % len(OPENINGS)])[:length] for row in rows]
-    longest = max(len(prompt) for prompt in prompts)
-    if length == longest:
+    opened = [encode(model, OPENINGS[row % len(OPENINGS)]) for row in rows]
+    shortest = min(len(prompt) for prompt in opened)
+    if length <= shortest:
         raise DataError(f"rows of {length} tokens leave the model nothing to write")
+    prompts = [prompt[:shortest] for prompt in opened]
     seeds = [(seed * 1_000_003 + row) % 2**32 for row in rows]
-    added = generate(model, prompts, length - min(map(len, prompts)), top_k=None, seeds=seeds).tolist()
-    return torch.tensor(
-        [[*prompt, *new][:length] for prompt, new in zip(prompts, added, strict=True)], device=model.W_E.device
-    )
+    added = generate(model, prompts, length - shortest, top_k=None, seeds=seeds)
+    return torch.cat([torch.tensor(prompts, device=added.device), added], 1)
 
 
 def _cut(model: HookedTransformer, texts: Iterable[str], length: int) -> Iterator[list[int]]:

@@ -68,7 +68,8 @@ class Patch(Record):
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ranks = {layer: (self.left[layer].shape[1], self.right[layer].shape[0]) for layer in self.left}
+        shared = sorted(set(self.left) & set(self.right))
+        ranks = {layer: (self.left[layer].shape[1], self.right[layer].shape[0]) for layer in shared}
         if set(self.left) != set(self.right) or any(a != b for a, b in ranks.values()):
             raise OptionError(f"the patch's factors do not fit together: ranks by layer {ranks}")
         for layer in self.layers:

@@ -18,7 +18,7 @@ Sources: ROME (Meng et al. 2022, section 3.1), MEMIT (Meng et al. 2023, section 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,13 @@ from interp.errors import NumericalError
 from interp.facts import EditRequest
 from interp.options import Progress
 from interp.suffix import Suffixes, suffixes
-from interp.sweep import groups, halving, unembed
+from interp.sweep import halving, unembed
 
 __all__ = ["TargetValue", "target_values"]
 
 PMET_NLL_FACTOR = 0.1
 PMET_KL = 0.01
+ENOUGH_TOKENS = 192  # more in one batch no longer speed up the matrix products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +101,9 @@ def target_values(
         NumericalError: If a loss or the logits are not finite.
     """
     rows = [edit_rows(model, [request], contexts) for request in requests]
-    length = max(len(ids) - last for row in rows for ids, last in zip(row.ids, row.subject_last, strict=True))
+    lengths = [max(len(ids) - last for ids, last in zip(row.ids, row.subject_last, strict=True)) for row in rows]
     total = len(requests) * config.steps
-    results: list[TargetValue] = []
+    results: dict[int, TargetValue] = {}
 
     def advance(done: int) -> None:
         if progress:
@@ -110,14 +111,28 @@ def target_values(
 
     def work(limit: int) -> list[TargetValue]:
         results.clear()
-        sizes = [row.n_contexts + 1 for row in rows]
-        for members in groups(requests, sizes, length, limit):
-            together = edit_rows(model, members, contexts)
-            results.extend(_Optimisation(model, together, layer, sites, config).run(advance))
+        for members in _groups(lengths, rows[0].n_contexts + 1, limit):
+            together = edit_rows(model, [requests[i] for i in members], contexts)
+            found = _Optimisation(model, together, layer, sites, config).run(advance)
+            results.update(zip(members, found, strict=True))
             advance(0)
-        return results
+        return [results[i] for i in range(len(requests))]
 
-    return halving(work, max_batch_tokens)
+    return halving(work, max_batch_tokens) if requests else []
+
+
+def _groups(lengths: Sequence[int], n_rows: int, limit: int) -> Iterator[list[int]]:
+    """Requests that are optimised together: of like suffix length, so that little is padded, but not too few."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        longer = bool(group) and lengths[i] > lengths[group[0]]
+        too_many = (len(group) + 1) * n_rows * lengths[i] > limit
+        if group and (too_many or (longer and len(group) * n_rows * lengths[group[-1]] >= ENOUGH_TOKENS)):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
 
 
 class _Optimisation:

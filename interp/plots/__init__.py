@@ -1,14 +1,27 @@
-"""Figures: the class averages of Figure 1 and one fact's token map, on paper, in a browser and in a terminal."""
+"""Figures and Table 1.
 
+The class averages of Figure 1 and one fact's token map, on paper, in a browser and in a terminal; what edits did, by
+layer and as Table 1; one fact before and after its edit.
+"""
+
+from interp.plots.before_after import BeforeAfterPanel, before_after
+from interp.plots.edit_layers import edit_layers, edit_layers_csv
 from interp.plots.figure1 import figure1, figure1_csv, figure1_html
 from interp.plots.heatmap import heatmap, heatmap_html, heatmap_text
 from interp.plots.save import save_figure
 from interp.plots.style import DIVERGING, SEQUENTIAL, WIDTHS, paper_style
+from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_latex, table1_markdown
 
 __all__ = [
     "DIVERGING",
+    "PAPER_TABLE1",
     "SEQUENTIAL",
     "WIDTHS",
+    "BeforeAfterPanel",
+    "PaperRow",
+    "before_after",
+    "edit_layers",
+    "edit_layers_csv",
     "figure1",
     "figure1_csv",
     "figure1_html",
@@ -17,4 +30,7 @@ __all__ = [
     "heatmap_text",
     "paper_style",
     "save_figure",
+    "table1_csv",
+    "table1_latex",
+    "table1_markdown",
 ]

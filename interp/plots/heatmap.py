@@ -19,7 +19,7 @@ from interp.options import check_choice
 from interp.plots.panel import draw_panel, number, token_labels, wrapped
 from interp.plots.style import SEQUENTIAL, WIDTHS, colour_scale, paper_style, text_width
 
-__all__ = ["heatmap", "heatmap_html", "heatmap_text"]
+__all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
 
 TERMINAL_WIDTH = 120
 
@@ -48,7 +48,7 @@ def heatmap(
     Raises:
         OptionError: If the values do not fit the tokens, or the method or width is unknown.
     """
-    array = _checked(values, tokens, subject_span, method)
+    array = checked_map(values, tokens, subject_span, method)
     labels = token_labels(tokens, subject_span, printed=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
@@ -95,7 +95,7 @@ def heatmap_html(
     Raises:
         OptionError: If the values do not fit the tokens, or the method is unknown.
     """
-    array = _checked(values, tokens, subject_span, method)
+    array = checked_map(values, tokens, subject_span, method)
     labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
     colours = colour_scale(array, method=method)
     hover = [
@@ -153,7 +153,7 @@ def heatmap_text(
     Raises:
         OptionError: If the values do not fit the tokens, or the method is unknown.
     """
-    array = _checked(values, tokens, subject_span, method)
+    array = checked_map(values, tokens, subject_span, method)
     colours = colour_scale(array, method=method)
     labels = token_labels(tokens, subject_span)
     layers = array.shape[1]
@@ -182,9 +182,14 @@ def _right(label: str, width: int) -> str:
     return " " * (width - cell_len(label)) + label
 
 
-def _checked(
+def checked_map(
     values: Float[Tensor, "token layer"], tokens: Sequence[str], subject_span: tuple[int, int] | None, method: str
 ) -> Float[np.ndarray, "token layer"]:
+    """One fact's map as the drawing libraries take it.
+
+    Raises:
+        OptionError: If the values do not fit the tokens, or the method is unknown.
+    """
     check_choice("method", method, tuple(SEQUENTIAL))
     if values.ndim != 2 or 0 in values.shape or len(values) != len(tokens):
         raise OptionError(

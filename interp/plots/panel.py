@@ -30,11 +30,11 @@ def draw_panel(
     labels: Sequence[str] | None,
     colours: ColourScale,
     title: str,
-    unit: str,
+    unit: str | None,
     bar_gap: float,
     scale: float,
 ) -> Axes:
-    """Draw a map with its colour bar.
+    """Draw a map, with its colour bar unless another panel has it.
 
     Args:
         figure: Where to.
@@ -43,7 +43,7 @@ def draw_panel(
         labels: Of the rows; ``None`` for a panel right of one that has them.
         colours: From values to colours.
         title: Above the cells; wrapped to their width.
-        unit: Beside the colour bar.
+        unit: Beside the colour bar; ``None`` for a panel left of one that has the same bar.
         bar_gap: Inches between the cells and the colour bar.
         scale: Of letters and lines.
     """
@@ -79,6 +79,8 @@ def draw_panel(
         axes.set_yticks(range(rows), [plain(label) for label in labels])
         axes.tick_params(axis="y", length=0)
     axes.set_title(wrapped(title, width + bar_gap, 7.5 * scale), loc="left")
+    if unit is None:
+        return axes
 
     bar = figure.add_axes(place(left + width + bar_gap, bottom, 0.07 * scale, height))
     figure.colorbar(mesh, cax=bar, ticks=MaxNLocator(4), format=FuncFormatter(lambda v, _: number(v)))

@@ -1,101 +1,52 @@
-"""The command line: a thin layer over the library. Heavy imports happen inside the commands, so --help is instant."""
+"""Commands that locate: figure1, trace, attribute, facts, models."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from interp.errors import DataError, InterpError
+from interp.cli.common import (
+    Corruption,
+    Device,
+    DType,
+    Facts,
+    Json,
+    Limit,
+    Model,
+    Noise,
+    Out,
+    Rule,
+    Samples,
+    Seed,
+    Steps,
+    Subject,
+    Target,
+    Width,
+    Window,
+    app,
+    bar,
+    check_width,
+    check_writable,
+    digest,
+    load,
+    locate_settings,
+    messages,
+    noise_level_of,
+    print_json,
+    screen,
+    single_run,
+    slug,
+    typed_fact,
+)
+from interp.errors import DataError
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
     from interp.locate.class_average import ClassAverage
     from interp.locate.knowledge import Answer
-    from interp.runs import RunFolder
     from interp.study import LocateSettings
-
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Where does a language model keep a fact? Causal tracing and attribution scores, for any model.",
-)
-INTERRUPTED = 130
-# texts of users and models are printed as they are: no markup, no emoji names
-screen = Console(markup=False, emoji=False, highlight=False)
-messages = Console(stderr=True, markup=False, emoji=False, highlight=False)
-
-Model = Annotated[str, typer.Option(help="smollm2-135m (embedded), a Hugging Face name or a local folder.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA when present by default.")]
-DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts and nothing else.")]
-Facts = Annotated[str, typer.Option(help="builtin, a .json/.jsonl file (also known_1000.json), or hub:OWNER/NAME.")]
-Subject = Annotated[str, typer.Option(help="The subject as it stands in the prompt.")]
-Target = Annotated[str | None, typer.Option(help="The answer; the model's own top answer by default.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")]
-Samples = Annotated[int, typer.Option(help="Noise samples.")]
-Window = Annotated[int, typer.Option(help="Layers restored together for mlp and attn.")]
-Noise = Annotated[str, typer.Option(help="Standard deviation, or 3sigma of the subject embeddings.")]
-Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
-Corruption = Annotated[str, typer.Option(help="gaussian, uniform or symmetric (another subject).")]
-Steps = Annotated[int, typer.Option(help="Quadrature nodes n.")]
-Rule = Annotated[str, typer.Option(help="riemann (the paper's) or gauss-legendre.")]
-Limit = Annotated[int, typer.Option(help="How many facts that the model knows; 0 for all.")]
-Figures = Annotated[Path, typer.Option(help="Folder for the figures.")]
-Width = Annotated[str, typer.Option(help="column, page or slide.")]
-
-
-def main() -> None:
-    """Entry point: expected errors are one line and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="interp: %(message)s", stream=sys.stderr)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        code = app(standalone_mode=False) or 0
-    except InterpError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's usage errors have one
-            raise
-        _fail(error.format_message())
-    if code == INTERRUPTED:  # typer returns it for Ctrl-C
-        messages.print("interrupted: finished work is kept; the same command goes on from there", soft_wrap=True)
-    raise SystemExit(code)
-
-
-def _fail(message: str) -> NoReturn:
-    messages.print(Text("error:", style="bold red"), " ".join(message.split()), soft_wrap=True)
-    raise SystemExit(2) from None
-
-
-@app.command()
-def reproduce(
-    model: Model = "smollm2-135m",
-    facts: Facts = "builtin",
-    limit: Limit = 12,
-    out: Out = None,
-    figures: Figures = Path("figures"),
-    device: Device = None,
-    dtype: DType = "float32",
-) -> None:
-    """Reproduce the study with its published settings: locate known facts, write Figure 1 and its numbers."""
-    _figure1(model, facts, _settings(limit=limit), out, figures, "page", device, dtype, single_facts=True)
 
 
 @app.command()
@@ -123,22 +74,22 @@ def figure1(
         from interp.runs import RunFolder
         from interp.study import class_averages
 
-        _check_width(width)
+        check_width(width)
         averages = class_averages(RunFolder(from_run))
-        _draw_figure1(averages, figures or from_run / "figures", width)
+        draw_figure1(averages, figures or from_run / "figures", width)
         return
-    settings = _settings(
+    settings = locate_settings(
         limit=limit,
         samples=samples,
         window=window,
-        noise=_noise(noise),
+        noise=noise_level_of(noise),
         seed=seed,
         corruption=corruption,
         attribution_tokens=attribution_tokens,
         steps=steps,
         rule=rule,
     )
-    _figure1(model, facts, settings, out, figures, width, device, dtype)
+    _run_figure1(model, facts, settings, out, figures, width, device, dtype)
 
 
 @app.command()
@@ -166,21 +117,21 @@ def trace(
     from interp.datasets import load_facts
     from interp.locate.causal_trace import causal_trace
 
-    fact = _fact(prompt, subject, target, relation)
+    fact = typed_fact(prompt, subject, target, relation)
     options = {
         "state": state,
         "window": window,
         "samples": samples,
-        "noise": _noise(noise),
+        "noise": noise_level_of(noise),
         "seed": seed,
         "corruption": corruption,
         "metric": metric,
         "sever": sever,
     }
     reference = load_facts(facts)
-    network = _load(model, device, dtype)
-    run, described = _single_run("trace", network, {"fact": repr(fact), "facts": facts, **options}, out)
-    with _bar("tracing") as advance:
+    network = load(model, device, dtype)
+    run, described = single_run("trace", network, {"fact": repr(fact), "facts": facts, **options}, out)
+    with bar("tracing") as advance:
         found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)
     run = run.open(run.path, described)
     run.put("trace", found)
@@ -231,12 +182,12 @@ def attribute(
     from interp.locate.attribution import attribute as attribute_neurons
     from interp.options import check_positive
 
-    fact = _fact(prompt, subject, target)
+    fact = typed_fact(prompt, subject, target)
     options = {"tokens": tokens, "steps": steps, "rule": rule}
-    network = _load(model, device, dtype)
+    network = load(model, device, dtype)
     check_positive(top=top)
-    run, described = _single_run("attribute", network, {"fact": repr(fact), **options}, out)
-    with _bar("attributing") as advance:
+    run, described = single_run("attribute", network, {"fact": repr(fact), **options}, out)
+    with bar("attributing") as advance:
         found = attribute_neurons(network, fact, **options, progress=advance)  # type: ignore[arg-type]
     run = run.open(run.path, described)
     run.put("attribution", found)
@@ -298,12 +249,12 @@ def list_facts(
     chosen = [fact for fact in load_facts(facts) if relation in (None, fact.relation)]
     if not chosen:
         raise DataError(f"{facts}: no fact has the relation {relation!r}")
-    network = _load(model, device, dtype)
-    with _bar("asking") as advance:
+    network = load(model, device, dtype)
+    with bar("asking") as advance:
         found = answers(network, chosen, progress=advance)
     shown = [answer for answer in found if answer.known or not known]
     if as_json:
-        _print_json([_answer_row(answer) for answer in shown])
+        print_json([_answer_row(answer) for answer in shown])
         return
     from rich.table import Table
 
@@ -329,7 +280,7 @@ def list_models(as_json: Json = False) -> None:
     from interp.models import KNOWN_MODELS
 
     if as_json:
-        _print_json(dict(KNOWN_MODELS))
+        print_json(dict(KNOWN_MODELS))
         return
     from rich.table import Table
 
@@ -339,7 +290,7 @@ def list_models(as_json: Json = False) -> None:
     screen.print(table)
 
 
-def _figure1(
+def _run_figure1(
     model: str,
     facts: str,
     settings: LocateSettings,
@@ -348,18 +299,16 @@ def _figure1(
     width: str,
     device: str | None,
     dtype: str,
-    *,
-    single_facts: bool = False,
 ) -> None:
-    _check_width(width)
-    with _bar("starting") as advance:
+    check_width(width)
+    with bar("starting") as advance:
         from interp.datasets import load_facts
         from interp.study import class_averages, locate_facts
 
         candidates = load_facts(facts)
-        _check_writable(figures)
-        network = _load(model, device, dtype)
-        place = out or Path("runs") / f"figure1-{_slug(model)}-{_slug(Path(facts).stem)}-{_digest([vars(settings)])}"
+        check_writable(figures)
+        network = load(model, device, dtype)
+        place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
         run = locate_facts(
             network,
             candidates,
@@ -369,13 +318,12 @@ def _figure1(
             progress=lambda done, total, label: advance(done, total, label),
         )
         averages = class_averages(run)
-    _draw_figure1(averages, figures or place / "figures", width)
-    if single_facts:
-        _draw_first_fact(run, figures or place / "figures")
+    draw_figure1(averages, figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)
 
 
-def _draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None:
+def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None:
+    """Figure 1 in every format, its numbers, and where each row peaks."""
     from rich.table import Table
 
     from interp import plots
@@ -394,7 +342,8 @@ def _draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> Non
         messages.print(f"wrote {path}", soft_wrap=True)
 
 
-def _draw_first_fact(run: Any, folder: Path) -> None:
+def draw_first_fact(run: Any, folder: Path) -> None:
+    """The maps of one fact, as an example."""
     from interp import plots
     from interp.study import located
 
@@ -441,119 +390,11 @@ def _show_single(
     page = plots.heatmap_html(values, tokens, span, title=title, unit=unit, method=method)
     write_atomically(place / "heatmap.html", page.encode())
     if as_json:
-        _print_json(data)
+        print_json(data)
         return
     screen.print(summary, soft_wrap=True)
     screen.print(plots.heatmap_text(values, tokens, span, method=method))
     messages.print(f"records and figures: {place}", soft_wrap=True)
-
-
-def _settings(**options: Any) -> LocateSettings:
-    from interp.errors import OptionError
-    from interp.study import LocateSettings
-
-    if options["limit"] < 0:
-        raise OptionError(f"limit must be 0 (all) or more, got {options['limit']}")
-    options["limit"] = options["limit"] or None
-    return LocateSettings(**options)
-
-
-def _load(name: str, device: str | None, dtype: str) -> HookedTransformer:
-    import torch
-
-    from interp.models import load_model
-    from interp.options import check_choice
-
-    check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
-    return load_model(name, dtype=getattr(torch, dtype), device=device)
-
-
-def _fact(prompt: str, subject: str, target: str | None, relation: str | None = None) -> Any:
-    from interp.errors import FactError
-    from interp.facts import Fact
-
-    if target is not None and not target.strip():
-        raise FactError("the target is empty")
-    if target is not None and not target[0].isspace():
-        target = " " + target  # as one types it; the README says so
-    return Fact.from_prompt(prompt.rstrip(), subject, target, relation)
-
-
-def _single_run(
-    kind: str, network: HookedTransformer, settings: dict[str, Any], out: Path | None
-) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder of a single result, found fit before the work; its settings are written with the result."""
-    from dataclasses import asdict
-
-    from interp.results import provenance
-    from interp.runs import RunFolder
-
-    settings = {"command": kind, **settings, "provenance": asdict(provenance(network))}
-    run = RunFolder(out or Path("runs") / f"{kind}-{_digest(settings)}")
-    run.agrees(settings)
-    _check_writable(run.path)
-    return run, settings
-
-
-def _noise(text: str) -> Any:
-    from interp.errors import OptionError
-
-    if text == "3sigma":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"noise must be a positive number or '3sigma', got {text!r}") from None
-
-
-def _check_width(width: str) -> None:
-    from interp.options import check_choice
-    from interp.plots import WIDTHS
-
-    check_choice("width", width, tuple(WIDTHS))
-
-
-def _check_writable(folder: Path | None) -> None:
-    """Find out before the long work, not after it."""
-    if folder is None:
-        return
-    from interp.results import write_atomically
-
-    probe = folder / ".interp-probe"
-    write_atomically(probe, b"")
-    probe.unlink()
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[..., None]]:
-    """A progress bar with the time left on a terminal; elsewhere one line per finished step."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    if not messages.is_terminal:
-        seen: list[str] = []
-
-        def lines(done: float, total: float, text: str = "") -> None:
-            if text and seen[-1:] != [text]:
-                seen.append(text)
-                messages.print(f"[{done:.0f}/{total:.0f}] {text}", soft_wrap=True)
-
-        yield lines
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=messages, transient=True, speed_estimate_period=300) as progress:
-        task = progress.add_task(label, total=None)
-
-        def advance(done: float, total: float, text: str = "") -> None:
-            progress.update(task, completed=done, total=total, description=(text or label)[:60])
-
-        yield advance
 
 
 def _answer_row(answer: Answer) -> dict[str, Any]:
@@ -567,15 +408,3 @@ def _answer_row(answer: Answer) -> dict[str, Any]:
         "top_answer": answer.top_answer,
         "top_probability": answer.top_probability,
     }
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").lower() or "facts"
-
-
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,210 @@
+"""Commands of the whole study: reproduce, study, table1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import (
+    Cases,
+    Device,
+    DType,
+    Facts,
+    Figures,
+    Limit,
+    Model,
+    Out,
+    app,
+    bar,
+    check_writable,
+    digest,
+    load,
+    locate_settings,
+    messages,
+    screen,
+    slug,
+)
+from interp.cli.locate import draw_figure1, draw_first_fact
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.edit_study import EditStudySettings
+    from interp.study import LocateSettings
+
+CaseLimit = Annotated[int, typer.Option(help="How many edit cases, in their order; 0 for all.")]
+Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
+FluencyTokens = Annotated[int, typer.Option(help="Tokens sampled for fluency.")]
+Preset = Annotated[str, typer.Option(help="default, or paper (its layers of GPT2-XL, contexts and Wikipedia).")]
+
+
+@app.command()
+def reproduce(
+    model: Model = "smollm2-135m",
+    facts: Facts = "builtin",
+    cases: Cases = "builtin",
+    limit: Limit = 12,
+    case_limit: CaseLimit = 12,
+    stride: Stride = 3,
+    fluency_tokens: FluencyTokens = 100,
+    out: Out = None,
+    figures: Figures = Path("figures"),
+    device: Device = None,
+    dtype: DType = "float32",
+) -> None:
+    """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
+    settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
+    _study(model, facts, cases, locate_settings(limit=limit), settings, out, figures, device, dtype)
+
+
+@app.command()
+def study(
+    model: Model = "smollm2-135m",
+    facts: Facts = "builtin",
+    cases: Cases = "builtin",
+    preset: Preset = "default",
+    limit: Limit = 12,
+    case_limit: CaseLimit = 12,
+    stride: Stride = 3,
+    corpus: Annotated[
+        str | None, typer.Option(help="Of the second moments: self, a text file or hub:NAME:CONFIG; by preset.")
+    ] = None,
+    corpus_tokens: Annotated[int | None, typer.Option(help="Its tokens; by preset (default: 20000).")] = None,
+    fluency_tokens: FluencyTokens = 100,
+    seed: Annotated[int, typer.Option(help="Of contexts, control layers, sampling and bootstrap.")] = 0,
+    out: Out = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures; RUN/figures by default.")] = None,
+    device: Device = None,
+    dtype: DType = "float32",
+) -> None:
+    """Locate, edit at the layers that each locator points to and at every few layers, evaluate, write Table 1."""
+    settings = _edit_settings(preset, case_limit, stride, fluency_tokens, seed, corpus, corpus_tokens)
+    _study(model, facts, cases, locate_settings(limit=limit), settings, out, figures, device, dtype)
+
+
+@app.command()
+def table1(
+    from_run: Annotated[Path, typer.Option("--from", help="The folder of a finished study; no model is needed.")],
+    figures: Annotated[Path | None, typer.Option(help="Folder for the tables; RUN/figures by default.")] = None,
+) -> None:
+    """Table 1 and the figures of the layer sweep again, from the records of a study."""
+    from interp.runs import RunFolder
+    from interp.study import class_averages
+
+    _draw_edits(RunFolder(from_run / "edits"), class_averages(RunFolder(from_run)), figures or from_run / "figures")
+
+
+def _edit_settings(
+    preset: str,
+    case_limit: int,
+    stride: int,
+    fluency_tokens: int,
+    seed: int,
+    corpus: str | None,
+    corpus_tokens: int | None,
+) -> EditStudySettings:
+    from interp.edit_study import PRESETS
+    from interp.options import check_choice
+
+    check_choice("preset", preset, tuple(PRESETS))
+    if case_limit < 0:
+        raise OptionError(f"case-limit must be 0 (all) or more, got {case_limit}")
+    base = PRESETS[preset]
+    text = replace(
+        base.corpus, source=corpus or base.corpus.source, tokens=corpus_tokens or base.corpus.tokens, seed=seed
+    )
+    return replace(base, limit=case_limit or None, stride=stride, fluency_tokens=fluency_tokens, seed=seed, corpus=text)
+
+
+def _study(
+    model: str,
+    facts: str,
+    cases: str,
+    locating: LocateSettings,
+    editing: EditStudySettings,
+    out: Path | None,
+    figures: Path | None,
+    device: str | None,
+    dtype: str,
+) -> None:
+    with bar("starting") as advance:
+        from interp.cases import load_cases
+        from interp.datasets import load_facts
+        from interp.edit_study import edit_cases
+        from interp.study import class_averages, locate_facts, selection
+
+        candidates = load_facts(facts)
+        to_edit = load_cases(cases)
+        key = digest([vars(locating), repr(editing), cases])
+        place = out or Path("runs") / f"study-{slug(model)}-{slug(Path(facts).stem)}-{key}"
+        check_writable(figures or place / "figures")
+        network = load(model, device, dtype)
+        run = locate_facts(network, candidates, place, locating, source=facts, progress=advance)
+        averages = class_averages(run)
+    draw_figure1(averages, figures or place / "figures", "page")
+    draw_first_fact(run, figures or place / "figures")
+    with bar("editing") as advance:
+        edits = edit_cases(
+            network,
+            to_edit,
+            averages,
+            place / "edits",
+            editing,
+            noise=selection(run)[1],
+            source=cases,
+            progress=advance,
+        )
+    _draw_edits(edits, averages, figures or place / "figures")
+    messages.print(f"records: {place}", soft_wrap=True)
+
+
+def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
+    """Table 1, the layer sweep and the maps before and after an edit, from records alone."""
+    from rich.table import Table
+
+    from interp import plots
+    from interp.edit_study import edit_results, relocated
+    from interp.results import write_atomically
+
+    found = edit_results(edits, averages)
+    written = []
+    texts = {
+        "table1.md": plots.table1_markdown(found.rows, found.comparisons),
+        "table1.tex": plots.table1_latex(found.rows, found.comparisons),
+        "table1.csv": plots.table1_csv(found.rows, found.comparisons),
+    }
+    points = [plots.LayerPoint(layer=layer, row=row) for layer, row in found.by_layer.items()]
+    strengths = [
+        plots.Strength(
+            name=strength.locator,
+            label=strength.unit,
+            mean=strength.mean,
+            low=strength.low,
+            high=strength.high,
+            chosen_layer=strength.chosen,
+            correlation=strength.correlation,
+        )
+        for strength in found.strengths
+    ]
+    texts["edit-layers.csv"] = plots.edit_layers_csv(points, strengths)
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+        written.append(folder / name)
+    written += plots.save_figure(plots.edit_layers(points, strengths), folder / "edit-layers")
+    again = relocated(edits)
+    panels = [
+        plots.BeforeAfterPanel.of(*pair, method=method)
+        for method, pair in (("resid", again.trace), ("attribution", again.attribution))
+    ]
+    written += plots.save_figure(plots.before_after(panels), folder / "before-after")
+
+    table = Table("located by", "editor", "layers", "reliability", "locality", "portability", "score", "fluency")
+    for row in found.rows:
+        scores = row.scores["teacher-forced"]
+        cells = [str(scores[name]) for name in ("reliability", "locality", "portability", "score")]
+        table.add_row(row.locator, row.method, row.layers, *cells, str(row.fluency))
+    screen.print(table)
+    for path in written:
+        messages.print(f"wrote {path}", soft_wrap=True)

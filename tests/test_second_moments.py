@@ -1,0 +1,249 @@
+"""Second moments against a plain K^T K over the same rows, their cache, and their corpora."""
+
+import math
+
+import pytest
+import torch
+
+from interp.editing import Corpus, SecondMoments, second_moments
+from interp.editing.corpora import corpus_rows
+from interp.errors import DataError, NumericalError, OptionError
+from interp.tokens import encode
+
+SMALL = Corpus(tokens=600, row=24)
+
+
+def naive(model, corpus, layer):
+    """One full forward pass a row, the products in float64."""
+    total, n = 0, 0
+    for rows in corpus_rows(model, corpus):
+        for row in rows:
+            _, cache = model.run_with_cache(row[None], prepend_bos=False)
+            keys = cache[f"blocks.{layer}.mlp.hook_post"][0].double()
+            total, n = total + keys.T @ keys, n + len(keys)
+    return total / n, n
+
+
+@pytest.fixture
+def text(tmp_path, tiny):
+    """A file with some 2,000 tokens."""
+    names = ("Norway", "Japan", "the Eiffel Tower", "Serena Williams", "Ghana", "the Parthenon")
+    verbs = ("is governed from", "has its capital in", "plays the sport of", "travels to", "is located in the city of")
+    lines = [f"{i} {a} {v} {b}." for i, (a, v, b) in enumerate((a, v, b) for a in names for v in verbs for b in names)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(lines) + "\n", "utf-8")
+    assert len(encode(tiny, path.read_text())) > 1500
+    return path
+
+
+@pytest.fixture
+def no_corpus(monkeypatch):
+    """Makes reading a corpus an error, to see that a cache is used."""
+
+    def used(*_, **__):
+        raise AssertionError("the corpus was run")
+
+    return lambda: monkeypatch.setattr("interp.editing.second_moments.corpus_rows", used)
+
+
+def test_every_family_equals_the_plain_sum(family_model, family):
+    model = family_model(family)
+    found = second_moments(model, [2, 0, 1, 0], SMALL, cache=None)
+    assert found.layers == (0, 1, 2) == tuple(found.moments)
+    for layer, C in found.moments.items():
+        expected, n = naive(model, SMALL, layer)
+        assert found.n_tokens == n == 600
+        assert float((C.double() - expected).norm() / expected.norm()) < 1e-6
+        assert torch.equal(C, C.T)
+        assert C.dtype == torch.float32
+
+
+@pytest.mark.parametrize("limit", [1, 100, 10_000])
+def test_batches_and_company_change_no_number(tiny, limit):
+    whole = second_moments(tiny, [1, 3], SMALL, cache=None)
+    split = second_moments(tiny, [3], SMALL, cache=None, max_batch_tokens=limit)
+    torch.testing.assert_close(split.moments[3], whole.moments[3], atol=1e-6, rtol=1e-5)
+
+
+def test_a_beginning_of_sequence_token(bos_model):
+    found = second_moments(bos_model, [2], SMALL, cache=None)
+    expected, _ = naive(bos_model, SMALL, 2)
+    assert float((found.moments[2].double() - expected).norm() / expected.norm()) < 1e-6
+    assert all((rows[:, 0] == 0).all() for rows in corpus_rows(bos_model, SMALL))
+
+
+def test_more_tokens_leave_a_smaller_error(tiny):
+    errors = [
+        second_moments(tiny, [1], Corpus(tokens=n, row=32), cache=None).held_out_error[0]
+        for n in (300, 700, 2000, 8000)
+    ]
+    assert errors[0] == math.inf  # half of 300 tokens leave 256 neurons singular
+    assert errors == sorted(errors, reverse=True)
+    assert 0 < errors[-1] < errors[1]
+
+
+def test_the_error_is_that_of_unseen_tokens(tiny):
+    """tr(Ca^-1 Cb) / d - 1, from the odd and the even batches."""
+    corpus = Corpus(tokens=2000, row=40)
+    found = second_moments(tiny, [1], corpus, cache=None, max_batch_tokens=40)
+    halves, counts = [0, 0], [0, 0]
+    for i, row in enumerate(row for rows in corpus_rows(tiny, corpus) for row in rows):
+        _, cache = tiny.run_with_cache(row[None], prepend_bos=False)
+        keys = cache["blocks.1.mlp.hook_post"][0].double()
+        halves[i % 2], counts[i % 2] = halves[i % 2] + keys.T @ keys, counts[i % 2] + len(keys)
+    a, b = (half / count for half, count in zip(halves, counts, strict=True))
+    expected = sum(float(torch.linalg.solve(x, y).trace()) / 256 - 1 for x, y in ((a, b), (b, a))) / 2
+    assert found.held_out_error[0] == pytest.approx(expected, rel=1e-2)
+
+
+# the cache
+
+
+def test_the_cache_spares_the_corpus(tiny, tmp_path, no_corpus):
+    first = second_moments(tiny, [1, 2], SMALL, cache=tmp_path)
+    no_corpus()
+    again = second_moments(tiny, [2, 1], SMALL, cache=str(tmp_path))
+    for layer in (1, 2):
+        assert torch.equal(again.moments[layer], first.moments[layer])
+    for name in ("layers", "n_tokens", "corpus", "held_out_error", "provenance"):
+        assert getattr(again, name) == getattr(first, name)
+    only = second_moments(tiny, [2], SMALL, cache=tmp_path)
+    assert only.held_out_error == (first.held_out_error[1],)
+    with pytest.raises(AssertionError, match="the corpus was run"):
+        second_moments(tiny, [1, 3], SMALL, cache=tmp_path)
+    with pytest.raises(AssertionError, match="the corpus was run"):
+        second_moments(tiny, [1], SMALL, cache=None)
+
+
+@pytest.mark.parametrize(
+    "other", [Corpus(tokens=601, row=24), Corpus(tokens=600, row=25), Corpus(tokens=600, row=24, seed=1)], ids=str
+)
+def test_another_corpus_is_another_entry(tiny, tmp_path, no_corpus, other):
+    second_moments(tiny, [1], SMALL, cache=tmp_path)
+    no_corpus()
+    with pytest.raises(AssertionError, match="the corpus was run"):
+        second_moments(tiny, [1], other, cache=tmp_path)
+
+
+def test_other_weights_are_another_entry(tiny, tmp_path, no_corpus):
+    second_moments(tiny, [1], SMALL, cache=tmp_path)
+    no_corpus()
+    W = tiny.blocks[0].mlp.W_out.data
+    kept = float(W[0, 0])
+    W[0, 0] += 0.5
+    try:
+        with pytest.raises(AssertionError, match="the corpus was run"):
+            second_moments(tiny, [1], SMALL, cache=tmp_path)
+    finally:
+        W[0, 0] = kept
+
+
+def test_another_text_under_the_same_name_is_another_entry(tiny, tmp_path, no_corpus, text):
+    corpus = Corpus(source=str(text), tokens=600, row=24)
+    second_moments(tiny, [1], corpus, cache=tmp_path)
+    no_corpus()
+    second_moments(tiny, [1], corpus, cache=tmp_path)
+    text.write_text(text.read_text() + "one more line\n")
+    with pytest.raises(AssertionError, match="the corpus was run"):
+        second_moments(tiny, [1], corpus, cache=tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9], lambda data: b"x" * 100])
+def test_a_damaged_entry_is_estimated_again_with_a_warning(tiny, tmp_path, caplog, damage):
+    first = second_moments(tiny, [1, 2], SMALL, cache=tmp_path)
+    (path,) = tmp_path.glob("*/layer-2.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again = second_moments(tiny, [1, 2], SMALL, cache=tmp_path)
+    assert "estimating the second moment of layer 2 again" in caplog.text
+    assert "layer 1" not in caplog.text
+    assert torch.equal(again.moments[2], first.moments[2])
+    assert path.read_bytes() == whole
+
+
+def test_saved_and_loaded(tiny, tmp_path):
+    found = second_moments(tiny, [1, 2], SMALL, cache=None)
+    found.save(tmp_path / "moments.safetensors")
+    loaded = SecondMoments.load(tmp_path / "moments.safetensors")
+    assert torch.equal(loaded.moments[2], found.moments[2])
+    assert (loaded.layers, loaded.n_tokens, loaded.corpus) == (found.layers, found.n_tokens, found.corpus)
+
+
+# corpora
+
+
+def test_the_model_writes_the_same_rows_for_one_seed(tiny):
+    one, same, other = (torch.cat(list(corpus_rows(tiny, Corpus(tokens=900, row=20, seed=seed)))) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert one.shape == (45, 20)
+    assert not torch.equal(one, other)
+    assert len({tuple(row) for row in one.tolist()}) == len(one)
+
+
+def test_a_row_as_long_as_the_context(tiny):
+    rows = torch.cat(list(corpus_rows(tiny, Corpus(tokens=300, row=1000))))
+    assert rows.shape == (5, 64)
+
+
+def test_a_text_file_is_cut_into_rows(tiny, bos_model, text):
+    whole = [i for line in text.read_text().splitlines(keepends=True) if line.strip() for i in encode(tiny, line)]
+    corpus = Corpus(source=str(text), tokens=100, row=16)
+    rows = torch.cat(list(corpus_rows(tiny, corpus)))
+    assert rows.shape == (7, 16)
+    assert rows.flatten().tolist() == whole[:112]
+    rows = torch.cat(list(corpus_rows(bos_model, corpus)))
+    assert (rows[:, 0] == 0).all()
+    assert rows[:, 1:].flatten().tolist() == whole[:105]
+
+
+def test_moments_of_a_text_file(tiny, text):
+    corpus = Corpus(source=str(text), tokens=1200, row=30)
+    found = second_moments(tiny, [2], corpus, cache=None)
+    expected, n = naive(tiny, corpus, 2)
+    assert found.n_tokens == n == 1200
+    assert float((found.moments[2].double() - expected).norm() / expected.norm()) < 1e-6
+    assert found.corpus["source"] == str(text)
+    assert found.corpus["revision"] == corpus.revision()
+
+
+def test_progress_ends_with_all_tokens(tiny, text):
+    for corpus in (Corpus(tokens=1500, row=20), Corpus(source=str(text), tokens=1500, row=20)):
+        calls = []
+        second_moments(
+            tiny, [0], corpus, cache=None, progress=lambda done, total, calls=calls: calls.append((done, total))
+        )
+        assert calls[-1] == (1500, 1500)
+        assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+
+
+def test_too_little_text(tiny, text, tmp_path):
+    with pytest.raises(DataError, match=r"text\.txt: has \d+ tokens in rows of 30, 100000 were asked for"):
+        second_moments(tiny, [1], Corpus(source=str(text), tokens=100_000, row=30), cache=None)
+    with pytest.raises(DataError, match="no such file"):
+        second_moments(tiny, [1], Corpus(source=str(tmp_path / "nothing.txt")), cache=None)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match="cannot be read"):
+        second_moments(tiny, [1], Corpus(source=str(tmp_path / "bytes")), cache=None)
+    with pytest.raises(DataError, match="leave the model nothing to write"):
+        second_moments(tiny, [1], Corpus(tokens=300, row=2), cache=None)
+
+
+def test_refused(tiny):
+    with pytest.raises(
+        NumericalError, match="255 tokens leave the second moment of 256 neurons singular: take at least 1024"
+    ):
+        second_moments(tiny, [1], Corpus(tokens=255), cache=None)
+    for layer in (-1, 6):
+        with pytest.raises(OptionError, match=f"layer {layer} does not exist: the model has layers 0 to 5"):
+            second_moments(tiny, [1, layer], SMALL, cache=None)
+    with pytest.raises(OptionError, match="of no layer"):
+        second_moments(tiny, [], SMALL, cache=None)
+    for settings in ({"tokens": 0}, {"row": 0}, {"seed": -1}):
+        with pytest.raises(OptionError, match=f"{next(iter(settings))} must be"):
+            Corpus(**settings)
+
+
+def test_activations_that_are_not_finite(tiny):
+    hooks = [("blocks.1.mlp.hook_post", lambda value, hook: value * float("inf"))]
+    with tiny.hooks(hooks), pytest.raises(NumericalError, match=r"NaN or infinite|layer 1 are not finite"):
+        second_moments(tiny, [1], SMALL, cache=None)
