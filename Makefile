@@ -1,4 +1,4 @@
-# make reproduce   Figure 1 of the embedded model, written to figures/
+# make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
 # make test        the tests
 # make check       format, lint and types
 # Each creates .venv and installs what it needs the first time; a second call installs nothing.
@@ -8,8 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIMIT ?= 12
+CASES ?= 12
+STRIDE ?= 3
 FIGURES ?= figures
-OUT ?= runs/reproduce-$(LIMIT)
+OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
 .PHONY: install reproduce test check format clean
 
@@ -23,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 reproduce: $(INSTALLED)
-	$(BIN)/interp reproduce --limit $(LIMIT) --figures $(FIGURES) --out $(OUT)
+	$(BIN)/interp reproduce --limit $(LIMIT) --case-limit $(CASES) --stride $(STRIDE) --figures $(FIGURES) --out $(OUT)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -7,65 +7,28 @@ something. The baseline is in ``benchmarks/baseline.py``.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import HookedTransformer
 
 from benchmarks.baseline import attribute_layers, trace_cells
+from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
 from interp.facts import Fact
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
-from interp.models import default_device, from_hugging_face, load_model
+from interp.models import default_device
 from interp.results import provenance
 from interp.tokens import tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 NOISE = 0.3
-console = Console(width=110)
-
-
-def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
-def matmul_rate(device: str, size: int = 2048, repeats: int = 12) -> float:
-    """FLOP/s of a large matrix product in float32: what the machine can do. Best of several."""
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    a @ b
-    return max(2 * size**3 / seconds(lambda: a @ b, device)[0] for _ in range(repeats))
-
-
-def median_seconds(work: Callable[[], Any], device: str, repeats: int = 3) -> tuple[float, Any]:
-    """Warmed up; for work short enough that one run says little."""
-    work()
-    runs = [seconds(work, device) for _ in range(repeats)]
-    return statistics.median(took for took, _ in runs), runs[-1][1]
-
-
-def flops(work: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def against_baseline(model: HookedTransformer, device: str, stride: int) -> list[dict[str, Any]]:
@@ -198,16 +161,6 @@ def point(model: HookedTransformer, what: str, value: int) -> dict[str, float]:
     }
 
 
-def gpt2_xl_shaped(device: str) -> HookedTransformer:
-    """GPT2-XL's shape with random weights, for speed alone."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    tokenizer = load_model().tokenizer
-    config = GPT2Config(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257, architectures=["GPT2LMHeadModel"])
-    torch.manual_seed(0)
-    return from_hugging_face(GPT2LMHeadModel(config), tokenizer, name="gpt2-xl-shaped", device=device)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m", help="a model's name, or gpt2-xl-shaped (random weights)")
@@ -217,16 +170,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
     device = default_device().type
-    model = gpt2_xl_shaped(device) if options.model == "gpt2-xl-shaped" else load_model(options.model)
+    model = load(options.model, device)
     if options.point:
         print(json.dumps(point(model, options.point[0], int(options.point[1]))))
         return
     rate = matmul_rate(device)
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores {platform.machine()}"
-    console.print(
-        f"{datetime.date.today()}, {machine}, torch {torch.__version__}, {torch.get_num_threads()} threads,"
-        f" {options.model}; float32 matmul {rate / 1e9:.0f} GFLOP/s; baseline cells timed: 1 in {options.stride}"
-    )
+    machine = machine_name(device)
+    console.print(f"{heading(device, options.model, rate)}; baseline cells timed: 1 in {options.stride}")
     rows = against_baseline(model, device, options.stride)
     table = Table("work", "baseline s", "sweep s", "ratio", "largest difference", "share of matmul rate")
     for row in rows:

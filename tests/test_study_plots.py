@@ -112,7 +112,8 @@ def test_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     for table in (first, others, *differences):
         assert len({len(line) for line in table}) == 1
     header, _, before, attribution, memit, tracing, control, paper, *printed = first
-    assert header == ("Located by|Editor|Layers|Reliability|Generality|Locality|Portability|Fluency|Score".split("|"))
+    assert header[:3] == ["Located by", "Editor", "Layers"]
+    assert header[3:] == ["Reliability", "Generality", "Locality", "Portability", "Fluency", "Score"]
     assert before[:3] == ["Before any edit", "–", "-"]
     assert attribution == [
         "Attribution score", "ROME<sup>a</sup>", "2", "50.0 [45.8, 53.5]", "51.0 [46.8, 54.5] (n = 9)",
@@ -134,7 +135,7 @@ def test_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     assert len(differences) == 2
     assert differences[0][2] == [
         "Causal tracing against Attribution score (n = 12)", "ROME", "**10.0 [0.0, 20.0]**",
-        "**-8.0 [-12.0, -0.5] (n = 9)**", "1.0 [-0.0, 2.0]".replace("-0.0", "0.0"), "–", "0.0 [0.0, 0.0]",
+        "**-8.0 [-12.0, -0.5] (n = 9)**", "1.0 [0.0, 2.0]", "–", "0.0 [0.0, 0.0]",
     ]  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def test_different_numbers_of_cases_stand_in_the_rows() -> None:
 
 def test_same_layers_with_different_numbers_are_not_the_same_edits() -> None:
     text = plots.table1_markdown([table_row("One", layers="random"), table_row("Other", layers="random", base=20)])
-    assert "same edits" not in text
+    assert "same layers" not in text
 
 
 def test_latex(rows: list[TableRow], comparisons: list[Comparison]) -> None:
@@ -174,7 +175,6 @@ def test_latex(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     assert r"\label{tab:x}" in text
     assert r"\label{tab:x-differences-probability}" in text
     assert text.isascii()
-    assert text.count("{") == text.count("}") or r"\{" in text
     assert not re.search(r"(?<!\\)[%#_]", text)
     lines = latex_lines(text)
     start = next(i for i, line in enumerate(lines) if line[0] == "Attribution score")
@@ -254,7 +254,7 @@ def test_bad_tables(rows: list[TableRow]) -> None:
         with pytest.raises(OptionError, match="rows is empty"):
             function([])
     for function in (plots.table1_markdown, plots.table1_latex):
-        with pytest.raises(OptionError, match="protocol must be one of .* got 'forced'"):
+        with pytest.raises(OptionError, match=r"protocol must be one of .* got 'forced'"):
             function(rows, protocol="forced")
 
 
@@ -439,7 +439,7 @@ def test_before_after(tmp_path: Path) -> None:
         assert meshes[0].get_clim()[1] == pytest.approx(float(given_panel.values[1].max()))
         assert {mesh.get_cmap().name for mesh in meshes} == {given_panel.method}
         for mesh, values in zip(meshes, given_panel.values, strict=True):
-            assert mesh.get_array().ravel() == pytest.approx(values.double().numpy().ravel())
+            np.testing.assert_array_equal(np.asarray(mesh.get_array()), values.double().numpy())
     svg = check_files(figure, tmp_path)
     assert "* subject" in svg
     assert "Attribution score" in svg
@@ -461,3 +461,9 @@ def test_bad_panels() -> None:
         plots.before_after([panel("mpl")])
     with pytest.raises(OptionError, match="width must be one of"):
         plots.before_after([panel()], width="wide")
+
+
+def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
+    figure = plots.heatmap(torch.rand(1, 3), ["$\\u$"], None, title="from $\\u to $\\v", unit="probability")
+    check_nothing_is_cut_off(figure)
+    assert "from $\\u to $\\v" in check_files(figure, tmp_path)

@@ -31,7 +31,7 @@ from interp.cli.locate import draw_figure1, draw_first_fact
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
-    from interp.edit_study import EditStudySettings
+    from interp.edit_study import EditStudySettings, Relocated
     from interp.study import LocateSettings
 
 CaseLimit = Annotated[int, typer.Option(help="How many edit cases, in their order; 0 for all.")]
@@ -175,29 +175,12 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
         "table1.tex": plots.table1_latex(found.rows, found.comparisons),
         "table1.csv": plots.table1_csv(found.rows, found.comparisons),
     }
-    points = [plots.LayerPoint(layer=layer, row=row) for layer, row in found.by_layer.items()]
-    strengths = [
-        plots.Strength(
-            name=strength.locator,
-            label=strength.unit,
-            mean=strength.mean,
-            low=strength.low,
-            high=strength.high,
-            chosen_layer=strength.chosen,
-            correlation=strength.correlation,
-        )
-        for strength in found.strengths
-    ]
-    texts["edit-layers.csv"] = plots.edit_layers_csv(points, strengths)
+    texts["edit-layers.csv"] = plots.edit_layers_csv(found.by_layer, found.strengths)
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
         written.append(folder / name)
-    written += plots.save_figure(plots.edit_layers(points, strengths), folder / "edit-layers")
-    again = relocated(edits)
-    panels = [
-        plots.BeforeAfterPanel.of(*pair, method=method)
-        for method, pair in (("resid", again.trace), ("attribution", again.attribution))
-    ]
+    written += plots.save_figure(plots.edit_layers(found.by_layer, found.strengths), folder / "edit-layers")
+    panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 
     table = Table("located by", "editor", "layers", "reliability", "locality", "portability", "score", "fluency")
@@ -208,3 +191,31 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     screen.print(table)
     for path in written:
         messages.print(f"wrote {path}", soft_wrap=True)
+
+
+def _before_after_panels(again: Relocated) -> Any:
+    from interp import plots
+
+    (trace, traced), (attribution, attributed) = again.trace, again.attribution
+    return [
+        plots.BeforeAfterPanel(
+            method="resid",
+            title="Causal tracing: residual stream",
+            unit="probability",
+            tokens=trace.tokens,
+            subject_span=trace.subject_span,
+            values=(trace.scores, traced.scores),
+            answers=(trace.answer, traced.answer),
+            probabilities=(trace.clean_probability, traced.clean_probability),
+        ),
+        plots.BeforeAfterPanel(
+            method="attribution",
+            title="Attribution score",
+            unit="sum over neurons",
+            tokens=attribution.tokens[: attribution.n_prompt_tokens],
+            subject_span=attribution.subject_span,
+            values=(attribution.per_token("sum"), attributed.per_token("sum")),
+            answers=(attribution.answer, attributed.answer),
+            probabilities=(attribution.probability, attributed.probability),
+        ),
+    ]

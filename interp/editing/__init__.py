@@ -15,6 +15,7 @@ from interp.editing.config import (
 from interp.editing.contexts import write_contexts
 from interp.editing.corpora import Corpus
 from interp.editing.editor import edit, edit_each, edit_sequentially
+from interp.editing.export import export_hugging_face, export_lora
 from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap
 from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
@@ -42,6 +43,8 @@ __all__ = [
     "edit",
     "edit_each",
     "edit_sequentially",
+    "export_hugging_face",
+    "export_lora",
     "overlap",
     "second_moments",
     "target_values",

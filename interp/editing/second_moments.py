@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,7 +25,7 @@ from typing import Any
 
 import platformdirs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
@@ -35,7 +35,7 @@ from interp.errors import DataError, NumericalError, OptionError
 from interp.options import Progress
 from interp.results import Record, load_record, provenance, save_record
 
-__all__ = ["SecondMoments", "second_moments"]
+__all__ = ["SecondMoments", "accumulate", "second_moments"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ def second_moments(
     found = {layer: record for layer in wanted if (record := _cached(folder, layer)) is not None}
     missing = [layer for layer in wanted if layer not in found]
     if missing:
-        sums, n_tokens = _accumulate(model, missing, corpus, max_batch_tokens, progress)
+        rows = corpus_rows(model, corpus, progress)
+        sums, n_tokens = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens)
         for layer in missing:
             halves = sums.pop(layer)
             record = SecondMoments(
@@ -148,10 +149,18 @@ def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
         return None
 
 
-def _accumulate(
-    model: HookedTransformer, layers: Sequence[int], corpus: Corpus, max_batch_tokens: int, progress: Progress | None
+def accumulate(
+    model: HookedTransformer,
+    layers: Sequence[int],
+    batches: Iterable[Int[Tensor, "row token"]],
+    *,
+    max_batch_tokens: int = 4096,
 ) -> tuple[dict[int, Float[Tensor, "half d_mlp d_mlp"]], Float[Tensor, "half"]]:
-    """Sums of k k^T by layer, for the two halves of the corpus, and the tokens in each."""
+    """Sums of k k^T by layer, for the two halves of the rows, and the tokens in each.
+
+    Raises:
+        NumericalError: If an activation is not finite.
+    """
     device, d_mlp = model.W_E.device, model.cfg.d_mlp
     assert d_mlp is not None
     # sums of thousands of products: float64 where the device has it
@@ -163,7 +172,7 @@ def _accumulate(
         _add_gram(sums[layer][half], value.reshape(-1, value.shape[-1]).float())
 
     part = 0
-    for rows in corpus_rows(model, corpus, progress):
+    for rows in batches:
         size = max(1, min(max_batch_tokens // rows.shape[1], -(-len(rows) // 2)))
         for first in range(0, len(rows), size):
             chunk = rows[first : first + size]

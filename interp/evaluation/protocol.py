@@ -293,9 +293,12 @@ def ask(
     asked = [
         (case, patch, question) for case, patch in zip(cases, patches, strict=True) for question in questions(case)
     ]
-    prompts = [_prompt_ids(model, case, question.prompt) for case, _, question in asked]
     targets = [tokenize_target(model, question.target) for *_, question in asked]
     rivals = [tokenize_target(model, q.rival) if q.rival is not None else () for *_, q in asked]
+    prompts = [
+        _prompt_ids(model, case, question.prompt, max(len(target), len(rival)))
+        for (case, _, question), target, rival in zip(asked, targets, rivals, strict=True)
+    ]
     of_row = [patch for _, patch, _ in asked]
 
     def work(limit: int) -> list[Reading]:
@@ -337,10 +340,14 @@ def ask(
     ]
 
 
-def _prompt_ids(model: HookedTransformer, case: EditCase, prompt: str) -> list[int]:
+def _prompt_ids(model: HookedTransformer, case: EditCase, prompt: str, more: int) -> list[int]:
+    """Token ids of a prompt that is to be continued by ``more`` tokens."""
     ids = encode(model, prompt)
-    if not 0 < len(ids) < model.cfg.n_ctx:
-        raise FactError(f"case {case.id}: {prompt[:60]!r} takes {len(ids)} tokens; the context holds {model.cfg.n_ctx}")
+    if not 0 < len(ids) <= model.cfg.n_ctx - more:
+        raise FactError(
+            f"case {case.id}: {prompt[:60]!r} takes {len(ids)} tokens and what follows {more};"
+            f" the context holds {model.cfg.n_ctx}"
+        )
     return ids
 
 
@@ -417,7 +424,7 @@ def _continued(
     seed: int,
     limit: int,
 ) -> list[str]:
-    prompts = [_prompt_ids(model, case, case.request.fact.prompt) for case in cases]
+    prompts = [_prompt_ids(model, case, case.request.fact.prompt, n_tokens) for case in cases]
     texts = [""] * len(cases)
     for batch in _batches([len(prompt) + n_tokens for prompt in prompts], limit):
         added = generate(

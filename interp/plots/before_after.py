@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
-from interp.plots.panel import draw_panel, token_labels, wrapped
+from interp.plots.panel import draw_panel, plain, token_labels, wrapped
 from interp.plots.style import QUIET, WIDTHS, colour_scale, paper_style, text_width
 
 __all__ = ["BeforeAfterPanel", "before_after"]
@@ -65,7 +65,7 @@ def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> 
     labels = [token_labels(p.tokens, p.subject_span, printed=True) for p in panels]
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
-        left = max(text_width(label, 6.5 * scale) for each in labels for label in each) + 0.12 * scale
+        left = max(text_width(plain(label), 6.5 * scale) for each in labels for label in each) + 0.12 * scale
         between, gap, after = 0.15 * scale, 0.08 * scale, 0.58 * scale
         cells = (full_width - left - (columns - 1) * between - gap - after) / columns
         room = cells + (0 if columns > 1 else gap)  # for a title

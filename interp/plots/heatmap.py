@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.options import check_choice
-from interp.plots.panel import draw_panel, number, token_labels, wrapped
+from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
 from interp.plots.style import SEQUENTIAL, WIDTHS, colour_scale, paper_style, text_width
 
 __all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
@@ -52,7 +52,7 @@ def heatmap(
     labels = token_labels(tokens, subject_span, printed=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
-        left = max(text_width(label, 6.5 * scale) for label in labels) + 0.12 * scale
+        left = max(text_width(plain(label), 6.5 * scale) for label in labels) + 0.12 * scale
         right, gap = 0.58 * scale, 0.08 * scale
         cells = full_width - left - right - gap
         lines = wrapped(title, cells + gap, 7.5 * scale).count("\n") + 1

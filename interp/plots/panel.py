@@ -103,7 +103,7 @@ def layer_ticks(layers: int, width: float) -> list[int]:
 
 def wrapped(text: str, width: float, size: float) -> str:
     """Break a text into lines of at most a number of inches."""
-    letter = max(text_width(text, size) / max(len(text), 1), 1e-3)
+    letter = max(text_width(plain(text), size) / max(len(text), 1), 1e-3)
     return plain("\n".join(textwrap.wrap(text, max(8, int(width / letter)))))
 
 

@@ -281,8 +281,8 @@ def _about(n_cases: int | None, protocol: str, form: _Form) -> str:
 def _about_differences(protocol: str, form: _Form) -> str:
     return (
         "Differences between locators (positive: the first is higher), paired by case, in percentage points"
-        f" ({protocol}; fluency in bits {form.times} 100), mean [95% bootstrap interval]; bold: the interval excludes 0."
-        " The intervals are not corrected for their number."
+        f" ({protocol}; fluency in bits {form.times} 100), mean [95% bootstrap interval]; bold: the interval excludes"
+        " 0. The intervals are not corrected for their number."
     ).replace("%", form.escape("%"))
 
 
