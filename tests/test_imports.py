@@ -25,6 +25,7 @@ FLOORS = {
     "sweep": (2, 0),
     "suffix": (2, 1),
     "generation": (2, 2),
+    "corruption": (2, 1),
     "locate": (3, 0),
     "editing": (4, 0),
     "evaluation": (5, 0),

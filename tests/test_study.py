@@ -17,10 +17,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 import interp.study
+from interp.corruption import noise_level
 from interp.errors import DataError, FactError, OptionError
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace, noise_level
+from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
 from interp.results import Record
 from interp.runs import RunFolder

@@ -21,15 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
+from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
 from interp.datasets import load_facts
-from interp.errors import FactError, OptionError
+from interp.errors import OptionError
 from interp.facts import Fact
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
@@ -48,14 +47,12 @@ from interp.sweep import (
 )
 from interp.tokens import TokenizedFact, decode, tokenize
 
-__all__ = ["CausalTrace", "causal_trace", "noise_level", "replacement_facts", "window_layers"]
+__all__ = ["CausalTrace", "causal_trace", "window_layers"]
 
 State = Literal["resid", "mlp", "attn"]
-Corruption = Literal["gaussian", "uniform", "symmetric"]
 Metric = Literal["probability", "log_probability", "logit_difference"]
 
 STATES: tuple[State, ...] = ("resid", "mlp", "attn")
-CORRUPTIONS: tuple[Corruption, ...] = ("gaussian", "uniform", "symmetric")
 METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
 _SITES: dict[str, Site] = {"mlp": "mlp_out", "attn": "attn_out"}
 _READOUT_ROWS = 512  # rows of logits held at once
@@ -192,7 +189,7 @@ def causal_trace(
         else:
             level = float(noise)
         batch = tokenized.ids.expand(1 + samples, -1)
-        hooks = [_noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
+        hooks = [noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
 
     runs = base_run(model, batch, hooks=hooks, record=record)  # row 0 is the clean run
     with torch.no_grad():
@@ -267,97 +264,6 @@ def window_layers(layer: int, window: int, n_layers: int) -> range:
     As published: ``max(0, l - window // 2) .. min(n_layers, l - (-window // 2)) - 1``.
     """
     return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
-
-
-def noise_level(model: HookedTransformer, facts: Sequence[Fact]) -> float:
-    """Three standard deviations of all subject-token embeddings, pooled over the facts (Meng et al. 2022).
-
-    Raises:
-        FactError: If there are no facts.
-    """
-    if not facts:
-        raise FactError("the noise level needs at least one fact")
-    ids = []
-    for fact in facts:
-        tokenized = tokenize(model, fact)
-        ids.append(tokenized.ids[slice(*tokenized.subject_span)])
-    with torch.no_grad():
-        return 3 * float(model.embed(torch.cat(ids)).float().std())
-
-
-def _noise_hook(
-    model: HookedTransformer,
-    tokenized: TokenizedFact,
-    samples: int,
-    level: float,
-    seed: int,
-    corruption: Corruption,
-    replace: bool,
-) -> Hook:
-    start, end = tokenized.subject_span
-    generator = np.random.RandomState(seed)  # the published generator, so that numbers can be compared
-    shape = (samples, end - start, model.cfg.d_model)
-    drawn = generator.randn(*shape) if corruption == "gaussian" else generator.uniform(-1, 1, shape)
-    scaled = torch.from_numpy(drawn).to(model.W_E) * level
-
-    def corrupt(embedding: Tensor, hook: HookPoint) -> Tensor:
-        embedding = embedding.clone()
-        if replace:
-            embedding[1:, start:end] = scaled
-        else:
-            embedding[1:, start:end] += scaled
-        return embedding
-
-    return "hook_embed", corrupt
-
-
-def replacement_facts(
-    model: HookedTransformer, fact: Fact, candidates: Sequence[Fact], limit: int
-) -> list[tuple[Fact, Int[Tensor, "token"]]]:
-    """Other subjects that fit into this prompt token by token and for which the model answers differently.
-
-    Args:
-        model: The model.
-        fact: Whose subject is to be replaced.
-        candidates: Facts of the same relation and another target are considered, in order.
-        limit: At most so many.
-
-    Returns:
-        The fact with each other subject, and its prompt's token ids.
-
-    Raises:
-        FactError: If there is none.
-    """
-    tokenized = tokenize(model, fact)
-    found: dict[str, tuple[Fact, Tensor]] = {}
-    start, end = tokenized.subject_span
-    for other in candidates:
-        if other.relation != fact.relation or other.subject in (fact.subject, *found) or other.target == fact.target:
-            continue
-        swapped = Fact(template=fact.template, subject=other.subject, target=other.target, relation=fact.relation)
-        ids = tokenize(model, swapped)
-        outside = torch.cat([ids.ids[:start], ids.ids[end:]])
-        if ids.subject_span == (start, end) and torch.equal(
-            outside, torch.cat([tokenized.ids[:start], tokenized.ids[end:]])
-        ):
-            found[other.subject] = (swapped, ids.ids)
-    if not found:
-        raise FactError(
-            f"no replacement for {fact.subject!r}: among {len(candidates)} facts none of relation"
-            f" {fact.relation!r} has a subject of {end - start} tokens and another answer"
-        )
-    # the model must answer differently for it, or nothing was corrupted
-    batch = torch.stack([tokenized.ids, *(ids for _, ids in found.values())])
-    with torch.no_grad():
-        final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
-        answers = unembed(model, final).argmax(-1)
-    different = [pair for pair, top in zip(found.values(), answers[1:], strict=True) if top != answers[0]]
-    if not different:
-        raise FactError(
-            f"no replacement for {fact.subject!r}: the model answers the same for all"
-            f" {len(found)} other subjects of its length"
-        )
-    return different[:limit]
 
 
 def _restored(
