@@ -1,6 +1,7 @@
 """Evaluation: what is asked, three protocols, cases with their own patches in one batch, and rows of a table."""
 
 import copy
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from interp.evaluation.protocol import (
 from interp.evaluation.statistics import bootstrap_mean, bootstrap_score, paired_difference
 from interp.evaluation.summary import compared, table_row
 from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.generation import generate
 from interp.models import weights_hash
 from interp.results import provenance
 
@@ -335,6 +337,17 @@ def test_fluency_is_that_of_a_seeded_continuation(tiny, patches, evaluations):
         assert len(ids_of(tiny, one.continuation_after)) >= 20
     twin = replace(CASES[0], id="twin")
     assert evaluate(tiny, patches[0], twin, fluency_tokens=30).continuation_before != evaluations[0].continuation_before
+
+
+def test_the_continuation_is_the_edited_models(tiny, patches, evaluations):
+    for case, patch, evaluation in zip(CASES, patches, evaluations, strict=True):
+        prompt, seeds = ids_of(tiny, case.request.fact.prompt), [zlib.crc32(case.id.encode())]
+        before = generate(tiny, [prompt], 30, top_k=5, seeds=seeds)[0]
+        assert evaluation.continuation_before == tiny.tokenizer.decode(before.tolist())
+        with patch.applied(tiny):
+            after = generate(tiny, [prompt], 30, top_k=5, seeds=seeds)[0]
+        assert evaluation.continuation_after == tiny.tokenizer.decode(after.tolist())
+        assert evaluation.continuation_after != evaluation.continuation_before
 
 
 def test_fluency_can_be_left_out(tiny, patches):

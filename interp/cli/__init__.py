@@ -6,13 +6,16 @@ import logging
 import os
 import sys
 
-from interp.cli import edit, locate, study  # noqa: F401 - their commands register in this order
+from interp.cli import edit, locate, study  # noqa: F401 - they register their commands
 from interp.cli.common import app, fail, messages
 from interp.errors import InterpError
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+COMMANDS = ("reproduce", "study", "figure1", "table1", "trace", "attribute", "edit", "evaluate", "facts", "models")
+app.registered_commands.sort(key=lambda command: COMMANDS.index(command.name or command.callback.__name__))
+"""In the order of ``interp --help``."""
 
 
 def main() -> None:

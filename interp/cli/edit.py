@@ -15,7 +15,6 @@ from interp.cli.common import (
     Method,
     Model,
     Seed,
-    Subject,
     app,
     bar,
     check_writable,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from interp.editing import Patch
     from interp.evaluation import CaseEvaluation
+    from interp.facts import EditRequest
 
 patch_app = typer.Typer(no_args_is_help=True, help="Look at a saved patch, ask the patched model, export it.")
 app.add_typer(patch_app, name="patch")
@@ -43,10 +43,12 @@ TOP = 5
 @app.command()
 def edit(
     prompt: Annotated[
-        str, typer.Argument(help="A prompt that ends right before the answer; {} may stand for the subject.")
-    ],
-    subject: Subject,
-    target: Annotated[str, typer.Option(help="The new answer.")],
+        str | None, typer.Argument(help="It ends right before the answer; {} may stand for the subject.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="The subject as it stands in the prompt.")] = None,
+    target: Annotated[str | None, typer.Option(help="The new answer.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Instead of one prompt: a file of edit cases, all in one.")] = None,
+    sequential: Annotated[bool, typer.Option("--sequential", help="The cases one after the other.")] = False,
     model: Model = "smollm2-135m",
     method: Method = "rome",
     layer: Annotated[
@@ -61,23 +63,20 @@ def edit(
     dtype: DType = "float32",
     as_json: Json = False,
 ) -> None:
-    """Edit one fact, show the answers before and after, save the patch."""
+    """Edit one fact (or a file of cases together), show the answers before and after, save the patch."""
     from dataclasses import asdict
 
     import interp.editing as editing
     from interp.editing.config import MemitConfig, PmetConfig, RomeConfig, config_layers
-    from interp.facts import EditRequest
 
-    fact = _edited_fact(prompt, subject)
-    request = EditRequest(fact, new_target=target)
+    requests = _requests(prompt, subject, target, cases)
     text = editing.Corpus(source=corpus, tokens=corpus_tokens, seed=seed)
     network = load(model, device, dtype)
     config = editing.default_config(network, method, layer)
     editing.check_config(network, method, config)
-    editing.check_requests(network, [request])
-    place = (
-        out or Path("runs") / f"{method}-{digest([repr(request), repr(config), model, corpus, identity, seed])}.patch"
-    )
+    editing.check_requests(network, requests)
+    key = digest([repr(requests), repr(config), model, repr(text), identity, sequential])
+    place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
     moments: Any = "identity"
     contexts: Any = (("{}",),)
@@ -87,9 +86,9 @@ def edit(
             with bar("second moments") as advance:
                 moments = editing.second_moments(network, config_layers(config), text, progress=advance)
     with bar("editing") as advance:
-        patch = editing.edit(
+        patch = (editing.edit_sequentially if sequential else editing.edit)(
             network,
-            [request],
+            requests,
             method=method,
             config=config,
             second_moments=moments,
@@ -97,22 +96,22 @@ def edit(
             progress=advance,
         )
     patch.save(place)
-    _show_before_after(
-        network,
-        patch,
-        fact.prompt,
-        request.new_target,
-        as_json,
-        {
-            "patch": str(place),
-            "method": method,
-            "config": asdict(config),
-            "outcomes": [asdict(outcome) for outcome in patch.outcomes],
-            "norms": patch.norms(),
-        },
-    )
-    if not patch.converged:
-        messages.print("the optimisation did not bring the new answer to the top in every context", soft_wrap=True)
+    data = {
+        "patch": str(place),
+        "method": method,
+        "config": asdict(config),
+        "outcomes": [asdict(outcome) for outcome in patch.outcomes],
+        "norms": patch.norms(),
+    }
+    asked: list[tuple[str, str | None]] = [(request.fact.prompt, request.new_target) for request in requests]
+    _show_before_after(network, patch, asked, as_json, data)
+    for request, outcome in zip(patch.requests, patch.outcomes, strict=True):
+        if not outcome.converged:
+            messages.print(
+                f"not converged: {request.fact.prompt!r} is not answered {request.new_target!r} in every context that"
+                " was optimised",
+                soft_wrap=True,
+            )
     messages.print(f"wrote {place}", soft_wrap=True)
 
 
@@ -133,9 +132,9 @@ def evaluate(
 
     patch = _loaded(patch_file)
     candidates = load_cases(cases)
-    edited = {(request.fact.prompt, request.new_target) for request in patch.requests}
+    edited = {(request.fact.subject, request.new_target) for request in patch.requests}
     chosen = [
-        c for c in candidates if (c.id == case if case else (c.request.fact.prompt, c.request.new_target) in edited)
+        c for c in candidates if (c.id == case if case else (c.request.fact.subject, c.request.new_target) in edited)
     ]
     if not chosen:
         wanted = f"the id {case!r}" if case else f"this patch's edits {sorted(edited)}"
@@ -195,8 +194,8 @@ def apply(
     patch = _loaded(patch_file)
     network = load(model or patch.provenance.model, device, dtype)
     request = patch.requests[0]
-    target = request.new_target if prompt is None else None
-    _show_before_after(network, patch, prompt or request.fact.prompt, target, as_json, {"patch": str(patch_file)})
+    asked = (request.fact.prompt, request.new_target) if prompt is None else (prompt, None)
+    _show_before_after(network, patch, [asked], as_json, {"patch": str(patch_file)})
 
 
 @patch_app.command("export")
@@ -219,12 +218,23 @@ def export(
     messages.print(f"wrote {written}", soft_wrap=True)
 
 
-def _edited_fact(prompt: str, subject: str) -> Any:
-    from interp.facts import Fact
+def _requests(prompt: str | None, subject: str | None, target: str | None, cases: str | None) -> list[EditRequest]:
+    """One request as it was typed, or those of a file."""
+    from interp.cases import load_cases
+    from interp.facts import EditRequest, Fact
 
-    if "{}" in prompt:
-        return Fact(template=prompt.rstrip(), subject=subject)
-    return Fact.from_prompt(prompt.rstrip(), subject)
+    typed = {"prompt": prompt, "--subject": subject, "--target": target}
+    if cases is not None:
+        extra = [name for name, value in typed.items() if value is not None]
+        if extra:
+            raise OptionError(f"--cases brings its own prompts, subjects and targets: leave out {', '.join(extra)}")
+        return [case.request for case in load_cases(cases)]
+    if prompt is None or subject is None or target is None:
+        lacking = [name for name, value in typed.items() if value is None]
+        raise OptionError(f"an edit needs a prompt, --subject and --target (or --cases); missing: {', '.join(lacking)}")
+    template = prompt.rstrip()
+    fact = Fact(template=template, subject=subject) if "{}" in template else Fact.from_prompt(template, subject)
+    return [EditRequest(fact, new_target=target)]
 
 
 def _loaded(path: Path) -> Patch:
@@ -236,14 +246,12 @@ def _loaded(path: Path) -> Patch:
 def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dict[str, Any]:
     import torch
 
-    from interp.options import check_positive
     from interp.sweep import unembed
     from interp.tokens import decode, encode, tokenize_target
 
     ids = encode(network, prompt)
     if not ids or len(ids) > network.cfg.n_ctx:
         raise OptionError(f"the prompt takes {len(ids)} tokens; the context holds 1 to {network.cfg.n_ctx}")
-    check_positive(top=TOP)
     tokens = torch.tensor([ids], device=network.W_E.device)
     with torch.no_grad():
         final = network(tokens, prepend_bos=False, stop_at_layer=network.cfg.n_layers)
@@ -255,23 +263,39 @@ def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dic
 
 
 def _show_before_after(
-    network: HookedTransformer, patch: Patch, prompt: str, target: str | None, as_json: bool, data: dict[str, Any]
+    network: HookedTransformer,
+    patch: Patch,
+    asked: list[tuple[str, str | None]],
+    as_json: bool,
+    data: dict[str, Any],
 ) -> None:
-    before = _answers(network, prompt, target)
+    before = [_answers(network, prompt, target) for prompt, target in asked]
     with patch.applied(network):
-        after = _answers(network, prompt, target)
+        after = [_answers(network, prompt, target) for prompt, target in asked]
     if as_json:
-        print_json({"prompt": prompt, "target": target, "before": before, "after": after, **data})
+        answers = [
+            {"prompt": prompt, "target": target, "before": was, "after": now}
+            for (prompt, target), was, now in zip(asked, before, after, strict=True)
+        ]
+        print_json({**data, "answers": answers})
         return
     from rich.table import Table
 
+    if len(asked) > 1:
+        table = Table("prompt", "wanted", "p before", "p after", "top answer", box=None)
+        for (prompt, target), was, now in zip(asked, before, after, strict=True):
+            values = [f"{entry['target_probability']:.3f}" for entry in (was, now)]
+            table.add_row(prompt, target, *values, now["top"][0][0])
+        screen.print(table)
+        return
+    prompt, target = asked[0]
     screen.print(prompt, soft_wrap=True)
     table = Table("before", "p", "after", "p", box=None)
-    for (one, p), (other, q) in zip(before["top"], after["top"], strict=True):
+    for (one, p), (other, q) in zip(before[0]["top"], after[0]["top"], strict=True):
         table.add_row(repr(one), f"{p:.3f}", repr(other), f"{q:.3f}")
     screen.print(table)
     if target is not None:
-        was, now = before["target_probability"], after["target_probability"]
+        was, now = before[0]["target_probability"], after[0]["target_probability"]
         screen.print(f"p({target!r}) = {was:.4f} before, {now:.4f} after (its first token)", soft_wrap=True)
 
 
