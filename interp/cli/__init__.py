@@ -14,7 +14,9 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 COMMANDS = ("reproduce", "study", "figure1", "table1", "trace", "attribute", "edit", "evaluate", "facts", "models")
-app.registered_commands.sort(key=lambda command: COMMANDS.index(command.name or command.callback.__name__))
+app.registered_commands.sort(
+    key=lambda command: COMMANDS.index(command.name or getattr(command.callback, "__name__", ""))
+)
 """In the order of ``interp --help``."""
 
 
