@@ -219,6 +219,9 @@ def edit_cases(
         raise OptionError("no cases to edit")
     described = provenance(model)
     chosen = dict(settings.layers or choose_layers(averages, model.cfg.n_layers))
+    for choice in chosen.values():
+        _config(model, "rome", (choice.rome,))
+        _config(model, "memit", choice.memit)
     swept = tuple(range(0, model.cfg.n_layers, settings.stride))
     drawn = np.random.default_rng(settings.seed).choice(swept, size=len(cases)).tolist()
     run = RunFolder.open(
@@ -252,7 +255,8 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
     Raises:
         DataError: If the study is not finished (names the first missing record).
     """
-    chosen, swept, drawn, seed = _plan(run)
+    plan = _plan(run)
+    chosen, swept, drawn, seed = plan.chosen, plan.swept, plan.drawn, plan.seed
     n = len(drawn)
 
     def evaluated(method: str, layers: Sequence[tuple[int, ...]]) -> list[CaseEvaluation]:
@@ -308,7 +312,7 @@ def relocated(run: RunFolder) -> Relocated:
         DataError: If the study is not finished.
     """
     return Relocated(
-        case=str(run.read_json("selection.json")["cases"][0]),
+        case=_plan(run).cases[0],
         trace=tuple(_finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")),
         attribution=tuple(_finished(run, Attribution, f"attribution-{when}") for when in ("before", "after")),
     )
@@ -377,7 +381,11 @@ class _Work:
         return groups
 
     def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
-        return all(self.run.get(CaseEvaluation, _unit("case", method, layers, i)) is not None for i in members)
+        if any(self.run.get(CaseEvaluation, _unit("case", method, layers, i)) is None for i in members):
+            return False
+        if (method, layers) != ("rome", (self.chosen["tracing"].rome,)) or 0 not in members:
+            return True
+        return self.run.get(Patch, _unit("patch", method, layers, 0)) is not None  # it is located again
 
     def _before(self, total: int, done: int) -> list[Answers]:
         answers: list[Answers] = []
@@ -478,6 +486,8 @@ def _layers(
 
 
 def _span(layers: Sequence[int]) -> str:
+    if list(layers) != list(range(layers[0], layers[-1] + 1)):
+        return ",".join(map(str, layers))
     return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
 
 
@@ -492,13 +502,34 @@ def _finished(run: RunFolder, cls: Any, unit: str) -> Any:
     return record
 
 
-def _plan(run: RunFolder) -> tuple[dict[str, LayerChoice], tuple[int, ...], list[int], int]:
+@dataclass(frozen=True)
+class _Plan:
+    """What a study set out to do."""
+
+    cases: list[str]
+    chosen: dict[str, LayerChoice]
+    swept: tuple[int, ...]
+    drawn: list[int]
+    seed: int
+
+
+def _plan(run: RunFolder) -> _Plan:
     stored: Any = run.read_json("selection.json")
     try:
-        chosen = {
-            name: LayerChoice(rome=int(choice["rome"]), memit=tuple(choice["memit"]))
-            for name, choice in stored["chosen"].items()
-        }
-        return chosen, tuple(stored["swept"]), list(stored["drawn"]), int(run.settings()["seed"])
-    except (KeyError, TypeError, ValueError) as error:
+        plan = _Plan(
+            cases=[str(case) for case in stored["cases"]],
+            chosen={
+                name: LayerChoice(
+                    rome=int(stored["chosen"][name]["rome"]), memit=tuple(map(int, stored["chosen"][name]["memit"]))
+                )
+                for name in ("attribution", "tracing")
+            },
+            swept=tuple(map(int, stored["swept"])),
+            drawn=[int(layer) for layer in stored["drawn"]],
+            seed=int(run.settings()["seed"]),
+        )
+        if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
+            raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{run.path}: selection.json is damaged: {error!r}") from error
+    return plan

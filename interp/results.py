@@ -22,7 +22,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError
+from interp.errors import DataError, InterpError
 from interp.models import weights_hash
 
 __all__ = ["Provenance", "Record", "load_record", "provenance", "save_record", "write_atomically"]
@@ -122,7 +122,7 @@ def load_record(cls: type[R], path: str | Path) -> R:
             else:
                 fields[field] = tensor
         return cls(**fields)
-    except (AttributeError, KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, InterpError, cattrs.BaseValidationError) as error:
         raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
 
 

@@ -147,9 +147,9 @@ def encode(model: HookedTransformer, text: str) -> list[int]:
     return [_tokenizer(model).bos_token_id, *ids] if model.cfg.default_prepend_bos else ids
 
 
-def decode(model: HookedTransformer, ids: Sequence[int]) -> str:
-    """The text of some tokens."""
-    return str(_tokenizer(model).decode(list(ids)))
+def decode(model: HookedTransformer, ids: Sequence[int], *, special: bool = True) -> str:
+    """The text of some tokens; without those of the tokenizer's own (BOS, end of text) if ``special`` is false."""
+    return str(_tokenizer(model).decode(list(ids), skip_special_tokens=not special))
 
 
 def _tokenizer(model: HookedTransformer) -> Any:

@@ -65,7 +65,7 @@ def test_seeds(tiny):
 
 @pytest.mark.parametrize("text", ["a {} b", "{", "}}", "{0} and }{", "{{}}", " spaced \n\n out "])
 def test_braces_in_a_text_are_no_places_for_a_prompt(tiny, monkeypatch, text):
-    monkeypatch.setattr(contexts, "decode", lambda model, ids: text)
+    monkeypatch.setattr(contexts, "decode", lambda model, ids, **_: text)
     kinds = write_contexts(tiny, kinds=((2, 2),))
     for template in kinds[1]:
         assert template.count("{") == template.count("}") == template.count("{}") == 1

@@ -49,6 +49,7 @@ Rule = Annotated[str, typer.Option(help="riemann (the paper's) or gauss-legendre
 Cases = Annotated[str, typer.Option(help="builtin, CounterFact, ZsRE or KnowEdit (.json), or hub:OWNER/NAME.")]
 Method = Annotated[str, typer.Option(help="rome, r-rome, memit, pmet, ft-l or kn.")]
 Limit = Annotated[int, typer.Option(help="How many facts that the model knows; 0 for all.")]
+FluencyTokens = Annotated[int, typer.Option(help="Tokens sampled for fluency.")]
 Figures = Annotated[Path, typer.Option(help="Folder for the figures.")]
 Width = Annotated[str, typer.Option(help="column, page or slide.")]
 

@@ -11,6 +11,7 @@ from interp.cli.common import (
     Cases,
     Device,
     DType,
+    FluencyTokens,
     Json,
     Method,
     Model,
@@ -121,6 +122,7 @@ def evaluate(
     cases: Cases = "builtin",
     case: Annotated[str | None, typer.Option(help="Id of the case; by default those that the patch edits.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; by default the one the patch was made for.")] = None,
+    fluency_tokens: FluencyTokens = 100,
     seed: Seed = 0,
     device: Device = None,
     dtype: DType = "float32",
@@ -129,7 +131,9 @@ def evaluate(
     """Reliability, generality, locality, portability and fluency of a patch, question by question."""
     from interp.cases import load_cases
     from interp.evaluation import evaluate_each
+    from interp.options import check_positive
 
+    check_positive(fluency_tokens=fluency_tokens)
     patch = _loaded(patch_file)
     candidates = load_cases(cases)
     edited = {(request.fact.subject, request.new_target) for request in patch.requests}
@@ -140,7 +144,7 @@ def evaluate(
         wanted = f"the id {case!r}" if case else f"this patch's edits {sorted(edited)}"
         raise DataError(f"{cases}: no case has {wanted}; name one with --case")
     network = load(model or patch.provenance.model, device, dtype)
-    found = evaluate_each(network, [patch] * len(chosen), chosen, seed=seed)
+    found = evaluate_each(network, [patch] * len(chosen), chosen, fluency_tokens=fluency_tokens, seed=seed)
     if as_json:
         print_json([_evaluation_data(evaluation) for evaluation in found])
         return

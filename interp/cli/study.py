@@ -14,6 +14,7 @@ from interp.cli.common import (
     DType,
     Facts,
     Figures,
+    FluencyTokens,
     Limit,
     Model,
     Out,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 CaseLimit = Annotated[int, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
-FluencyTokens = Annotated[int, typer.Option(help="Tokens sampled for fluency.")]
 Preset = Annotated[str, typer.Option(help="default, or paper (its layers of GPT2-XL, contexts and Wikipedia).")]
 
 

@@ -7,7 +7,6 @@ A context is a template with one ``{}`` for the prompt; the first is always the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -45,8 +44,6 @@ def write_contexts(
         Kinds of templates, ``("{}",)`` first.
     """
     contexts: list[tuple[str, ...]] = [("{}",)]
-    tokenizer: Any = model.tokenizer
-    special = set(tokenizer.all_special_ids)
     drawn = 0
     for length, count in kinds:
         openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
@@ -56,7 +53,7 @@ def write_contexts(
         added = generate(model, prompts, length, top_k=5, seeds=seeds)
         rows = [[*prompt, *new] for prompt, new in zip(prompts, added.tolist(), strict=True)]
         # a BOS or end-of-text token, written out, would become one again in the middle of a prompt
-        texts = [decode(model, [i for i in row if i not in special]) for row in rows]
+        texts = [decode(model, row, special=False) for row in rows]
         contexts.append(tuple(_as_template(text) for text in texts))
     return tuple(contexts)
 

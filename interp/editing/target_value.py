@@ -113,7 +113,7 @@ def target_values(
         results.clear()
         for members in _groups(lengths, rows[0].n_contexts + 1, limit):
             together = edit_rows(model, [requests[i] for i in members], contexts)
-            found = _Optimisation(model, together, layer, sites, config).run(advance)
+            found = _Optimisation(model, together, layer, sites, config, members).run(advance)
             results.update(zip(members, found, strict=True))
             advance(0)
         return [results[i] for i in range(len(requests))]
@@ -139,9 +139,16 @@ class _Optimisation:
     """Requests that are optimised together; see the module for the steps."""
 
     def __init__(
-        self, model: HookedTransformer, rows: EditRows, layer: int, sites: tuple[str, ...], config: TargetConfig
+        self,
+        model: HookedTransformer,
+        rows: EditRows,
+        layer: int,
+        sites: tuple[str, ...],
+        config: TargetConfig,
+        members: Sequence[int],
     ) -> None:
         self.model, self.rows, self.layer, self.sites, self.config = model, rows, layer, sites, config
+        self.members = members  # the requests' places in the caller's list, for messages
         n, per = len(rows.targets), rows.n_contexts + 1
         after, keys, outputs = subject_keys(model, rows, layer)
         self.keys = keys.reshape(n, per, -1)[:, :-1]
@@ -168,7 +175,7 @@ class _Optimisation:
                 decay = config.weight_decay * (deltas.norm(dim=-1) / self.initial.norm(dim=-1) ** 2).sum(0)[kept]
                 losses = factor[kept] * nll + config.kl_weight * divergence + decay
             if not torch.isfinite(losses).all():
-                bad = active[int((~torch.isfinite(losses)).nonzero()[0])]
+                bad = self.members[active[int((~torch.isfinite(losses)).nonzero()[0])]]
                 raise NumericalError(f"the target value of request {bad} has the loss {losses.tolist()} at step {step}")
             stop = losses < config.stop_loss
             if len(self.sites) == 2:  # PMET

@@ -6,7 +6,7 @@
    probability of the target; on edit, paraphrase and locality prompts also that of the rival answer (the old one; on
    locality prompts the new one), for ROME's comparison.
 3. Free: the question is continued greedily by as many tokens as its target has.
-4. Fluency: the edit prompt is continued by sampled tokens (among the five likeliest, seeded by the case's id).
+4. Fluency: of what the model samples after the edit prompt (among the five likeliest tokens, seeded by the case's id).
 
 An edited model is the model with its patch as hooks on the case's own rows (:func:`interp.editing.patch.row_hooks`),
 so cases with different patches share the batches, and no weight changes.
@@ -15,21 +15,19 @@ so cases with different patches share the batches, and no weight changes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Outcome, Patch, check_fits, row_hooks
+from interp.editing.patch import Outcome, Patch, check_fits
 from interp.errors import FactError, OptionError
+from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
 from interp.facts import EditCase
-from interp.generation import generate
 from interp.options import check_choice, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
-from interp.suffix import padded
-from interp.sweep import halving, unembed
+from interp.sweep import halving
 from interp.tokens import decode, encode, tokenize_target
 
 __all__ = [
@@ -50,8 +48,6 @@ PROTOCOLS = ("teacher-forced", "probability", "exact-match")
 """Token accuracy with the target given (EasyEdit, KnowEdit); ROME's comparison of the new answer's probability with the
 old one's (locality: of the true answer's with the new one's; nothing for portability); greedy generation that gives the
 target (locality: the same text as before)."""
-
-FLUENCY_TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,13 +227,15 @@ def evaluate_each(
         max_batch_tokens: The most tokens that go up the network at once.
 
     Raises:
-        OptionError: If there are not as many patches as cases.
+        OptionError: If there are not as many patches as cases, or ``before`` belongs to other cases.
         ModelError: If a patch was made for other weights.
         FactError: If a question does not fit the model (names the case).
         NumericalError: If the model returns NaN or infinite logits.
     """
     if len(patches) != len(cases):
         raise OptionError(f"there are {len(patches)} patches for {len(cases)} cases")
+    if before is not None and [answers.case for answers in before] != [case.id for case in cases]:
+        raise OptionError("the answers before the edits are those of other cases")
     described = model_provenance or provenance(model)
     for patch in patches:
         check_fits(patch, model, described.weights_hash)
@@ -302,23 +300,23 @@ def ask(
     of_row = [patch for _, patch, _ in asked]
 
     def work(limit: int) -> list[Reading]:
-        predicted, log_p = _forced(model, prompts, targets, of_row, limit)
         with_rival = [i for i, rival in enumerate(rivals) if rival]
-        _, rival_log_p = _forced(
-            model,
-            [prompts[i] for i in with_rival],
-            [rivals[i] for i in with_rival],
-            [of_row[i] for i in with_rival],
-            limit,
-        )
-        generated = _greedy(model, prompts, targets, of_row, limit)
-        rival_of = dict(zip(with_rival, rival_log_p, strict=True))
+        pairs = [*zip(prompts, targets, strict=True), *((prompts[i], rivals[i]) for i in with_rival)]
+        forced = teacher_forced(model, pairs, [*of_row, *(of_row[i] for i in with_rival)], limit)
+        rival_of = {i: forced[len(asked) + place][1] for place, i in enumerate(with_rival)}
+        generated = [predicted for predicted, _ in forced[: len(asked)]]
+        # where the target's first n tokens are the top ones, greedy generation is the target
+        free = [i for i, target in enumerate(targets) if len(target) > 1 and generated[i] != target]
+        lengths = [len(targets[i]) for i in free]
+        written = greedy(model, [prompts[i] for i in free], lengths, [of_row[i] for i in free], limit)
+        for i, tokens in zip(free, written, strict=True):
+            generated[i] = tokens
         return [
             Reading(
-                predicted=predicted[i],
+                predicted=forced[i][0],
                 generated=generated[i],
                 text=decode(model, generated[i]),
-                log_probability=log_p[i],
+                log_probability=forced[i][1],
                 rival_log_probability=rival_of.get(i),
             )
             for i in range(len(asked))
@@ -327,7 +325,11 @@ def ask(
     readings = iter(halving(work, max_batch_tokens))
     continuations = [""] * len(cases)
     if fluency_tokens:
-        continuations = _continued(model, cases, patches, fluency_tokens, seed, max_batch_tokens)
+        openings = [_prompt_ids(model, case, case.request.fact.prompt, fluency_tokens) for case in cases]
+        seeds = [_case_seed(case, seed) for case in cases]
+        continuations = halving(
+            lambda limit: sampled(model, openings, fluency_tokens, seeds, patches, limit), max_batch_tokens
+        )
     return [
         Answers(
             provenance=described,
@@ -349,95 +351,6 @@ def _prompt_ids(model: HookedTransformer, case: EditCase, prompt: str, more: int
             f" the context holds {model.cfg.n_ctx}"
         )
     return ids
-
-
-def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Indices in batches of about equal length."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * lengths[i] > limit:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _forced(
-    model: HookedTransformer,
-    prompts: Sequence[Sequence[int]],
-    targets: Sequence[tuple[int, ...]],
-    patches: Sequence[Patch | None],
-    limit: int,
-) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Teacher-forced: the top token at each target token, and the target's mean log-probability per token."""
-    predicted: list[tuple[int, ...]] = [()] * len(prompts)
-    log_p = [0.0] * len(prompts)
-    rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
-    for batch in _batches([len(row) for row in rows], limit):
-        tokens, _ = padded([rows[i] for i in batch], model.W_E.device)
-        with torch.no_grad():
-            final = model.run_with_hooks(
-                tokens,
-                prepend_bos=False,
-                stop_at_layer=model.cfg.n_layers,
-                fwd_hooks=list(row_hooks([patches[i] for i in batch])),
-            )
-            at = [(r, len(prompts[i]) - 1 + j) for r, i in enumerate(batch) for j in range(len(targets[i]))]
-            logits = unembed(model, final[[r for r, _ in at], [p for _, p in at]])
-        wanted = torch.tensor([token for i in batch for token in targets[i]], device=logits.device)
-        top = logits.argmax(-1).tolist()
-        chosen = logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].tolist()
-        first = 0
-        for i in batch:
-            n = len(targets[i])
-            predicted[i] = tuple(top[first : first + n])
-            log_p[i] = sum(chosen[first : first + n]) / n
-            first += n
-    return predicted, log_p
-
-
-def _greedy(
-    model: HookedTransformer,
-    prompts: Sequence[Sequence[int]],
-    targets: Sequence[tuple[int, ...]],
-    patches: Sequence[Patch | None],
-    limit: int,
-) -> list[tuple[int, ...]]:
-    generated: list[tuple[int, ...]] = [()] * len(prompts)
-    for length in sorted({len(target) for target in targets}):
-        members = [i for i, target in enumerate(targets) if len(target) == length]
-        for batch in _batches([len(prompts[i]) + length for i in members], limit):
-            rows = [members[i] for i in batch]
-            hooks = row_hooks([patches[i] for i in rows])
-            for i, added in zip(rows, generate(model, [prompts[i] for i in rows], length, hooks=hooks), strict=True):
-                generated[i] = tuple(added.tolist())
-    return generated
-
-
-def _continued(
-    model: HookedTransformer,
-    cases: Sequence[EditCase],
-    patches: Sequence[Patch | None],
-    n_tokens: int,
-    seed: int,
-    limit: int,
-) -> list[str]:
-    prompts = [_prompt_ids(model, case, case.request.fact.prompt, n_tokens) for case in cases]
-    texts = [""] * len(cases)
-    for batch in _batches([len(prompt) + n_tokens for prompt in prompts], limit):
-        added = generate(
-            model,
-            [prompts[i] for i in batch],
-            n_tokens,
-            top_k=FLUENCY_TOP_K,
-            seeds=[_case_seed(cases[i], seed) for i in batch],
-            hooks=row_hooks([patches[i] for i in batch]),
-        )
-        for i, ids in zip(batch, added.tolist(), strict=True):
-            texts[i] = decode(model, ids)
-    return texts
 
 
 def _case_seed(case: EditCase, seed: int) -> int:

@@ -1,0 +1,682 @@
+"""The study of edited layers: what is edited where, resuming, and Table 1 drawn from the folder alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+import interp.edit_study
+from interp.edit_study import (
+    PAPER_LAYERS,
+    PRESETS,
+    EditStudySettings,
+    LayerChoice,
+    choose_layers,
+    edit_cases,
+    edit_results,
+    relocated,
+)
+from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
+from interp.editing.patch import Patch, applied_patches
+from interp.errors import DataError, FactError, OptionError
+from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
+from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.locate.attribution import attribute
+from interp.locate.causal_trace import causal_trace
+from interp.locate.class_average import ClassAverage
+from interp.models import weights_hash
+from interp.results import Provenance, provenance
+from interp.runs import RunFolder
+from interp.tokens import TOKEN_CLASSES
+
+CASES = [
+    EditCase(
+        id="tower",
+        request=EditRequest(
+            Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"),
+            new_target=" Rome",
+        ),
+        paraphrases=("Visitors of the Eiffel Tower travel to",),
+        locality={"near": (Probe(prompt="Visitors of the Parthenon travel to", target=" Athens"),)},
+        portability={"reasoning": (Probe(prompt="The Eiffel Tower is governed from", target=" Rome"),)},
+    ),
+    EditCase(
+        id="messi",
+        request=EditRequest(
+            Fact(template="{} is famous for playing", subject="Lionel Messi", target=" football"), new_target=" tennis"
+        ),
+        locality={"far": (Probe(prompt="The capital of Japan is", target=" Tokyo"),)},
+    ),
+    EditCase(
+        id="japan",
+        request=EditRequest(
+            Fact(template="The capital of {} is", subject="Japan", target=" Tokyo"), new_target=" Rome"
+        ),
+        locality={"far": (Probe(prompt="Norway is governed from", target=" Oslo"),)},
+    ),
+]
+SETTINGS = EditStudySettings(
+    stride=3, context_kinds=((4, 2),), corpus=Corpus(tokens=1024), fluency_tokens=8, limit=None
+)
+NOISE = 0.3
+UNITS = {"rome": ((0,), (3,), (4,)), "memit": ((0, 1, 2, 3, 4), (0,), (0, 1, 2, 3))}
+"""What is edited with the averages below: attribution points to layer 0, tracing to layer 4, and 0 and 3 are swept."""
+
+
+def average(method: str, peak: int, n_layers: int) -> ClassAverage:
+    """A map that peaks at one layer at the last subject token, and elsewhere at the layer before."""
+    mean = torch.full((len(TOKEN_CLASSES), n_layers), 0.1)
+    mean[:, peak - 1] = 0.5
+    row = TOKEN_CLASSES.index("Last subject token")
+    mean[row] = 0.1 + 0.01 * torch.arange(n_layers)
+    mean[row, peak] = 1.0
+    n = (2,) * len(TOKEN_CLASSES)
+    peaks = tuple(peak if i == row else (peak - 1) % n_layers for i in range(len(TOKEN_CLASSES)))
+    return ClassAverage(
+        provenance=Provenance(model="m", weights_hash="0", dtype="float32", device="cpu", versions={}),
+        method=method,
+        title=f"title of {method}",
+        unit=f"unit of {method}",
+        token_classes=TOKEN_CLASSES,
+        mean=mean,
+        low=mean - 0.05,
+        high=mean + 0.05,
+        peak=peaks,
+        peak_low=peaks,
+        peak_high=peaks,
+        n_facts=n,
+        n_tokens=n,
+    )
+
+
+def averages(attribution: int = 0, mlp: int = 4, n_layers: int = 6) -> list[ClassAverage]:
+    peaks = {"attribution": attribution, "resid": 0, "mlp": mlp, "attn": n_layers - 1}
+    return [average(method, peak, n_layers) for method, peak in peaks.items()]
+
+
+AVERAGES = averages()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of our own; groups so small that there are several."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platformdirs, "user_cache_dir", lambda *_: cache)
+        patch.setattr(interp.edit_study, "GROUP", 2)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def untouched(tiny: HookedTransformer) -> Iterator[None]:
+    """Whatever happens, the model is left as it is."""
+    before = weights_hash(tiny)
+    yield
+    assert weights_hash(tiny) == before
+    assert applied_patches(tiny) == ()
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[tuple[float, int, str]]:
+    """Every progress report of the uninterrupted run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny: HookedTransformer, steps: list[tuple[float, int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """An uninterrupted run, to be left as it is."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    return study(tiny, folder, progress=lambda *step: steps.append(step))
+
+
+@pytest.fixture
+def copied(finished: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy that a test may damage."""
+    return RunFolder(Path(shutil.copytree(finished.path, tmp_path / "copy")))
+
+
+def study(model: HookedTransformer, folder: Path, settings: EditStudySettings = SETTINGS, **options: Any) -> RunFolder:
+    return edit_cases(model, CASES, AVERAGES, folder, settings, **{"noise": NOISE, **options})
+
+
+def same(one: RunFolder, other: RunFolder) -> bool:
+    """Equal to the last bit: repr tells apart any two floats, and takes NaN for itself."""
+    found = []
+    for run in (one, other):
+        again = relocated(run)
+        records = (*again.trace, *again.attribution)
+        found.append((repr(edit_results(run, AVERAGES)), [record.scores.numpy().tobytes() for record in records]))
+    return found[0] == found[1]
+
+
+def interrupter(after: int) -> Callable[..., None]:
+    """Progress that is Ctrl-C at its call number ``after``, counted from 0."""
+    calls = iter(range(10**6))
+
+    def progress(*_: Any) -> None:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], list[str]]]:
+    """(method, layers, subjects) of every group that is edited from here on."""
+    groups: list[tuple[str, tuple[int, ...], list[str]]] = []
+    real = interp.edit_study.edit_each
+
+    def edited(model: Any, requests: Any, *, method: str, config: Any, **options: Any) -> Any:
+        layers = config.layers if method == "memit" else (config.layer,)
+        groups.append((method, layers, [request.fact.subject for request in requests]))
+        return real(model, requests, method=method, config=config, **options)
+
+    monkeypatch.setattr(interp.edit_study, "edit_each", edited)
+    return groups
+
+
+# which layers
+
+
+@pytest.mark.parametrize(
+    ("attribution", "mlp", "n_layers", "expected"),
+    [
+        (1, 17, 48, PAPER_LAYERS),
+        (
+            0,
+            5,
+            6,
+            {
+                "attribution": LayerChoice(rome=0, memit=(0, 1, 2, 3, 4)),
+                "tracing": LayerChoice(rome=5, memit=(1, 2, 3, 4, 5)),
+            },
+        ),
+        (
+            4,
+            1,
+            6,
+            {"attribution": LayerChoice(rome=4, memit=(4, 5)), "tracing": LayerChoice(rome=1, memit=(0, 1))},
+        ),
+        (
+            5,
+            0,
+            6,
+            {"attribution": LayerChoice(rome=5, memit=(5,)), "tracing": LayerChoice(rome=0, memit=(0,))},
+        ),
+        (
+            1,
+            2,
+            3,
+            {"attribution": LayerChoice(rome=1, memit=(1, 2)), "tracing": LayerChoice(rome=2, memit=(0, 1, 2))},
+        ),
+        (0, 0, 1, {name: LayerChoice(rome=0, memit=(0,)) for name in ("attribution", "tracing")}),
+    ],
+)
+def test_layers_are_those_the_locators_point_to(
+    attribution: int, mlp: int, n_layers: int, expected: dict[str, LayerChoice]
+) -> None:
+    assert choose_layers(averages(attribution, mlp, n_layers), n_layers) == expected
+
+
+def test_layers_need_both_maps() -> None:
+    for missing in ("attribution", "mlp"):
+        with pytest.raises(OptionError, match="attribution and mlp"):
+            choose_layers([entry for entry in AVERAGES if entry.method != missing], 6)
+
+
+def test_the_papers_preset() -> None:
+    paper = PRESETS["paper"]
+    assert paper.layers == {
+        "attribution": LayerChoice(rome=1, memit=(1, 2, 3, 4, 5)),
+        "tracing": LayerChoice(rome=17, memit=(13, 14, 15, 16, 17)),
+    }
+    assert (paper.limit, paper.context_kinds) == (None, ((5, 10), (10, 10)))
+    assert paper.corpus.source.startswith("hub:wikimedia/wikipedia")
+    assert PRESETS["default"] == EditStudySettings()
+    assert PRESETS["default"].layers is None
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"limit": 0},
+        {"stride": 0},
+        {"fluency_tokens": 0},
+        {"seed": -1},
+        {"layers": {"attribution": LayerChoice(rome=1, memit=(1,))}},
+    ],
+    ids=str,
+)
+def test_settings_that_nothing_takes(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        EditStudySettings(**wrong)
+
+
+# what is computed
+
+
+def test_a_run_holds_one_patch_and_one_evaluation_per_unit(finished: RunFolder) -> None:
+    assert {path.name for path in finished.path.iterdir()} == {"run.json", "selection.json", "records"}
+    selection = finished.read_json("selection.json")
+    assert selection["cases"] == ["tower", "messi", "japan"]
+    assert selection["swept"] == [0, 3]
+    assert selection["chosen"] == {
+        "attribution": {"rome": 0, "memit": [0, 1, 2, 3, 4]},
+        "tracing": {"rome": 4, "memit": [0, 1, 2, 3, 4]},
+    }
+    names = {path.stem for path in (finished.path / "records").iterdir()}
+    expected = {f"{name}-{when}" for name in ("trace", "attribution") for when in ("before", "after")}
+    expected |= {f"before-{i:04d}" for i in range(3)}
+    for kind in ("patch", "case"):
+        expected |= {f"{kind}-rome-{layer}-{i:04d}" for layer in (0, 3, 4) for i in range(3)}
+        expected |= {f"{kind}-memit-0-4-{i:04d}" for i in range(3)}
+        for i, layer in enumerate(selection["drawn"]):
+            expected.add(f"{kind}-memit-{'0-3' if layer == 3 else '0'}-{i:04d}")
+    assert names == expected
+
+
+def direct(model: HookedTransformer, case: EditCase, method: str, layers: tuple[int, ...]) -> CaseEvaluation:
+    """Edit and evaluate one case by itself."""
+    assert model.cfg.d_mlp is not None
+    config: Any = (
+        RomeConfig(layer=layers[0])
+        if method == "rome"
+        else MemitConfig(layers=layers, second_moment_weight=3.0 * model.cfg.d_mlp)
+    )
+    patch = edit(
+        model,
+        [case.request],
+        method=method,
+        config=config,
+        second_moments=second_moments(model, layers, SETTINGS.corpus),
+        contexts=write_contexts(model, kinds=SETTINGS.context_kinds, seed=SETTINGS.seed),
+    )
+    return evaluate(model, patch, case, fluency_tokens=SETTINGS.fluency_tokens, seed=SETTINGS.seed)
+
+
+def check_equal(found: CaseEvaluation, expected: CaseEvaluation) -> None:
+    assert found.outcome is not None
+    assert expected.outcome is not None
+    assert (found.case, found.method, found.layers) == (expected.case, expected.method, expected.layers)
+    assert (found.questions, found.targets) == (expected.questions, expected.targets)
+    assert (found.outcome.converged, found.outcome.steps) == (expected.outcome.converged, expected.outcome.steps)
+    for ours, theirs in ((found.before, expected.before), (found.after, expected.after)):
+        assert [r.predicted for r in ours] == [r.predicted for r in theirs]
+        assert [r.generated for r in ours] == [r.generated for r in theirs]
+        for field in ("log_probability", "rival_log_probability"):
+            a, b = ([getattr(r, field) for r in readings] for readings in (ours, theirs))
+            np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=1e-4, rtol=1e-4)
+    assert found.continuation_before == expected.continuation_before
+    assert found.continuation_after == expected.continuation_after
+
+
+def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: RunFolder) -> None:
+    results = edit_results(finished, AVERAGES)
+    drawn = finished.read_json("selection.json")["drawn"]
+    random = [tuple(range(layer + 1)) for layer in drawn]  # five at most, and tiny's swept layers are 0 and 3
+    expected = {
+        ("Attribution score", "rome"): ("0", [(0,)] * 3),
+        ("Attribution score", "memit"): ("0-4", [(0, 1, 2, 3, 4)] * 3),
+        ("Causal tracing", "rome"): ("4", [(4,)] * 3),
+        ("Causal tracing", "memit"): ("0-4", [(0, 1, 2, 3, 4)] * 3),
+        ("Random layer (control)", "rome"): ("random", [(layer,) for layer in drawn]),
+        ("Random layer (control)", "memit"): ("random", random),
+    }
+    assert [(row.locator, row.method) for row in results.rows] == [("Before any edit", "none"), *expected]
+    known: dict[Any, CaseEvaluation] = {}
+    for row, ((locator, method), (text, layers)) in zip(results.rows[1:], expected.items(), strict=True):
+        evaluations = []
+        for i, at in enumerate(layers):
+            if (method, at, i) not in known:
+                known[method, at, i] = direct(tiny, CASES[i], method, at)
+                stored = finished.get(
+                    CaseEvaluation, f"case-{method}-{at[0] if len(at) == 1 else f'{at[0]}-{at[-1]}'}-{i:04d}"
+                )
+                assert stored is not None
+                check_equal(stored, known[method, at, i])
+            evaluations.append(known[method, at, i])
+        own = table_row(evaluations, locator=locator, layers=text)
+        assert (row.layers, row.n_cases, row.n_converged) == (text, 3, own.n_converged)
+        for protocol in PROTOCOLS:
+            for metric in (*METRICS, "score"):
+                a, b = row.scores[protocol][metric], own.scores[protocol][metric]
+                np.testing.assert_allclose([a.mean, a.low, a.high], [b.mean, b.low, b.high], atol=1e-4)
+        np.testing.assert_allclose(row.fluency.mean, own.fluency.mean, atol=1e-4)
+    assert {at for method, at, _ in known if method == "rome"} == set(UNITS["rome"])
+    # some edits did something, so that there was something to compare
+    reliability = [row.scores["teacher-forced"]["reliability"].mean for row in results.rows]
+    assert reliability[0] == 0
+    assert max(reliability) > 60
+
+
+def test_the_sweep_and_the_comparisons(finished: RunFolder) -> None:
+    results = edit_results(finished, AVERAGES)
+    assert list(results.by_layer) == [0, 3]
+    assert [row.layers for row in results.by_layer.values()] == ["0", "3"]
+    assert repr(results.by_layer[0].scores) == repr(results.rows[1].scores)
+    for i, method in ((0, "rome"), (3, "memit")):
+        found = results.comparisons[i : i + 3]
+        assert {entry.method for entry in found} == {method}
+        assert [(entry.first, entry.second) for entry in found] == [
+            ("Causal tracing", "Attribution score"),
+            ("Causal tracing", "Random layer (control)"),
+            ("Attribution score", "Random layer (control)"),
+        ]
+    rows = {(row.locator, row.method): row.scores["teacher-forced"] for row in results.rows}
+    for entry in results.comparisons:
+        expected = (
+            rows[entry.first, entry.method]["reliability"].mean - rows[entry.second, entry.method]["reliability"].mean
+        )
+        assert entry.differences["reliability"].mean == pytest.approx(expected, abs=1e-9)
+    attribution, tracing = results.strengths
+    assert (attribution.locator, attribution.chosen) == ("Attribution score", 0)
+    assert (tracing.locator, tracing.chosen, tracing.title) == ("Causal tracing", 4, "title of mlp")
+    assert tracing.mean.index(max(tracing.mean)) == 4
+    assert len(tracing.low) == 6
+
+
+def test_the_controls_layers_are_seeded(tiny: HookedTransformer, finished: RunFolder, tmp_path: Path) -> None:
+    assert finished.read_json("selection.json")["drawn"] == np.random.default_rng(0).choice((0, 3), size=3).tolist()
+    drawn = {}
+    for seed in (0, 1, 2, 3):
+        settings = dataclasses.replace(SETTINGS, seed=seed)
+        with pytest.raises(KeyboardInterrupt):
+            study(tiny, tmp_path / str(seed), settings, progress=interrupter(0))
+        drawn[seed] = RunFolder(tmp_path / str(seed)).read_json("selection.json")["drawn"]
+    assert drawn[0] == finished.read_json("selection.json")["drawn"]
+    assert len(set(map(tuple, drawn.values()))) > 1
+
+
+def test_the_first_case_is_located_again(tiny: HookedTransformer, finished: RunFolder) -> None:
+    again = relocated(finished)
+    assert again.case == "tower"
+    own = provenance(tiny)
+    old = CASES[0].request.fact
+    new = dataclasses.replace(old, target=" Rome")
+    patch = Patch.load(finished.record_path("patch-rome-4-0000"))
+    for before, after in (again.trace, again.attribution):
+        assert before.provenance == own
+        assert after.provenance.weights_hash != own.weights_hash
+        assert (before.fact, after.fact) == (old, new)
+        assert (before.answer, after.answer) == (" Paris", " Rome")
+    assert again.trace[0].state == again.trace[1].state == "resid"
+    assert again.trace[0].noise == again.trace[1].noise == NOISE
+    with patch.applied(tiny):
+        assert weights_hash(tiny) == again.trace[1].provenance.weights_hash
+        traced = causal_trace(tiny, new, state="resid", noise=NOISE)
+        attributed = attribute(tiny, new, tokens="all")
+    assert again.trace[1].scores.equal(traced.scores)
+    assert again.attribution[1].scores.equal(attributed.scores)
+
+
+def test_layers_that_do_not_follow_each_other_are_told_apart(tiny: HookedTransformer, tmp_path: Path) -> None:
+    layers = {
+        "attribution": LayerChoice(rome=1, memit=(1, 2, 4)),
+        "tracing": LayerChoice(rome=4, memit=(1, 3, 4)),
+    }
+    run = study(tiny, tmp_path, dataclasses.replace(SETTINGS, layers=layers, limit=1, stride=6))
+    rows = edit_results(run, AVERAGES).rows
+    assert [row.layers for row in rows] == ["-", "1", "1,2,4", "4", "1,3,4", "random", "random"]
+    for text, at in (("1,2,4", (1, 2, 4)), ("1,3,4", (1, 3, 4))):
+        record = run.get(CaseEvaluation, f"case-memit-{text}-0000")
+        assert record is not None
+        assert record.layers == at
+
+
+def test_progress_never_goes_back_and_ends(finished: RunFolder, steps: list[tuple[float, int, str]]) -> None:
+    total = 3 * 3 + 3 + 3 + 2  # ROME at three layers, MEMIT at one place and at the control's, located twice
+    done = [step for step, _, _ in steps]
+    assert done == sorted(done)
+    assert {whole for _, whole, _ in steps} == {total}
+    assert steps[-1] == (total, total, "done")
+    assert len(set(done)) > 2 * total  # also within units
+
+
+# resuming
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.55, 0.9, 1.0])
+def test_an_interrupted_run_ends_with_the_same_numbers(
+    tiny: HookedTransformer,
+    finished: RunFolder,
+    steps: list[tuple[float, int, str]],
+    tmp_path: Path,
+    share: float,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study(tiny, tmp_path, progress=interrupter(int(share * (len(steps) - 2))))
+    with pytest.raises(DataError, match="the study is not finished"):
+        same(RunFolder(tmp_path), finished)
+    study(tiny, tmp_path)
+    assert same(RunFolder(tmp_path), finished)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_run_killed_at_every_group_does_nothing_twice(
+    tiny: HookedTransformer, finished: RunFolder, tmp_path: Path, computed: list[Any]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def progress(done: float, total: int, label: str) -> None:
+        if before < done <= 15 and done == int(done):  # 15 evaluations; then it is located again
+            raise Killed
+
+    for _ in range(30):
+        before = len(list(tmp_path.glob("records/case-*")))
+        try:
+            study(tiny, tmp_path, progress=progress)
+        except Killed:
+            continue
+        break
+    keys = [(method, layers, tuple(subjects)) for method, layers, subjects in computed]
+    assert len(keys) == len(set(keys)) > 6
+    assert same(RunFolder(tmp_path), finished)
+
+
+@pytest.mark.parametrize("name", ["causal_trace", "attribute"])
+def test_interrupted_while_the_edited_model_is_located(
+    tiny: HookedTransformer, finished: RunFolder, copied: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for unit in ("trace-after", "attribution-after"):
+        copied.record_path(unit).unlink()
+    unedited = weights_hash(tiny)
+
+    def pressed(model: HookedTransformer, *_: Any, **__: Any) -> None:
+        assert weights_hash(model) != unedited
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interp.edit_study, name, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            study(tiny, copied.path)
+    assert weights_hash(tiny) == unedited
+    with pytest.raises(DataError, match=r"the study is not finished: (trace|attribution)-after is missing"):
+        relocated(copied)
+    study(tiny, copied.path)
+    assert same(copied, finished)
+
+
+def test_a_finished_run_is_not_computed_again(
+    tiny: HookedTransformer, finished: RunFolder, copied: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    for name in (
+        "edit_each", "evaluate_each", "ask", "write_contexts", "second_moments", "causal_trace", "attribute",
+    ):  # fmt: skip
+        monkeypatch.setattr(interp.edit_study, name, never)
+    records = sorted((copied.path / "records").iterdir())
+    before = [path.stat().st_mtime_ns for path in records]
+    study(tiny, copied.path)
+    assert sorted((copied.path / "records").iterdir()) == records
+    assert [path.stat().st_mtime_ns for path in records] == before
+    assert same(copied, finished)
+
+
+def truncate(run: RunFolder, unit: str) -> None:
+    path = run.record_path(unit)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def exchange(run: RunFolder, unit: str) -> None:
+    shutil.copy(run.record_path("before-0000"), run.record_path(unit))
+
+
+@pytest.mark.parametrize("damage", [truncate, exchange])
+def test_a_damaged_record_is_computed_again(
+    tiny: HookedTransformer,
+    finished: RunFolder,
+    copied: RunFolder,
+    computed: list[Any],
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[RunFolder, str], None],
+) -> None:
+    damage(copied, "case-rome-3-0002")
+    with caplog.at_level(logging.WARNING, "interp"):
+        study(tiny, copied.path)
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["computing case-rome-3-0002 again"]
+    assert len(computed) == 1
+    assert computed[0][:2] == ("rome", (3,))
+    assert "Japan" in computed[0][2]
+    assert same(copied, finished)
+
+
+@pytest.mark.parametrize("unit", ["before-0001", "trace-before", "attribution-after", "trace-after"])
+def test_other_damaged_records_are_computed_again(
+    tiny: HookedTransformer, finished: RunFolder, copied: RunFolder, computed: list[Any], unit: str
+) -> None:
+    truncate(copied, unit)
+    study(tiny, copied.path)
+    assert computed == []
+    assert same(copied, finished)
+
+
+def test_a_damaged_patch_of_the_model_that_is_located_again(
+    tiny: HookedTransformer, finished: RunFolder, copied: RunFolder
+) -> None:
+    copied.record_path("trace-after").unlink()
+    truncate(copied, "patch-rome-4-0000")
+    study(tiny, copied.path)
+    assert same(copied, finished)
+
+
+# what is refused
+
+OTHER_SETTINGS: dict[str, Any] = {
+    "limit": 2,
+    "stride": 2,
+    "context_kinds": ((4, 3),),
+    "corpus": Corpus(tokens=1025),
+    "fluency_tokens": 9,
+    "seed": 1,
+    "layers": {"attribution": LayerChoice(rome=1, memit=(1,)), "tracing": LayerChoice(rome=2, memit=(2,))},
+}
+
+
+def test_every_setting_has_another_value_to_try() -> None:
+    assert set(OTHER_SETTINGS) == {field.name for field in dataclasses.fields(EditStudySettings)}
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_a_folder_with_other_settings_is_refused(tiny: HookedTransformer, finished: RunFolder, name: str) -> None:
+    settings = dataclasses.replace(SETTINGS, **{name: OTHER_SETTINGS[name]})
+    with pytest.raises(DataError, match=r"holds a run with \w+ = "):
+        study(tiny, finished.path, settings)
+
+
+def test_a_folder_with_anything_else_that_counts_is_refused(
+    tiny: HookedTransformer,
+    family_model: Callable[[str], HookedTransformer],
+    finished: RunFolder,
+) -> None:
+    def refuse(match: str, model: HookedTransformer = tiny, cases: Sequence[EditCase] = CASES, **options: Any) -> None:
+        arguments = {"averages": AVERAGES, "noise": NOISE, **options}
+        with pytest.raises(DataError, match=match):
+            edit_cases(model, cases, arguments.pop("averages"), finished.path, SETTINGS, **arguments)
+
+    refuse("cases_sha256", cases=[CASES[0], *CASES[2:], CASES[1]])
+    refuse("cases = 'given cases'", source="mine.json")
+    refuse("noise = 0.3", noise=0.4)
+    refuse("chosen", averages=averages(1, 4))
+    gpt2 = family_model("gpt2")
+    refuse("holds a run with", model=gpt2, averages=averages(0, 2, gpt2.cfg.n_layers))
+
+
+def test_layers_that_do_not_exist_leave_the_folder_free(tiny: HookedTransformer, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, layers=PAPER_LAYERS)
+    with pytest.raises(OptionError, match="layer 17 does not exist"):
+        study(tiny, tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cases_that_do_not_fit(tiny: HookedTransformer, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no cases"):
+        edit_cases(tiny, [], AVERAGES, tmp_path / "none", SETTINGS, noise=NOISE)
+    with pytest.raises(FactError, match=r"case tower: .* takes \d+ tokens and what follows 60; the context holds 64"):
+        study(tiny, tmp_path / "long", dataclasses.replace(SETTINGS, fluency_tokens=60))
+
+
+def test_a_place_that_cannot_be_written(tiny: HookedTransformer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        study(tiny, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    "unit", ["case-rome-0-0001", "case-memit-0-4-0002", "case-rome-3-0000", "trace-after", "attribution-before"]
+)
+def test_results_of_an_unfinished_run_name_what_is_missing(copied: RunFolder, unit: str) -> None:
+    copied.record_path(unit).unlink()
+    read: Any = relocated if "-rome-" not in unit and "-memit-" not in unit else lambda run: edit_results(run, AVERAGES)
+    with pytest.raises(DataError, match=f"the study is not finished: {unit} is missing"):
+        read(copied)
+
+
+def test_what_is_no_run_folder(tmp_path: Path) -> None:
+    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+        with pytest.raises(DataError, match="is not a run folder"):
+            read(RunFolder(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"cases": [], "chosen": {}, "swept": [0], "drawn": []}',
+        '{"cases": ["a"], "chosen": [], "swept": [0], "drawn": [0]}',
+        '{"cases": ["a"], "chosen": {"attribution": {"rome": 0, "memit": [0]}}, "swept": [0], "drawn": [0]}',
+        '{"cases": 3, "chosen": {}, "swept": [0], "drawn": [0]}',
+    ],
+)
+def test_a_selection_that_was_tampered_with(copied: RunFolder, text: str) -> None:
+    json.loads(text)
+    (copied.path / "selection.json").write_text(text)
+    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+        with pytest.raises(DataError, match=r"selection\.json is damaged"):
+            read(copied)
+
+
+def test_results_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -> None:
+    expected = repr(edit_results(finished, AVERAGES))
+    hidden = finished.path.rename(finished.path.with_name("hidden"))
+    try:
+        assert repr(edit_results(copied, AVERAGES)) == expected
+    finally:
+        hidden.rename(finished.path)
