@@ -339,6 +339,7 @@ class _Work:
         total = sum(len(members) for _, _, members in plan) + 2
         missing = [entry for entry in plan if not self._is_done(*entry)]
         done = total - 2 - sum(len(members) for _, _, members in missing)
+        before = self._before(total, done)  # first: a case that does not fit the model is found here
         contexts: Contexts | None = None
         moments: SecondMoments | None = None
         if missing:
@@ -351,7 +352,6 @@ class _Work:
                 self.settings.corpus,
                 progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
             )
-        before = self._before(total, done)
         for method, layers, members in missing:
             assert contexts is not None
             assert moments is not None

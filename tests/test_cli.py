@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 import interp.cli
 import interp.study
+from interp.edit_study import EditStudySettings
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
@@ -33,6 +35,33 @@ PROMPT = "The capital of Japan is"
 JAPAN = (PROMPT, "--subject", "Japan")
 SMALL = ("--samples", "2", "--noise", "0.3")
 FIGURE = ("--limit", "2", "--samples", "2", "--steps", "2", "--noise", "0.3")
+CASES: list[dict[str, Any]] = [
+    {
+        "id": "tower",
+        "template": "The {} is located in the city of",
+        "subject": "Eiffel Tower",
+        "target": " Paris",
+        "new_target": " Rome",
+        "paraphrases": ["Visitors of the Eiffel Tower travel to"],
+        "locality": {"near": [{"prompt": "Visitors of the Parthenon travel to", "target": " Athens"}]},
+        "portability": {"reasoning": [{"prompt": "The Eiffel Tower is governed from", "target": " Rome"}]},
+    },
+    {
+        "id": "messi",
+        "template": "{} is famous for playing",
+        "subject": "Lionel Messi",
+        "target": " football",
+        "new_target": " tennis",
+        "locality": {"far": [{"prompt": "The capital of Japan is", "target": " Tokyo"}]},
+    },
+]
+LOCATED = {"figure1", *(f"one-fact-{method}" for method in METHODS)}
+EDITED = {
+    *(f"table1.{ending}" for ending in ("md", "tex", "csv")),
+    *(f"edit-layers.{ending}" for ending in ("pdf", "svg", "png", "csv")),
+    *(f"before-after.{ending}" for ending in ("pdf", "svg", "png")),
+}
+"""What a study draws."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +76,18 @@ class Done:
 Call = Callable[..., Done]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands in for the user's cache folder."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, cache: Path) -> Call:
     """Run ``interp ARGUMENTS`` through its entry point, in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(cache))
 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
@@ -71,6 +107,12 @@ def facts_file(facts: list[Fact], tmp_path_factory: pytest.TempPathFactory) -> P
 def write_facts(path: Path, facts: list[Fact]) -> Path:
     records = [{"template": fact.template, "subject": fact.subject, "target": fact.target} for fact in facts]
     path.write_text(json.dumps(records), "utf-8")
+    return path
+
+
+def write_cases(path: Path) -> Path:
+    """Cases whose facts ``tiny`` knows."""
+    path.write_text(json.dumps(CASES), "utf-8")
     return path
 
 
@@ -242,15 +284,24 @@ def test_figure1_and_its_redrawing(
     assert {name: Path("elsewhere", name).read_bytes() for name in names} == first
 
 
-def test_reproduce_draws_single_facts_too(call: Call, facts_file: Path) -> None:
-    done = call("reproduce", *MODEL, "--facts", facts_file, "--limit", "1", "--out", "run", "--figures", "drawn")
+def test_reproduce_draws_single_facts_too(call: Call, facts_file: Path, tmp_path: Path) -> None:
+    cases = write_cases(tmp_path / "cases.json")
+    small = ("--limit", "1", "--cases", cases, "--case-limit", "1", "--stride", "4", "--fluency-tokens", "8")
+    command = ("reproduce", *MODEL, "--facts", facts_file, *small, "--out", "run", "--figures", "drawn")
+    done = call(*command)
     assert done.code == 0, done.err
-    assert {path.stem for path in Path("drawn").iterdir()} == {
-        "figure1",
-        *(f"one-fact-{method}" for method in METHODS),
-    }
+    drawn = {path.name: path.read_bytes() for path in Path("drawn").iterdir()}
+    assert set(drawn) >= EDITED
+    assert {Path(name).stem for name in set(drawn) - EDITED} == LOCATED
+    assert "reliability" in drawn["table1.csv"].decode()
+    for name in EDITED:
+        assert f"wrote drawn/{name}\n" in done.err
     settings = RunFolder(Path("run")).settings()
     assert {key: settings[key] for key in vars(LocateSettings())} == {**vars(LocateSettings()), "limit": 1}
+    settings = RunFolder(Path("run/edits")).settings()
+    expected = replace(EditStudySettings(), limit=1, stride=4, fluency_tokens=8)
+    assert {key: settings[key] for key in vars(expected)} == json.loads(json.dumps(asdict(expected)))
+    assert settings["cases"] == str(cases)
 
 
 def test_a_single_run_can_be_repeated(call: Call) -> None:
@@ -511,16 +562,33 @@ def test_json_stands_alone_on_standard_output(facts_file: Path) -> None:
     assert len(json.loads(run.stdout)) == 6
 
 
+COMMANDS = [
+    *["reproduce", "study", "table1", "figure1", "trace", "attribute", "facts", "models", "edit", "evaluate", "patch"],
+    *(f"patch {name}" for name in ("show", "apply", "export")),
+]
+
+
+def test_every_command_is_listed() -> None:
+    names = {info.name or info.callback.__name__ for info in interp.cli.app.registered_commands if info.callback}
+    names |= {str(group.name) for group in interp.cli.app.registered_groups}
+    assert names == {name for name in COMMANDS if " " not in name}
+
+
 def test_help_does_not_import_torch() -> None:
     code = (
-        "import sys\nfrom interp.cli import main\n"
-        "try:\n    main()\nfinally:\n"
-        "    sys.stderr.write(','.join({'torch', 'transformers', 'numpy', 'matplotlib', 'plotly'} & set(sys.modules)))"
+        "import sys, time\nstart = time.process_time()\nfrom interp.cli import main\n"
+        "for words in sys.argv[1:]:\n    sys.argv[1:] = [*words.split(), '--help']\n"
+        "    try:\n        main()\n    except SystemExit as left:\n        assert left.code == 0\n"
+        "    if len(sys.argv) == 2:\n        first = time.process_time() - start\n"
+        "sys.stderr.write(','.join({'torch', 'transformers', 'numpy', 'matplotlib', 'plotly'} & set(sys.modules)))\n"
+        "print('seconds', first)"
     )
-    for arguments in (("--help",), ("figure1", "--help")):
-        run = python("-c", code, *arguments)
-        assert (run.returncode, run.stderr) == (0, "")
-        assert "Usage" in run.stdout
+    run = python("-c", code, "", *COMMANDS)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.count("Usage") == 1 + len(COMMANDS)
+    for name in COMMANDS:
+        assert f"{name} [" in run.stdout or f" {name} " in run.stdout
+    assert float(run.stdout.split()[-1]) < 0.5  # of the processor: other programs do not count
 
 
 def test_import_interp_is_instant() -> None:

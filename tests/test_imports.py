@@ -75,6 +75,15 @@ def test_locators_do_not_import_each_other() -> None:
         assert {name for name in imported(MODULES[module]) if name.startswith("locate")} == set(), module
 
 
+def test_editors_do_not_import_each_other() -> None:
+    editors = {f"editing.{name}" for name in ("rome", "memit", "pmet", "fine_tuning", "knowledge_neurons")}
+    assert editors <= set(MODULES)
+    for module in editors:
+        found = imported(MODULES[module])
+        assert not any(name == other or name.startswith(f"{other}.") for name in found for other in editors), module
+        assert not found & {"editing", *(f"editing.{name}" for name in interp.editing.__all__)}, module
+
+
 def test_import_interp_is_light() -> None:
     heavy = ["torch", "transformers", "transformer_lens", "numpy", "plotly", "matplotlib", "ipywidgets"]
     code = f"import sys, interp; print([name for name in {heavy} if name in sys.modules])"

@@ -15,7 +15,6 @@ from interp.cli.common import (
     Json,
     Method,
     Model,
-    Seed,
     app,
     bar,
     check_writable,
@@ -39,6 +38,7 @@ app.add_typer(patch_app, name="patch")
 
 PatchFile = Annotated[Path, typer.Argument(help="A file written by interp edit.")]
 TOP = 5
+ONE_AT_A_TIME = ("rome", "r-rome", "kn")
 
 
 @app.command()
@@ -58,7 +58,7 @@ def edit(
     identity: Annotated[bool, typer.Option("--identity", help="Without second moments (C = identity).")] = False,
     corpus: Annotated[str, typer.Option(help="Of the second moments: self, a text file or hub:NAME:CONFIG.")] = "self",
     corpus_tokens: Annotated[int, typer.Option(help="Its tokens.")] = 20_000,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the contexts and the corpus.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to save the patch; runs/METHOD-ID.patch by default.")] = None,
     device: Device = None,
     dtype: DType = "float32",
@@ -71,12 +71,16 @@ def edit(
     from interp.editing.config import MemitConfig, PmetConfig, RomeConfig, config_layers
 
     requests = _requests(prompt, subject, target, cases)
+    if len(requests) > 1 and method in ONE_AT_A_TIME and not sequential:
+        raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
+    if layer is not None and layer < 0:
+        raise OptionError(f"layer must be a whole number from 0, got {layer}")
     text = editing.Corpus(source=corpus, tokens=corpus_tokens, seed=seed)
     network = load(model, device, dtype)
     config = editing.default_config(network, method, layer)
     editing.check_config(network, method, config)
     editing.check_requests(network, requests)
-    key = digest([repr(requests), repr(config), model, repr(text), identity, sequential])
+    key = digest([repr(requests), repr(config), model, dtype, repr(text), identity, sequential])
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
     moments: Any = "identity"
@@ -123,7 +127,7 @@ def evaluate(
     case: Annotated[str | None, typer.Option(help="Id of the case; by default those that the patch edits.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; by default the one the patch was made for.")] = None,
     fluency_tokens: FluencyTokens = 100,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the tokens sampled for fluency.")] = 0,
     device: Device = None,
     dtype: DType = "float32",
     as_json: Json = False,
@@ -198,7 +202,7 @@ def apply(
     patch = _loaded(patch_file)
     network = load(model or patch.provenance.model, device, dtype)
     request = patch.requests[0]
-    asked = (request.fact.prompt, request.new_target) if prompt is None else (prompt, None)
+    asked = (request.fact.prompt, request.new_target) if prompt is None else (prompt.rstrip(), None)
     _show_before_after(network, patch, [asked], as_json, {"patch": str(patch_file)})
 
 

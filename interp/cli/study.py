@@ -137,6 +137,8 @@ def _study(
 
         candidates = load_facts(facts)
         to_edit = load_cases(cases)
+        if not editing.corpus.source.startswith("hub:"):
+            editing.corpus.revision()  # a missing file is found now, not after the locating
         key = digest([vars(locating), repr(editing), cases])
         place = out or Path("runs") / f"study-{slug(model)}-{slug(Path(facts).stem)}-{key}"
         check_writable(figures or place / "figures")
