@@ -129,6 +129,8 @@ def suffixes(
     entering: Float[Tensor, "row token d_model"],
     starts: Sequence[int],
     layer: int,
+    *,
+    lengths: Sequence[int] | None = None,
 ) -> Suffixes:
     """Cut rows at their starts.
 
@@ -137,6 +139,7 @@ def suffixes(
         entering: The residual stream of whole rows before block ``layer``, padded on the right.
         starts: The first token of each row that may change.
         layer: The first block that may see a change.
+        lengths: Tokens of each row without its padding; what is padded in all suffixes is left out.
     """
     n_prefix, n_layers = max(starts), model.cfg.n_layers
     first = torch.tensor(starts, device=entering.device)
@@ -154,7 +157,8 @@ def suffixes(
         for block in range(layer, n_layers):
             keys, values = (seen[f"blocks.{block}.attn.hook_{kind}"] for kind in "kv")
             prefix[block] = (moved(keys), moved(values))
-    length = entering.shape[1] - min(starts)
+    ends = lengths or [entering.shape[1]] * len(starts)
+    length = max(end - start for start, end in zip(starts, ends, strict=True))
     onward = (first[:, None] + torch.arange(length, device=entering.device)[None]).clamp(max=entering.shape[1] - 1)
     resid = entering.gather(1, onward[:, :, None].expand(-1, -1, entering.shape[-1]))
     return Suffixes(layer=layer, resid=resid, prefix=prefix, present=present)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from interp import tokens
 from interp.editing import (
+    Corpus,
     FtConfig,
     KnConfig,
     MemitConfig,
@@ -18,6 +19,7 @@ from interp.editing import (
     edit,
     edit_each,
     edit_sequentially,
+    second_moments,
     target_values,
 )
 from interp.editing.spread import spread
@@ -609,3 +611,19 @@ def test_a_saved_edit_says_how_it_was_made(model, moments, tmp_path):
     assert loaded.requests == (TOWER,)
     assert loaded.outcomes == patch.outcomes
     assert torch.equal(loaded.delta(2), patch.delta(2))
+
+
+@pytest.mark.real_model
+def test_the_eiffel_tower_moves_to_rome(real_model):
+    fact = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+    before = weights_hash(real_model)
+    moments = second_moments(real_model, [4], Corpus(tokens=4096), cache=None)
+    patch = edit(
+        real_model, [EditRequest(fact, new_target=" Rome")], config=RomeConfig(layer=4), second_moments=moments
+    )
+    with patch.applied(real_model), torch.no_grad():
+        logits = real_model(torch.tensor([tokens.encode(real_model, fact.prompt)]), prepend_bos=False)[0, -1]
+    (rome,) = tokens.tokenize_target(real_model, " Rome")
+    assert logits.softmax(-1)[rome] > 0.9
+    assert patch.converged
+    assert weights_hash(real_model) == before

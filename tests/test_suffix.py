@@ -31,7 +31,7 @@ def whole(model, row, start, layer, delta):
 def prepared(model, rows, starts, layer):
     tokens, _ = padded(rows, "cpu")
     after, _ = run_rows(model, tokens, stop=layer)
-    return suffixes(model, after, starts, layer)
+    return suffixes(model, after, starts, layer, lengths=[len(row) for row in rows])
 
 
 @pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
@@ -51,6 +51,11 @@ def test_every_family_equals_whole_rows(family_model, family, layer, starts):
             torch.testing.assert_close(found[i, : len(row) - start], expected, atol=1e-5 * scale, rtol=1e-4)
             unmoved = whole(model, row, start, layer, 0)[start:]
             assert (expected - unmoved).abs().max() > 1e-2
+
+
+def test_no_token_is_run_that_is_padding_in_every_row(tiny):
+    rows, starts = rows_of(LENGTHS), [max(0, length - 2) for length in LENGTHS]
+    assert prepared(tiny, rows, starts, 2).resid.shape[1] == 2
 
 
 @pytest.mark.parametrize("layer", [1, 6])

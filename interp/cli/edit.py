@@ -178,7 +178,11 @@ def show(patch_file: PatchFile, as_json: Json = False) -> None:
         print_json(data)
         return
     for request, outcome in zip(patch.requests, patch.outcomes, strict=True):
-        ended = "" if outcome.probability is None else f"; p = {outcome.probability:.3f} after {outcome.steps} steps"
+        ended = (
+            ""
+            if outcome.probability is None
+            else f"; p = {outcome.probability:.3f} over contexts, {outcome.steps} steps"
+        )
         state = "" if outcome.converged else ", not converged"
         screen.print(
             f"{request.fact.prompt!r} -> {request.new_target!r} by {patch.method}{ended}{state}", soft_wrap=True

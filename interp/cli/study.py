@@ -185,12 +185,14 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 
-    table = Table("located by", "editor", "layers", "reliability", "locality", "portability", "score", "fluency")
+    columns = {"reliability": "reliab.", "locality": "local.", "portability": "port.", "score": "score"}
+    table = Table("located by", "editor", "layers", *columns.values(), "fluency")
     for row in found.rows:
         scores = row.scores["teacher-forced"]
-        cells = [str(scores[name]) for name in ("reliability", "locality", "portability", "score")]
-        table.add_row(row.locator, row.method, row.layers, *cells, str(row.fluency))
+        means = [f"{scores[name].mean:.1f}" for name in columns]
+        table.add_row(row.locator, row.method, row.layers, *means, f"{row.fluency.mean:.1f}")
     screen.print(table)
+    screen.print(f"means over {found.rows[0].n_cases} cases, in percent; the intervals are in {folder / 'table1.md'}")
     for path in written:
         messages.print(f"wrote {path}", soft_wrap=True)
 

@@ -155,7 +155,7 @@ class _Optimisation:
         self.outputs = outputs
         self.mlp_out = outputs["mlp_out"].reshape(n, per, -1)[:, :-1]
         self.initial = torch.stack([outputs[site].reshape(n, per, -1)[:, 0].float() for site in sites])
-        self.suffix = suffixes(model, after, rows.subject_last, layer + 1)
+        self.suffix = suffixes(model, after, rows.subject_last, layer + 1, lengths=[len(ids) for ids in rows.ids])
         self.initial_essence: Tensor | None = None
 
     def run(self, advance: Any) -> list[TargetValue]:
