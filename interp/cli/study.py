@@ -192,7 +192,7 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
         means = [f"{scores[name].mean:.1f}" for name in columns]
         table.add_row(row.locator, row.method, row.layers, *means, f"{row.fluency.mean:.1f}")
     screen.print(table)
-    screen.print(f"means over {found.rows[0].n_cases} cases, in percent; the intervals are in {folder / 'table1.md'}")
+    screen.print(f"means over {found.rows[0].n_cases} cases, in percent; intervals in table1.md")
     for path in written:
         messages.print(f"wrote {path}", soft_wrap=True)
 
