@@ -1,18 +1,8 @@
 from .cases import load_cases
 from .datasets import load_facts
-from .edit_study import (
-    PAPER_LAYERS,
-    PRESETS,
-    EditResults,
-    EditStudySettings,
-    LayerChoice,
-    Relocated,
-    Strength,
-    choose_layers,
-    edit_cases,
-    edit_results,
-    relocated,
-)
+from .edit_plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
+from .edit_results import EditResults, Relocated, Strength, edit_results, relocated
+from .edit_study import edit_cases
 from .editing import (
     Corpus,
     FtConfig,

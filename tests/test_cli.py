@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 
 import interp.cli
 import interp.study
-from interp.edit_study import EditStudySettings
+from interp.edit_plan import EditStudySettings
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace

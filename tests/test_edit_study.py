@@ -17,16 +17,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import interp.edit_study
-from interp.edit_study import (
-    PAPER_LAYERS,
-    PRESETS,
-    EditStudySettings,
-    LayerChoice,
-    choose_layers,
-    edit_cases,
-    edit_results,
-    relocated,
-)
+from interp.edit_plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
+from interp.edit_results import edit_results, relocated
+from interp.edit_study import edit_cases
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
 from interp.editing.patch import Patch, applied_patches
 from interp.errors import DataError, FactError, OptionError

@@ -19,7 +19,7 @@ from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 
 from interp import plots
-from interp.edit_study import Strength
+from interp.edit_results import Strength
 from interp.errors import OptionError
 from interp.evaluation.metrics import harmonic_mean
 from interp.evaluation.protocol import METRICS, PROTOCOLS

@@ -68,7 +68,7 @@ def edit(
     from dataclasses import asdict
 
     import interp.editing as editing
-    from interp.editing.config import MemitConfig, PmetConfig, RomeConfig, config_layers
+    from interp.editing.config import TargetConfig, config_layers
 
     requests = _requests(prompt, subject, target, cases)
     if len(requests) > 1 and method in ONE_AT_A_TIME and not sequential:
@@ -85,7 +85,7 @@ def edit(
     check_writable(place.parent)
     moments: Any = "identity"
     contexts: Any = (("{}",),)
-    if isinstance(config, RomeConfig | MemitConfig | PmetConfig):
+    if isinstance(config, TargetConfig):
         contexts = editing.write_contexts(network, seed=seed)
         if not identity:
             with bar("second moments") as advance:

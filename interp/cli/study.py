@@ -32,7 +32,8 @@ from interp.cli.locate import draw_figure1, draw_first_fact
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
-    from interp.edit_study import EditStudySettings, Relocated
+    from interp.edit_plan import EditStudySettings
+    from interp.edit_results import Relocated
     from interp.study import LocateSettings
 
 CaseLimit = Annotated[int, typer.Option(help="How many edit cases, in their order; 0 for all.")]
@@ -105,7 +106,7 @@ def _edit_settings(
     corpus: str | None,
     corpus_tokens: int | None,
 ) -> EditStudySettings:
-    from interp.edit_study import PRESETS
+    from interp.edit_plan import PRESETS
     from interp.options import check_choice
 
     check_choice("preset", preset, tuple(PRESETS))
@@ -167,7 +168,7 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     from rich.table import Table
 
     from interp import plots
-    from interp.edit_study import edit_results, relocated
+    from interp.edit_results import edit_results, relocated
     from interp.results import write_atomically
 
     found = edit_results(edits, averages)

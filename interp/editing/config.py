@@ -83,8 +83,8 @@ class RomeConfig(TargetConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemitConfig(TargetConfig):
-    """MEMIT: layers, and the weight of the second moment against the new keys."""
+class SpreadConfig(TargetConfig):
+    """What is spread over several layers, and the weight of their second moments against the new keys."""
 
     layers: tuple[int, ...]
     clamp: float = 0.75
@@ -97,20 +97,18 @@ class MemitConfig(TargetConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PmetConfig(TargetConfig):
+class MemitConfig(SpreadConfig):
+    """MEMIT (defaults: GPT2-XL)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PmetConfig(SpreadConfig):
     """PMET (defaults: its own for GPT-J)."""
 
-    layers: tuple[int, ...]
     steps: int = 30
     learning_rate: float = 0.2
-    clamp: float = 0.75
     kl_weight: float = 1.0
     second_moment_weight: float = 6_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_layers(self.layers)
-        _check_numbers(self, second_moment_weight=(1e-9, 1e9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,4 +239,4 @@ def config_layers(config: EditConfig) -> tuple[int, ...]:
     """The layers that a config names (none for knowledge neurons, which choose theirs)."""
     if isinstance(config, RomeConfig | FtConfig):
         return (config.layer,)
-    return config.layers if isinstance(config, MemitConfig | PmetConfig) else ()
+    return config.layers if isinstance(config, SpreadConfig) else ()

@@ -20,9 +20,9 @@ from interp.editing.config import (
     EditConfig,
     FtConfig,
     KnConfig,
-    MemitConfig,
-    PmetConfig,
     RomeConfig,
+    SpreadConfig,
+    TargetConfig,
     check_config,
     config_layers,
     default_config,
@@ -179,7 +179,7 @@ class _Maker:
             check_requests(model, group)
         self.contexts: Contexts = (("{}",),)
         self.moments: Moments = "identity"
-        if isinstance(self.config, RomeConfig | MemitConfig | PmetConfig):
+        if isinstance(self.config, TargetConfig):
             self.contexts = context_kinds(contexts) if contexts is not None else write_contexts(model)
             layers = config_layers(self.config)
             if second_moments is None:
@@ -225,7 +225,7 @@ class _Maker:
         if isinstance(config, RomeConfig):
             pair = rome.rank_one(targets[0], self.whitening, config.layer, average_key=self.method == "r-rome")
             factors["left"], factors["right"] = ({config.layer: part} for part in pair)
-        elif isinstance(config, MemitConfig | PmetConfig):
+        elif isinstance(config, SpreadConfig):
             how = memit if self.method == "memit" else pmet
             wanted = torch.stack([target.value(how.SPREAD_SITE) for target in targets])
             factors["left"], factors["right"] = by_layer(

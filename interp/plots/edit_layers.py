@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from interp.edit_study import Strength
+from interp.edit_results import Strength
 from interp.errors import OptionError
 from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import TableRow

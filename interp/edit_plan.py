@@ -1,0 +1,209 @@
+"""What a study of edited layers sets out to do: settings, the layers of each locator, the names of its units.
+
+Attribution and tracing each point to the layer of the largest class-averaged value at the last subject token
+(tracing: of MLP outputs, which is what is edited). ROME edits that layer. MEMIT's five layers begin there for
+attribution and end there for tracing, as in the paper (1: 1-5; 17: 13-17), as far as the model has them. The control
+is a layer drawn for each case from those of the layer sweep; MEMIT's layers end there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformer_lens import HookedTransformer
+
+from interp.editing.config import EditConfig, MemitConfig, RomeConfig, check_config, default_config
+from interp.editing.corpora import Corpus
+from interp.errors import DataError, OptionError
+from interp.locate.class_average import ClassAverage
+from interp.options import check_positive, check_seed
+from interp.runs import RunFolder
+from interp.tokens import TOKEN_CLASSES
+
+__all__ = [
+    "LAST_SUBJECT",
+    "LOCATORS",
+    "PAPER_LAYERS",
+    "PRESETS",
+    "EditStudySettings",
+    "LayerChoice",
+    "Plan",
+    "choose_layers",
+    "config_at",
+    "finished",
+    "layer_span",
+    "layers_of",
+    "read_plan",
+    "unit_name",
+]
+
+LAST_SUBJECT = TOKEN_CLASSES.index("Last subject token")
+WINDOW = 5  # MEMIT's layers, as published for GPT2-XL
+LOCATORS = {"attribution": "Attribution score", "tracing": "Causal tracing", "random": "Random layer (control)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """The layers that a locator points to."""
+
+    rome: int
+    memit: tuple[int, ...]
+
+
+PAPER_LAYERS: Mapping[str, LayerChoice] = {
+    "attribution": LayerChoice(rome=1, memit=(1, 2, 3, 4, 5)),
+    "tracing": LayerChoice(rome=17, memit=(13, 14, 15, 16, 17)),
+}
+"""What the paper edits in GPT2-XL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditStudySettings:
+    """Everything that Table 1 depends on, besides the model, the cases and the located layers.
+
+    Args:
+        limit: How many cases, in their order; all if None.
+        stride: The layer sweep edits every such layer.
+        context_kinds: (tokens, texts) of the contexts that the model writes.
+        corpus: Of the second moments.
+        fluency_tokens: Tokens that are sampled for fluency.
+        seed: Of the contexts, the control's layers, the sampling and the bootstrap.
+        layers: Layers by locator (``attribution``, ``tracing``) instead of the located ones.
+    """
+
+    limit: int | None = 12
+    stride: int = 3
+    context_kinds: tuple[tuple[int, int], ...] = ((10, 5),)
+    corpus: Corpus = field(default_factory=Corpus)
+    fluency_tokens: int = 100
+    seed: int = 0
+    layers: Mapping[str, LayerChoice] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(stride=self.stride, fluency_tokens=self.fluency_tokens)
+        if self.limit is not None:
+            check_positive(limit=self.limit)
+        check_seed(self.seed)
+        if self.layers is not None and set(self.layers) != {"attribution", "tracing"}:
+            raise OptionError(f"layers must be given for attribution and tracing, got {sorted(self.layers)}")
+
+
+PRESETS: Mapping[str, EditStudySettings] = {
+    "default": EditStudySettings(),
+    "paper": EditStudySettings(
+        limit=None,
+        context_kinds=((5, 10), (10, 10)),
+        corpus=Corpus(source="hub:wikimedia/wikipedia:20231101.en", tokens=10_000_000, row=512),
+        layers=PAPER_LAYERS,
+    ),
+}
+"""``paper``: its layers of GPT2-XL, ROME's contexts, Wikipedia, every case."""
+
+
+def choose_layers(averages: Sequence[ClassAverage], n_layers: int) -> dict[str, LayerChoice]:
+    """The layers that attribution and tracing point to (step 1 of the module).
+
+    Raises:
+        OptionError: If a map is missing.
+    """
+    peaks = {average.method: average.peak[LAST_SUBJECT] for average in averages}
+    if not {"attribution", "mlp"} <= set(peaks):
+        raise OptionError(f"layers are chosen from the attribution and mlp maps, got {sorted(peaks)}")
+    first, last = peaks["attribution"], peaks["mlp"]
+    return {
+        "attribution": LayerChoice(rome=first, memit=tuple(range(first, min(n_layers, first + WINDOW)))),
+        "tracing": LayerChoice(rome=last, memit=_ending_at(last)),
+    }
+
+
+def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) -> EditConfig:
+    """A method's default settings at other layers.
+
+    Raises:
+        OptionError: If a layer does not exist.
+    """
+    default = default_config(model, method)
+    if isinstance(default, MemitConfig):
+        config: EditConfig = MemitConfig(layers=layers, second_moment_weight=default.second_moment_weight)
+    else:
+        config = RomeConfig(layer=layers[0])
+    check_config(model, method, config)
+    return config
+
+
+def _ending_at(layer: int) -> tuple[int, ...]:
+    return tuple(range(max(0, layer - WINDOW + 1), layer + 1))
+
+
+def layers_of(
+    locator: str, method: str, chosen: Mapping[str, LayerChoice], drawn: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """The edited layers of each case."""
+    if locator == "random":
+        return [(layer,) if method == "rome" else _ending_at(layer) for layer in drawn]
+    choice = chosen[locator]
+    return [(choice.rome,) if method == "rome" else choice.memit] * len(drawn)
+
+
+def layer_span(layers: Sequence[int]) -> str:
+    """Layers as text: ``17``, ``13-17``, ``1,2,4``."""
+    if list(layers) != list(range(layers[0], layers[-1] + 1)):
+        return ",".join(map(str, layers))
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
+
+
+def unit_name(kind: str, method: str, layers: Sequence[int], case: int) -> str:
+    """The name of a unit's record."""
+    return f"{kind}-{method}-{layer_span(layers)}-{case:04d}"
+
+
+def finished(run: RunFolder, cls: Any, unit: str) -> Any:
+    """A record that must be there.
+
+    Raises:
+        DataError: If it is not (names it).
+    """
+    record = run.get(cls, unit)
+    if record is None:
+        raise DataError(f"{run.path}: the study is not finished: {unit} is missing")
+    return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study set out to do."""
+
+    cases: list[str]
+    chosen: dict[str, LayerChoice]
+    swept: tuple[int, ...]
+    drawn: list[int]
+    seed: int
+
+
+def read_plan(run: RunFolder) -> Plan:
+    """What the study in a folder set out to do.
+
+    Raises:
+        DataError: If the folder is not a study of edits, or damaged.
+    """
+    stored: Any = run.read_json("selection.json")
+    try:
+        plan = Plan(
+            cases=[str(case) for case in stored["cases"]],
+            chosen={
+                name: LayerChoice(
+                    rome=int(stored["chosen"][name]["rome"]), memit=tuple(map(int, stored["chosen"][name]["memit"]))
+                )
+                for name in ("attribution", "tracing")
+            },
+            swept=tuple(map(int, stored["swept"])),
+            drawn=[int(layer) for layer in stored["drawn"]],
+            seed=int(run.settings()["seed"]),
+        )
+        if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
+            raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{run.path}: selection.json is damaged: {error!r}") from error
+    return plan

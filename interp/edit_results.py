@@ -1,0 +1,133 @@
+"""What a study of edited layers found, from its records alone: Table 1, the layer sweep, one fact located again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layer_span, layers_of, read_plan, unit_name
+from interp.evaluation.protocol import CaseEvaluation
+from interp.evaluation.statistics import Interval, rank_correlation
+from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.locate.attribution import Attribution
+from interp.locate.causal_trace import CausalTrace
+from interp.locate.class_average import ClassAverage
+from interp.runs import RunFolder
+
+__all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """How strongly a locator points to each layer, at the last subject token.
+
+    Args:
+        locator, title, unit: What it is.
+        mean, low, high: By layer, over the facts, with 95% intervals.
+        chosen: The layer that the locator chose.
+        correlation: Spearman's, with the edit score over the layers of the sweep.
+    """
+
+    locator: str
+    title: str
+    unit: str
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    chosen: int
+    correlation: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditResults:
+    """What the study found.
+
+    Args:
+        rows: Table 1: before any edit, then each locator with each editor.
+        comparisons: Tracing against attribution, and both against the control, paired by case.
+        by_layer: The layer sweep.
+        strengths: Of the two locators.
+    """
+
+    rows: tuple[TableRow, ...]
+    comparisons: tuple[Comparison, ...]
+    by_layer: Mapping[int, TableRow]
+    strengths: tuple[Strength, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relocated:
+    """The first case located before and after its edit."""
+
+    case: str
+    trace: tuple[CausalTrace, CausalTrace]
+    attribution: tuple[Attribution, Attribution]
+
+
+def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
+    """Table 1 and the layer sweep from records alone.
+
+    Raises:
+        DataError: If the study is not finished (names the first missing record).
+    """
+    plan = read_plan(run)
+    chosen, swept, drawn, seed = plan.chosen, plan.swept, plan.drawn, plan.seed
+    n = len(drawn)
+
+    def evaluated(method: str, layers: Sequence[tuple[int, ...]]) -> list[CaseEvaluation]:
+        return [finished(run, CaseEvaluation, unit_name("case", method, at, i)) for i, at in enumerate(layers)]
+
+    groups: dict[tuple[str, str], list[CaseEvaluation]] = {}
+    rows: list[TableRow] = []
+    for locator, title in LOCATORS.items():
+        for method in ("rome", "memit"):
+            layers = layers_of(locator, method, chosen, drawn)
+            groups[locator, method] = evaluated(method, layers)
+            text = "random" if locator == "random" else layer_span(layers[0])
+            rows.append(table_row(groups[locator, method], locator=title, layers=text, seed=seed))
+    unedited = table_row(groups["tracing", "rome"], locator="Before any edit", layers="-", edited=False, seed=seed)
+    comparisons = [
+        compared(groups[a, method], groups[b, method], names=(LOCATORS[a], LOCATORS[b]), seed=seed)
+        for method in ("rome", "memit")
+        for a, b in (("tracing", "attribution"), ("tracing", "random"), ("attribution", "random"))
+    ]
+    by_layer = {
+        layer: table_row(evaluated("rome", [(layer,)] * n), locator="Layer sweep", layers=str(layer), seed=seed)
+        for layer in swept
+    }
+    scores = [by_layer[layer].scores["teacher-forced"]["score"].mean for layer in swept]
+    maps = {average.method: average for average in averages}
+    strengths = []
+    for locator, method in (("attribution", "attribution"), ("tracing", "mlp")):
+        mean, low, high = (
+            tuple(float(x) for x in values[LAST_SUBJECT])
+            for values in (maps[method].mean, maps[method].low, maps[method].high)
+        )
+        strengths.append(
+            Strength(
+                locator=LOCATORS[locator],
+                title=maps[method].title,
+                unit=maps[method].unit,
+                mean=mean,
+                low=low,
+                high=high,
+                chosen=chosen[locator].rome,
+                correlation=rank_correlation([mean[layer] for layer in swept], scores, seed=seed),
+            )
+        )
+    return EditResults(
+        rows=(unedited, *rows), comparisons=tuple(comparisons), by_layer=by_layer, strengths=tuple(strengths)
+    )
+
+
+def relocated(run: RunFolder) -> Relocated:
+    """The first case's maps before and after its edit.
+
+    Raises:
+        DataError: If the study is not finished.
+    """
+    return Relocated(
+        case=read_plan(run).cases[0],
+        trace=tuple(finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")),
+        attribution=tuple(finished(run, Attribution, f"attribution-{when}") for when in ("before", "after")),
+    )
