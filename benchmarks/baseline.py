@@ -166,7 +166,7 @@ def rome_value(
         with torch.no_grad():
             if delta.norm() > config.clamp * v0.norm():
                 delta *= config.clamp * v0.norm() / delta.norm()
-    return seen[0], delta.detach(), float(loss)
+    return seen[0], delta.detach(), float(loss.detach())
 
 
 def second_moment(

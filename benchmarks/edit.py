@@ -17,7 +17,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from benchmarks.baseline import rome_value, second_moment
-from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, seconds
+from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
 from interp.cases import load_cases
 from interp.editing.config import RomeConfig
 from interp.editing.contexts import Contexts, write_contexts
@@ -63,6 +63,7 @@ def one_edit(model: HookedTransformer, contexts: Contexts, layer: int, device: s
 
 def batch_of_facts(model: HookedTransformer, contexts: Contexts, layer: int, device: str) -> dict[str, Any]:
     requests = [case.request for case in load_cases()[:8]]
+    n_contexts = sum(len(kind) for kind in contexts)
     config = RomeConfig(layer=layer, stop_loss=0.0)
 
     def run(members: list[EditRequest]) -> Any:
@@ -72,7 +73,7 @@ def batch_of_facts(model: HookedTransformer, contexts: Contexts, layer: int, dev
     batch_s, together = seconds(lambda: run(requests), device)
     values = [[t.value("mlp_out") for t in each] for each in (alone, together)]
     row = {
-        "work": f"8 facts at layer {layer}: one by one against one batch",
+        "work": f"8 facts at layer {layer}, {n_contexts} contexts: one by one against one batch",
         "baseline_s": single_s,
         "ours_s": batch_s,
         "ratio": single_s / batch_s,
@@ -92,11 +93,10 @@ def moments(model: HookedTransformer, layer: int, tokens: int, device: str) -> d
         return {at: (sums[at].sum(0) / n_tokens.sum()).float() for at in layers}
 
     def baseline() -> Any:
-        return {at: second_moment(model, written, at, batch=32) for at in layers}
+        return {at: second_moment(model, written, at, batch=16) for at in layers}
 
-    second_moment(model, written[:64], layer, batch=32)  # warm up
-    ours_s, found = seconds(ours, device)
-    base_s, expected = seconds(baseline, device)
+    ours_s, found = median_seconds(ours, device)
+    base_s, expected = median_seconds(baseline, device)
     row = {
         "work": f"second moments of 5 layers on {written.numel()} tokens",
         "baseline_s": base_s,
@@ -124,6 +124,7 @@ def main() -> None:
     rows = [
         one_edit(model, contexts, middle, device),
         batch_of_facts(model, contexts, middle, device),
+        batch_of_facts(model, write_contexts(model), middle, device),
         moments(model, middle, options.tokens, device),
     ]
     if options.out:
