@@ -113,8 +113,8 @@ def subject_keys(
     """Run the rows through block ``layer`` and read it at the last subject token.
 
     Returns:
-        The residual stream after the block; the keys (what enters W_out); and by name ``resid_mid``-independent
-        outputs there: ``attn_out``, ``mlp_out``, ``resid_pre`` and ``resid_post``.
+        The residual stream after the block; the keys (what enters W_out); and at the same token by name
+        ``attn_out``, ``mlp_out``, ``resid_pre`` and ``resid_post``.
     """
     tokens, _ = padded(rows.ids, model.W_E.device)
     block = f"blocks.{layer}."
