@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from interp.facts import EditCase, EditRequest, Fact, Probe
 from interp.json_records import check_known, fields, optional_text, read_records, text, texts
 from interp.options import check_choice
 
-__all__ = ["FORMATS", "load_cases"]
+__all__ = ["FORMATS", "case_around", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,43 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
     if not cases:
         raise DataError(f"{source}: all {len(records)} records were left out")
     return cases
+
+
+def case_around(request: EditRequest, facts: Sequence[Fact], *, neighbours: int = 4, far: int = 2) -> EditCase:
+    """An edit case from facts at hand: the fact's own paraphrases, and other facts as locality prompts.
+
+    A request that says no relation gets that of a given fact with the same subject, and its prompts as paraphrases.
+
+    Args:
+        request: The edit.
+        facts: Where neighbours come from: those of the same relation are ``near``, others ``far``, one of each
+            relation; in their order, those without a target and those about the subject left out.
+        neighbours: How many near ones at most.
+        far: How many far ones at most.
+    """
+    fact = request.fact
+    same = [f for f in facts if f.subject == fact.subject and (fact.relation is None or f.relation == fact.relation)]
+    relation = fact.relation if fact.relation is not None or not same else same[0].relation
+    templates = [t for f in (fact, *(f for f in same if f.relation == relation)) for t in (f.template, *f.paraphrases)]
+    prompts = [template.replace("{}", fact.subject) for template in templates]
+    paraphrases = tuple(dict.fromkeys(prompt for prompt in prompts if prompt != fact.prompt))
+    near: dict[str, Probe] = {}
+    others: dict[str, Probe] = {}
+    for other in facts:
+        if other.target is None or other.subject == fact.subject:
+            continue
+        probe = Probe(prompt=other.prompt, target=other.target)
+        if relation is not None and other.relation == relation:
+            near.setdefault(other.subject, probe)
+        elif other.relation is not None:
+            others.setdefault(other.relation, probe)
+    locality = {"near": tuple(near.values())[:neighbours], "far": tuple(others.values())[:far]}
+    return EditCase(
+        id=f"{fact.prompt} -> {request.new_target.strip()}",
+        request=request,
+        paraphrases=paraphrases,
+        locality={kind: probes for kind, probes in locality.items() if probes},
+    )
 
 
 def _format(first: Mapping[str, Any], where: str) -> Format:

@@ -27,8 +27,8 @@ Corruption = Literal["gaussian", "uniform", "symmetric"]
 CORRUPTIONS: tuple[Corruption, ...] = ("gaussian", "uniform", "symmetric")
 
 
-def noise_level(model: HookedTransformer, facts: Sequence[Fact]) -> float:
-    """Three standard deviations of all subject-token embeddings, pooled over the facts (Meng et al. 2022).
+def noise_level(model: HookedTransformer, facts: Sequence[Fact], *, deviations: float = 3.0) -> float:
+    """Three (or ``deviations``) standard deviations of all subject-token embeddings, pooled (Meng et al. 2022).
 
     Raises:
         FactError: If there are no facts.
@@ -40,7 +40,7 @@ def noise_level(model: HookedTransformer, facts: Sequence[Fact]) -> float:
         tokenized = tokenize(model, fact)
         ids.append(tokenized.ids[slice(*tokenized.subject_span)])
     with torch.no_grad():
-        return 3 * float(model.embed(torch.cat(ids)).float().std())
+        return deviations * float(model.embed(torch.cat(ids)).float().std())
 
 
 def noise_hook(

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import cattrs
 from transformer_lens import HookedTransformer
 
+from interp.cells import State
 from interp.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
 from interp.errors import DataError, FactError
 from interp.facts import Fact
 from interp.locate.attribution import RULES, Attribution, Rule, attribute
-from interp.locate.causal_trace import CausalTrace, State, causal_trace
+from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed

@@ -12,7 +12,7 @@ A restored (or scaled) run differs from a finished *base run* only at tokens >= 
 
 One block call per (token, layer) instead of one forward pass per cell, large matrix products, and no arithmetic
 that the answer does not depend on: for T tokens and L layers about T*L/4 block rows of full length instead of
-T*L*L. While rows are on their way, a :class:`Pin` can hold an attention or MLP output at the first token of the
+T*L*L. While rows are on their way, a :class:`Pin` can hold an attention or MLP output at a token of the
 suffix (windows, severing). Everything goes through HookedTransformer, so any hooked family works.
 """
 
@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,7 @@ __all__ = [
     "Hook",
     "Join",
     "Pin",
+    "Place",
     "Site",
     "base_run",
     "check_finite",
@@ -53,6 +54,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Site = Literal["attn_out", "mlp_out"]
+Place = Literal["attn_out", "mlp_out", "resid_post"]
 Hook = tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]
 T = TypeVar("T")
 
@@ -95,17 +97,19 @@ class BaseRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """Holds a sublayer's output at the first token of the suffix while the rows pass some blocks.
+    """Holds a sublayer's output, or the residual stream after a block, at one token while the rows pass some blocks.
 
     Args:
-        site: Which output.
+        site: What is held.
         layers: The blocks in which it holds.
-        values: What the output is set to, per block of ``layers`` and row (or for all rows alike).
+        values: What it is set to, per block of ``layers`` and row (or for all rows alike).
+        token: Counted from the first token of the suffix.
     """
 
-    site: Site
+    site: Place
     layers: range
     values: Float[Tensor, "layer #row d_model"]
+    token: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,8 +365,8 @@ def _run_block(
     pins: Sequence[tuple[Pin, slice]],
 ) -> Float[Tensor, "row token d_model"]:
     hooks: list[Any] = []
-    for site in ("attn_out", "mlp_out"):
-        here = [(rows, pin.values[layer - pin.layers.start]) for pin, rows in pins if pin.site == site]
+    for site in get_args(Place):
+        here = [(rows, pin.token, pin.values[layer - pin.layers.start]) for pin, rows in pins if pin.site == site]
         if here:
             hooks.append((f"blocks.{layer}.hook_{site}", partial(_hold, held=here)))
     cache = _frozen_prefix(model, base, start, layer, samples) if start > 0 else None
@@ -373,11 +377,11 @@ def _hold(
     output: Float[Tensor, "row token d_model"],
     hook: HookPoint,
     *,
-    held: Sequence[tuple[slice, Float[Tensor, "_ d_model"]]],
+    held: Sequence[tuple[slice, int, Float[Tensor, "_ d_model"]]],
 ) -> Float[Tensor, "row token d_model"]:
     output = output.clone()
-    for rows, value in held:
-        output[rows, 0] = value
+    for rows, token, value in held:
+        output[rows, token] = value
     return output
 
 

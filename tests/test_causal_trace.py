@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks.baseline import trace_cells
+from interp.cells import window_layers
 from interp.corruption import noise_level
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts import Fact
-from interp.locate.causal_trace import causal_trace, window_layers
+from interp.locate.causal_trace import causal_trace
 from interp.sweep import base_run
 from interp.tokens import tokenize
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import interp
+import interp.editing
 
 PACKAGE = Path(interp.__file__).parent
 # a module or package directly inside of interp: its floor, and its place on that floor
@@ -26,6 +27,8 @@ FLOORS = {
     "suffix": (2, 1),
     "generation": (2, 2),
     "corruption": (2, 1),
+    "cells": (2, 1),
+    "run_pairs": (2, 2),
     "locate": (3, 0),
     "editing": (4, 0),
     "evaluation": (5, 0),
@@ -35,8 +38,9 @@ FLOORS = {
     "edit_study": (6, 3),
     "edit_results": (6, 3),
     "plots": (7, 0),
-    "explorer": (7, 1),
-    "cli": (7, 2),
+    "display": (7, 1),
+    "explorer": (7, 2),
+    "cli": (7, 3),
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

@@ -22,7 +22,7 @@ Answers of several tokens: P is the mean over the answer's tokens of each one's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,20 +109,40 @@ class Attribution(Record):
         flat = self.scores.flatten(1)
         return flat.sum(1) if reduce == "sum" else flat.mean(1)
 
-    def top_neurons(self, k: int = 10) -> tuple[Neuron, ...]:
+    def top_neurons(self, k: int = 10, *, layer: int | None = None, token: int | None = None) -> tuple[Neuron, ...]:
         """The ``k`` neurons with the highest scores, highest first.
 
+        Args:
+            k: How many.
+            layer: Of this layer only.
+            token: Of this token only.
+
         Raises:
-            OptionError: If ``k`` is not positive or larger than their number.
+            OptionError: If ``k`` is not positive or larger than their number, the layer or token does not exist,
+                or only the last token was scaled and one is asked for.
         """
         check_positive(k=k)
-        if k > self.scores.numel():
-            raise OptionError(f"k must be at most the number of scores, {self.scores.numel()}, got {k}")
-        values, places = self.scores.flatten().topk(k)
-        indices = np.unravel_index(places.numpy(), tuple(self.scores.shape))
-        rows = zip(values.tolist(), *(index.tolist() for index in indices), strict=True)
+        scores = self.scores[:, None] if self.scores.ndim == 2 else self.scores
+        if token is not None and self.scores.ndim == 2:
+            raise OptionError("neurons of one token need tokens='all' or tokens='each'; this one scaled the last token")
+        for name, at, count in (("layer", layer, len(scores)), ("token", token, scores.shape[1])):
+            if at is not None and not 0 <= at < count:
+                raise OptionError(f"{name} {at} does not exist: there are {name}s 0 to {count - 1}")
+        layers = slice(None) if layer is None else slice(layer, layer + 1)
+        tokens = slice(None) if token is None else slice(token, token + 1)
+        chosen = scores[layers, tokens]
+        if k > chosen.numel():
+            raise OptionError(f"k must be at most the number of scores, {chosen.numel()}, got {k}")
+        values, places = chosen.flatten().topk(k)
+        rows = zip(values.tolist(), *(index.tolist() for index in torch.unravel_index(places, chosen.shape)), strict=True)
         return tuple(
-            Neuron(score=row[0], layer=row[1], neuron=row[-1], token=row[2] if len(row) == 4 else None) for row in rows
+            Neuron(
+                score=score,
+                layer=at_layer + (layer or 0),
+                neuron=neuron,
+                token=None if self.scores.ndim == 2 else at_token + (token or 0),
+            )
+            for score, at_layer, at_token, neuron in rows
         )
 
 
@@ -136,6 +156,7 @@ def attribute(
     max_batch_tokens: int = 1024,
     model_provenance: Provenance | None = None,
     progress: Progress | None = None,
+    partial: Callable[[Attribution], None] | None = None,
 ) -> Attribution:
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
 
@@ -148,7 +169,9 @@ def attribute(
         rule: ``riemann`` (right sum, equation 3) or ``gauss-legendre``.
         max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
         model_provenance: To spare hashing the weights in a loop.
-        progress: Called with (rows done, rows in all) from time to time.
+        progress: Called with (rows done, rows in all) from time to time. What it raises stops the work.
+        partial: Called with the result so far, from time to time; what is not there yet is NaN. Layers come from
+            the lowest up, with ``tokens="each"`` token after token.
 
     Raises:
         OptionError: If an option is not one of the above, or the model's MLPs are of another kind.
@@ -179,50 +202,65 @@ def attribute(
     answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
     clean = logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0]
 
-    def integrate(start: int, stop: int, first: int, last: int, offset: int) -> tuple[Tensor, Tensor]:
-        return halving(
-            lambda limit: _integrate(
-                model, base, w, clean, answer_ids, answers_at, (start, stop), (first, last), nodes, weights, limit,
-                lambda done, total: progress(offset + done, jobs * total) if progress else None,
-            ),
-            max_batch_tokens,
-        )  # fmt: skip
-
-    n_tokens, n_answers = len(extended), len(answer_ids)
-    n_rows = model.cfg.n_layers
+    n_tokens, n_answers, n_layers = len(extended), len(answer_ids), model.cfg.n_layers
+    described = model_provenance or provenance(model)
+    # what is scaled together, and the answer tokens that it is scaled for
     if tokens == "last":
-        jobs = n_answers
-        parts = [integrate(answers_at + j, answers_at + j + 1, j, j + 1, j * n_rows) for j in range(n_answers)]
-        scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
-        change = torch.stack([difference for _, difference in parts]).sum(0)
-        gap = change - scores.sum(-1)
+        jobs = [(answers_at + j, answers_at + j + 1, j, j + 1) for j in range(n_answers)]
     elif tokens == "all":
-        jobs = 1
-        scores, change = integrate(0, n_tokens, 0, n_answers, 0)
-        gap = change - scores.sum((-1, -2))
+        jobs = [(0, n_tokens, 0, n_answers)]
     else:
-        jobs = n_tokens
-        parts = [integrate(t, t + 1, max(0, t - answers_at), n_answers, t * n_rows) for t in range(n_tokens)]
-        scores = torch.cat([part for part, _ in parts], 1)
-        change = torch.stack([difference for _, difference in parts], 1)
-        gap = change - scores.sum(-1)
-    return Attribution(
-        provenance=model_provenance or provenance(model),
-        fact=fact,
-        scores=scores.cpu(),
-        change=change.cpu(),
-        completeness_gap=gap.cpu(),
-        probability=float(clean.mean()),
-        tokens=tuple(decode(model, [i]) for i in extended.tolist()),
-        n_prompt_tokens=len(prompt),
-        subject_span=tokenized.subject_span,
-        answer=decode(model, answer_ids.tolist()),
-        top_answer=decode(model, [top_id]),
-        known=bool(top_id == answer_ids[0]),
-        scaled_tokens=tokens,
-        steps=steps,
-        rule=rule,
-    )
+        jobs = [(t, t + 1, max(0, t - answers_at), n_answers) for t in range(n_tokens)]
+
+    def result(parts: Sequence[tuple[Tensor, Tensor]]) -> Attribution:
+        if tokens == "last":
+            scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
+            change = torch.stack([difference for _, difference in parts]).sum(0)
+        elif tokens == "all":
+            scores, change = parts[0]
+        else:
+            scores = torch.cat([part for part, _ in parts], 1)
+            change = torch.stack([difference for _, difference in parts], 1)
+        gap = change - scores.sum((-1, -2) if tokens == "all" else -1)
+        return Attribution(
+            provenance=described,
+            fact=fact,
+            scores=scores.cpu(),
+            change=change.cpu(),
+            completeness_gap=gap.cpu(),
+            probability=float(clean.mean()),
+            tokens=tuple(decode(model, [i]) for i in extended.tolist()),
+            n_prompt_tokens=len(prompt),
+            subject_span=tokenized.subject_span,
+            answer=decode(model, answer_ids.tolist()),
+            top_answer=decode(model, [top_id]),
+            known=bool(top_id == answer_ids[0]),
+            scaled_tokens=tokens,
+            steps=steps,
+            rule=rule,
+        )
+
+    parts: list[tuple[Tensor, Tensor]] = []
+    for index, (start, stop, first, last) in enumerate(jobs):
+
+        def advance(done: int, total: int, *, before: int = index * n_layers) -> None:
+            if progress:
+                progress(before + done, len(jobs) * total)
+
+        def arrived(scores: Tensor, change: Tensor, *, after: int = len(jobs) - index - 1) -> None:
+            if partial:
+                missing = (torch.full_like(scores, torch.nan), torch.full_like(change, torch.nan))
+                partial(result([*parts, (scores, change), *[missing] * after]))
+
+        parts.append(
+            halving(
+                lambda limit, at=(start, stop), of=(first, last), advance=advance, arrived=arrived: _integrate(  # type: ignore[misc]
+                    model, base, w, clean, answer_ids, answers_at, at, of, nodes, weights, limit, advance, arrived
+                ),
+                max_batch_tokens,
+            )
+        )
+    return result(parts)
 
 
 def quadrature(rule: Rule, steps: int) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
@@ -292,6 +330,7 @@ def _integrate(
     weights: Iterable[float],
     max_batch_tokens: int,
     progress: Progress,
+    arrived: Callable[[Tensor, Tensor], None],
 ) -> tuple[Float[Tensor, "layer scaled neuron"], Float[Tensor, "layer"]]:
     """Scores of the scaled tokens, jointly, for some of the answer tokens; and the exact change P(w) - P(0).
 
@@ -356,8 +395,15 @@ def _integrate(
             scores[layer] += mean @ mlps[layer].W_out.T
             done += len(gradient) / len(scale)
         progress(round(done), n_layers)
+        arrived(*_until_layer(scores * w[:, start:stop], change, int(done + 1e-6)))
     progress(n_layers, n_layers)
     return scores * w[:, start:stop], change
+
+
+def _until_layer(scores: Tensor, change: Tensor, n_done: int) -> tuple[Tensor, Tensor]:
+    """Scores and changes of the layers that are finished; NaN above them."""
+    finished = torch.arange(len(scores), device=scores.device) < n_done
+    return torch.where(finished[:, None, None], scores, torch.nan), torch.where(finished, change, torch.nan)
 
 
 def _until(base: BaseRun, end: int) -> BaseRun:

@@ -26,35 +26,21 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
-from interp.datasets import load_facts
+from interp.cells import SITES, STATES, State, window_layers
+from interp.corruption import Corruption
 from interp.errors import OptionError
 from interp.facts import Fact
-from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
+from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
-from interp.sweep import (
-    BaseRun,
-    Hook,
-    Join,
-    Pin,
-    Site,
-    base_run,
-    enter_block,
-    groups,
-    halving,
-    sweep,
-    unembed,
-)
-from interp.tokens import TokenizedFact, decode, tokenize
+from interp.run_pairs import SUBLAYERS, RunPair, clean_and_corrupted
+from interp.sweep import BaseRun, Join, Pin, enter_block, groups, halving, sweep, unembed
+from interp.tokens import decode
 
-__all__ = ["CausalTrace", "causal_trace", "window_layers"]
+__all__ = ["CausalTrace", "causal_trace"]
 
-State = Literal["resid", "mlp", "attn"]
 Metric = Literal["probability", "log_probability", "logit_difference"]
 
-STATES: tuple[State, ...] = ("resid", "mlp", "attn")
 METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
-_SITES: dict[str, Site] = {"mlp": "mlp_out", "attn": "attn_out"}
 _READOUT_ROWS = 512  # rows of logits held at once
 
 
@@ -132,6 +118,7 @@ def causal_trace(
     max_batch_tokens: int = 4096,
     model_provenance: Provenance | None = None,
     progress: Progress | None = None,
+    partial: Callable[[CausalTrace], None] | None = None,
 ) -> CausalTrace:
     """Trace a fact through the model (see the module for the steps).
 
@@ -155,7 +142,10 @@ def causal_trace(
         reference_facts: Where ``"3sigma"`` and replacement subjects come from; the built-in facts if None.
         max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
         model_provenance: To spare hashing the weights in a loop.
-        progress: Called with (cells done, cells in all) from time to time.
+        progress: Called from time to time with (work done, work in all): cells, each times the tokens that run for
+            it. What it raises stops the work.
+        partial: Called with the result so far, after each token, from the last one back to the subject; what is not
+            there yet is NaN.
 
     Raises:
         OptionError: If an option is not one of the above, or ``sever`` is what is restored.
@@ -163,42 +153,27 @@ def causal_trace(
         NumericalError: If the model returns NaN or infinite logits.
     """
     check_choice("state", state, STATES)
-    check_choice("corruption", corruption, CORRUPTIONS)
     check_choice("metric", metric, METRICS)
     check_choice("sever", sever, (None, "mlp", "attn"))
-    check_noise(noise)
-    check_seed(seed)
-    check_positive(window=window, samples=samples, max_batch_tokens=max_batch_tokens)
+    check_positive(window=window, max_batch_tokens=max_batch_tokens)
     if sever is not None and sever == state:
         raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
 
-    tokenized = tokenize(model, fact)
-    record: tuple[Site, ...] = () if state == "resid" and sever is None else ("attn_out", "mlp_out")
-    replacements: tuple[str, ...] = ()
-    level = 0.0
-    if corruption == "symmetric":
-        if reference_facts is None:
-            reference_facts = load_facts("builtin")
-        others = replacement_facts(model, fact, reference_facts, samples)
-        replacements = tuple(other.subject for other, _ in others)
-        batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
-        hooks: list[Hook] = []
-    else:
-        if noise == "3sigma":
-            level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
-        else:
-            level = float(noise)
-        batch = tokenized.ids.expand(1 + samples, -1)
-        hooks = [noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
-
-    runs = base_run(model, batch, hooks=hooks, record=record)  # row 0 is the clean run
-    with torch.no_grad():
-        logits = unembed(model, runs.resid[-1, :, -1])
-    top_id = int(logits[0].argmax())
-    answer_id = tokenized.target_ids[0] if tokenized.target_ids else top_id
+    pair = clean_and_corrupted(
+        model,
+        fact,
+        samples=samples,
+        noise=noise,
+        seed=seed,
+        corruption=corruption,
+        replace=replace,
+        reference_facts=reference_facts,
+        record=() if state == "resid" and sever is None else SUBLAYERS,
+    )
+    tokenized, answer_id = pair.tokenized, pair.answer_id
     foil_id = None
     if metric == "logit_difference":
-        alternatives = logits[1:].softmax(-1).mean(0)
+        alternatives = pair.base_logits.softmax(-1).mean(0)
         alternatives[answer_id] = -1
         foil_id = int(alternatives.argmax())
 
@@ -208,14 +183,44 @@ def causal_trace(
         log_probability = logits.log_softmax(-1)[:, answer_id]
         return log_probability if metric == "log_probability" else log_probability.exp()
 
-    values = read(logits)
-    probabilities = logits.softmax(-1)[:, answer_id]
-    corrupted = values[1:]
+    clean, corrupted = read(pair.source_logits[None]), read(pair.base_logits)
+    n = len(corrupted)
+    described = model_provenance or provenance(model)
+
+    def result(restored: Float[Tensor, "token layer sample"]) -> CausalTrace:
+        effect = restored - corrupted
+        return CausalTrace(
+            provenance=described,
+            fact=fact,
+            scores=restored.mean(-1).cpu(),
+            standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
+            clean_score=float(clean),
+            corrupted_score=float(corrupted.mean()),
+            clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
+            corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
+            tokens=tokenized.strings,
+            subject_span=tokenized.subject_span,
+            answer=decode(model, [answer_id]),
+            answer_id=answer_id,
+            top_answer=decode(model, [pair.top_id]),
+            known=answer_id == pair.top_id,
+            foil=None if foil_id is None else decode(model, [foil_id]),
+            foil_id=foil_id,
+            replacements=pair.replacements,
+            state=state,
+            window=1 if state == "resid" else window,
+            samples=n,
+            noise=pair.noise,
+            seed=seed,
+            corruption=corruption,
+            replace=replace,
+            metric=metric,
+            sever=sever,
+        )
+
     restored = halving(
         lambda limit: _restored(
-            model,
-            runs,
-            tokenized,
+            pair,
             state,
             window,
             sever,
@@ -223,53 +228,15 @@ def causal_trace(
             corrupted,
             limit,
             progress or (lambda *_: None),
+            (lambda so_far: partial(result(so_far))) if partial else (lambda _: None),
         ),
         max_batch_tokens,
     )
-    effect = restored - corrupted
-    n = len(corrupted)
-    return CausalTrace(
-        provenance=model_provenance or provenance(model),
-        fact=fact,
-        scores=restored.mean(-1).cpu(),
-        standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
-        clean_score=float(values[0]),
-        corrupted_score=float(corrupted.mean()),
-        clean_probability=float(probabilities[0]),
-        corrupted_probability=float(probabilities[1:].mean()),
-        tokens=tokenized.strings,
-        subject_span=tokenized.subject_span,
-        answer=decode(model, [answer_id]),
-        answer_id=answer_id,
-        top_answer=decode(model, [top_id]),
-        known=answer_id == top_id,
-        foil=None if foil_id is None else decode(model, [foil_id]),
-        foil_id=foil_id,
-        replacements=replacements,
-        state=state,
-        window=1 if state == "resid" else window,
-        samples=n,
-        noise=level,
-        seed=seed,
-        corruption=corruption,
-        replace=replace,
-        metric=metric,
-        sever=sever,
-    )
-
-
-def window_layers(layer: int, window: int, n_layers: int) -> range:
-    """The blocks that are restored together around ``layer``: from l - window//2, ``window`` of them, clipped.
-
-    As published: ``max(0, l - window // 2) .. min(n_layers, l - (-window // 2)) - 1``.
-    """
-    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+    return result(restored)
 
 
 def _restored(
-    model: HookedTransformer,
-    runs: BaseRun,
-    tokenized: TokenizedFact,
+    pair: RunPair,
     state: State,
     window: int,
     sever: str | None,
@@ -277,33 +244,42 @@ def _restored(
     corrupted: Float[Tensor, "sample"],
     max_batch_tokens: int,
     progress: Progress,
+    arrived: Callable[[Tensor], None],
 ) -> Float[Tensor, "token layer sample"]:
-    """The metric of every restored run: one sweep per token from the subject on."""
-    n_layers, n_tokens = model.cfg.n_layers, len(tokenized.ids)
-    clean, base = runs.rows(slice(0, 1)), runs.rows(slice(1, None))
-    first = tokenized.subject_span[0]
+    """The metric of every restored run: one sweep per token from the last one back to the subject.
+
+    The last tokens come first because their suffixes are short: something is there at once.
+    """
+    model, clean, base = pair.model, pair.source, pair.base
+    n_layers, n_tokens = model.cfg.n_layers, len(pair.tokenized.ids)
+    first = pair.tokenized.subject_span[0]
     scores = corrupted.expand(n_tokens, n_layers, -1).clone()
-    total = (n_tokens - first) * n_layers
-    done = 0
+    scores[first:] = torch.nan
+    # a cell costs as much as the tokens that run for it
+    total = sum(n_tokens - token for token in range(first, n_tokens)) * n_layers
+    before = 0
     with torch.no_grad():
         entered = _entered(model, clean, base, first, state, window, sever)
-    for token in range(first, n_tokens):
+    for token in reversed(range(first, n_tokens)):
         after_entry = {layer: after[:, token - first] for layer, after in entered.items()}
         cells = _joins(clean, base, token, n_layers, state, window, sever, after_entry)
         if token < n_tokens - 1:  # after the last block only the last token is read
             cells = {layers: join for layers, join in cells.items() if join.layer < n_layers}
         length = n_tokens - token
+        values = corrupted.expand(n_layers, -1).clone()
+        n_cells = 0
         for group in groups(list(cells), [len(corrupted)] * len(cells), length, max_batch_tokens):
             with torch.no_grad():
                 final = sweep(model, base, token, [cells[layers] for layers in group])[:, -1]
-                values = torch.cat([read(unembed(model, rows)) for rows in final.split(_READOUT_ROWS)])
-            for layers, value in zip(group, values.split(len(corrupted)), strict=True):
-                for layer in layers:
-                    scores[token, layer] = value
-            done += sum(len(layers) for layers in group)
-            progress(done, total)
-        done = (token - first + 1) * n_layers
-        progress(done, total)
+                rows = torch.cat([read(unembed(model, part)) for part in final.split(_READOUT_ROWS)])
+            for layers, value in zip(group, rows.split(len(corrupted)), strict=True):
+                values[list(layers)] = value
+            n_cells += sum(len(layers) for layers in group)
+            progress(before + n_cells * length, total)
+        scores[token] = values
+        before += n_layers * length
+        progress(before, total)
+        arrived(scores)
     return scores
 
 
@@ -321,7 +297,7 @@ def _entered(
         return {}
     n_layers = model.cfg.n_layers
     tokens = slice(first, None)
-    site = _SITES[state]
+    site = SITES[state]
     after = {}
     for layer in sorted({window_layers(layer, window, n_layers).start for layer in range(n_layers)}):
         outputs = {kind: base.output(kind)[layer, :, tokens] for kind in ("attn_out", "mlp_out")}
@@ -352,7 +328,7 @@ def _joins(
     samples = torch.arange(base.resid.shape[1], device=base.resid.device)
     held: tuple[Pin, ...] = ()
     if sever is not None:
-        site = _SITES[sever]
+        site = SITES[sever]
         held = (Pin(site=site, layers=range(n_layers), values=base.output(site)[:, :, token]),)
 
     def join(layer: int, at_token: Tensor, pins: tuple[Pin, ...]) -> Join:
@@ -363,7 +339,7 @@ def _joins(
     if state == "resid":
         return {(layer,): join(layer + 1, clean.resid[layer + 1, :, token], held) for layer in range(n_layers)}
 
-    site = _SITES[state]
+    site = SITES[state]
     layers_of: dict[range, list[int]] = {}
     for layer in range(n_layers):  # near the ends, neighbouring windows can be the same
         layers_of.setdefault(window_layers(layer, window, n_layers), []).append(layer)

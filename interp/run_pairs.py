@@ -1,0 +1,218 @@
+"""Finished runs of two kinds: one that states are taken from, and those that they are put into.
+
+- :func:`clean_and_corrupted`: states of the clean run go into runs whose subject is corrupted (causal tracing).
+- :func:`prompt_pair`: states of another prompt's run go into this prompt's run (activation patching). Tokens are
+  aligned by what they are: those before the subject from the left, those of the subject and those after it from
+  the right, so that last subject token meets last subject token and last token meets last token.
+
+Sources: Meng et al. 2022, section 2; Zhang & Nanda 2023, section 2 (activation patching between two prompts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
+from interp.datasets import load_facts
+from interp.errors import OptionError
+from interp.facts import Fact
+from interp.options import check_choice, check_noise, check_positive, check_seed
+from interp.sweep import BaseRun, Hook, Site, base_run, unembed
+from interp.tokens import TokenizedFact, tokenize
+
+__all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
+
+SUBLAYERS: tuple[Site, ...] = ("attn_out", "mlp_out")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunPair:
+    """Runs to take states from and to put them into; valid while the model's weights stay as they are.
+
+    Args:
+        model: The model that ran.
+        fact: Whose prompt the states are put into.
+        other: Whose prompt they come from; None if from the same prompt, uncorrupted.
+        tokenized: The prompt.
+        source: The one run that states come from.
+        base: The runs that they are put into, one per sample.
+        source_logits: After the source's last token.
+        base_logits: After the last token of each sample.
+        counterparts: For each token of the prompt, the token of the source that its states come from; None where
+            there is none.
+        answer_id: The token whose probability counts: the first of the target, or the model's own top answer.
+        top_id: The model's top answer to the uncorrupted prompt.
+        noise: Standard deviation (half the width, if uniform) of the noise; 0 without.
+        replacements: The subjects that replaced this one (symmetric corruption).
+        seed, corruption, replace: See :func:`clean_and_corrupted`; ``corruption`` is ``"none"`` for two prompts.
+        weights: What tells whether the weights were changed since.
+    """
+
+    model: HookedTransformer
+    fact: Fact
+    other: Fact | None
+    tokenized: TokenizedFact
+    source: BaseRun
+    base: BaseRun
+    source_logits: Float[Tensor, "d_vocab"]
+    base_logits: Float[Tensor, "sample d_vocab"]
+    counterparts: tuple[int | None, ...]
+    answer_id: int
+    top_id: int
+    noise: float
+    replacements: tuple[str, ...]
+    seed: int
+    corruption: str
+    replace: bool
+    weights: tuple[tuple[int, int], ...]
+
+
+def clean_and_corrupted(
+    model: HookedTransformer,
+    fact: Fact,
+    *,
+    samples: int = 10,
+    noise: float | Literal["3sigma"] = "3sigma",
+    seed: int = 1,
+    corruption: Corruption = "gaussian",
+    replace: bool = False,
+    reference_facts: Sequence[Fact] | None = None,
+    record: Sequence[Site] = SUBLAYERS,
+) -> RunPair:
+    """Run a fact's prompt clean and with its subject corrupted.
+
+    Args:
+        model: Any HookedTransformer decoder; left as it was found.
+        fact: The fact. Its answer is the first token of its target, or the model's own top answer.
+        samples: Noise draws, or (symmetric) at most so many other subjects.
+        noise: Standard deviation of the noise, or ``"3sigma"``: three times that of the subject embeddings of
+            ``reference_facts``.
+        seed: Of the noise: ``numpy.random.RandomState(seed)``, as published.
+        corruption: ``gaussian`` or ``uniform`` noise on the subject's embeddings, or ``symmetric``
+            replacement by other subjects of the same relation and token length with another answer.
+        replace: Put the noise in the place of the embeddings instead of adding it.
+        reference_facts: Where ``"3sigma"`` and replacement subjects come from; the built-in facts if None.
+        record: Which sublayer outputs to keep.
+
+    Raises:
+        OptionError: If an option is not one of the above.
+        FactError: If the fact does not fit the model, or no replacement subject is found.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    check_choice("corruption", corruption, CORRUPTIONS)
+    check_noise(noise)
+    check_seed(seed)
+    check_positive(samples=samples)
+    tokenized = tokenize(model, fact)
+    replacements: tuple[str, ...] = ()
+    level = 0.0
+    if corruption == "symmetric":
+        candidates = load_facts("builtin") if reference_facts is None else reference_facts
+        others = replacement_facts(model, fact, candidates, samples)
+        replacements = tuple(other.subject for other, _ in others)
+        batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
+        hooks: list[Hook] = []
+    else:
+        if noise == "3sigma":
+            level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
+        else:
+            level = float(noise)
+        batch = tokenized.ids.expand(1 + samples, -1)
+        hooks = [noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
+    weights = _weights(model)
+    runs = base_run(model, batch, hooks=hooks, record=record)  # row 0 is the clean run
+    with torch.no_grad():
+        logits = unembed(model, runs.resid[-1, :, -1])
+    top_id = int(logits[0].argmax())
+    return RunPair(
+        model=model,
+        fact=fact,
+        other=None,
+        tokenized=tokenized,
+        source=runs.rows(slice(0, 1)),
+        base=runs.rows(slice(1, None)),
+        source_logits=logits[0],
+        base_logits=logits[1:],
+        counterparts=tuple(range(len(tokenized.ids))),
+        answer_id=tokenized.target_ids[0] if tokenized.target_ids else top_id,
+        top_id=top_id,
+        noise=level,
+        replacements=replacements,
+        seed=seed,
+        corruption=corruption,
+        replace=replace,
+        weights=weights,
+    )
+
+
+def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
+    """Run a fact's prompt, to put states into, and another prompt, to take them from.
+
+    Raises:
+        FactError: If a fact does not fit the model.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    here, there = tokenize(model, fact), tokenize(model, other)
+    weights = _weights(model)
+    base = base_run(model, here.ids[None], record=SUBLAYERS)
+    source = base_run(model, there.ids[None], record=SUBLAYERS)
+    with torch.no_grad():
+        base_logits, source_logits = (unembed(model, run.resid[-1, :, -1]) for run in (base, source))
+    top_id = int(base_logits[0].argmax())
+    return RunPair(
+        model=model,
+        fact=fact,
+        other=other,
+        tokenized=here,
+        source=source,
+        base=base,
+        source_logits=source_logits[0],
+        base_logits=base_logits,
+        counterparts=_aligned(here, there),
+        answer_id=here.target_ids[0] if here.target_ids else top_id,
+        top_id=top_id,
+        noise=0.0,
+        replacements=(),
+        seed=0,
+        corruption="none",
+        replace=False,
+        weights=weights,
+    )
+
+
+def check_current(pair: RunPair) -> None:
+    """Refuse runs of weights that the model no longer has.
+
+    Raises:
+        OptionError: If the weights were changed since.
+    """
+    if _weights(pair.model) != pair.weights:
+        raise OptionError(f"the weights of {pair.model.cfg.model_name} changed since these runs: run them again")
+
+
+def _weights(model: HookedTransformer) -> tuple[tuple[int, int], ...]:
+    """Where each parameter lies and how often it was written to; cheap, unlike a hash."""
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+
+
+def _aligned(here: TokenizedFact, there: TokenizedFact) -> tuple[int | None, ...]:
+    start, end = here.subject_span
+    other_start, other_end = there.subject_span
+    n, other_n = len(here.ids), len(there.ids)
+    aligned: list[int | None] = []
+    for token in range(n):
+        if token < start:
+            low, high, found = 0, other_start, token
+        elif token < end:
+            low, high, found = other_start, other_end, other_end - (end - token)
+        else:
+            low, high, found = other_end, other_n, other_n - (n - token)
+        aligned.append(found if low <= found < high else None)
+    return tuple(aligned)
