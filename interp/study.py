@@ -21,7 +21,8 @@ from interp.cells import State
 from interp.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
 from interp.errors import DataError, FactError
 from interp.facts import Fact
-from interp.locate.attribution import RULES, Attribution, Rule, attribute
+from interp.integrated_gradients import RULES, Rule
+from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations

@@ -78,9 +78,7 @@ def test_several_cells_are_a_run_with_all_of_them_hooked(tiny, facts, data):
     )  # fmt: skip
     cells = data.draw(st.lists(cell, min_size=1, max_size=4))
     found = patch_activations(pair, cells)
-    torch.testing.assert_close(
-        torch.tensor(found.patched.probability), full_pass(tiny, pair, cells), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(torch.tensor(found.patched.probability), full_pass(tiny, pair, cells), atol=1e-6, rtol=0)
 
 
 def test_every_family(family, family_model):
@@ -110,9 +108,7 @@ def test_two_prompts(tiny, facts):
     last = len(here.ids) - 1
     cells = [Cell(token=here.subject_span[1] - 1, layer=2), Cell(token=last, layer=4, state="attn", window=2)]
     found = patch_activations(pair, cells)
-    torch.testing.assert_close(
-        torch.tensor(found.patched.probability), full_pass(tiny, pair, cells), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(torch.tensor(found.patched.probability), full_pass(tiny, pair, cells), atol=1e-6, rtol=0)
     assert found.other == other
     assert math.isnan(found.patched.standard_error)
     # the whole last state decides the answer

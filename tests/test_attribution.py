@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from benchmarks.baseline import attribute_layers
 from interp.errors import OptionError
 from interp.facts import Fact
-from interp.locate.attribution import attribute, quadrature, refined_neurons
+from interp.integrated_gradients import quadrature
+from interp.locate.attribution import attribute, refined_neurons
 from interp.tokens import tokenize
 from tests.conftest import FAMILIES
 
@@ -171,3 +172,33 @@ def test_leaves_no_gradient_and_no_hook(tiny, facts):
     attribute(tiny, facts[0], steps=2)
     assert all(p.grad is None and not p.requires_grad for p in tiny.parameters())
     assert all(not hook.fwd_hooks and not hook.bwd_hooks for hook in tiny.hook_dict.values())
+
+
+@pytest.mark.parametrize("tokens", ["last", "all", "each"])
+def test_partial_results_grow_into_the_result(tiny, tokens):
+    fact = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+    seen = []
+    result = attribute(tiny, fact, tokens=tokens, steps=4, max_batch_tokens=32, partial=seen.append)
+    assert len(seen) > 2
+    counts = [int(torch.isfinite(part.scores).sum()) for part in seen]
+    assert counts == sorted(counts)
+    assert any(0 < count < result.scores.numel() for count in counts)
+    for part in seen:
+        there = torch.isfinite(part.scores)
+        torch.testing.assert_close(part.scores[there], result.scores[there], atol=1e-7, rtol=1e-5)
+        known = torch.isfinite(part.change)
+        torch.testing.assert_close(part.change[known], result.change[known])
+
+
+def test_top_neurons_of_one_layer_and_token(tiny, facts):
+    result = attribute(tiny, facts[0], tokens="all", steps=2)
+    best = result.top_neurons(3, layer=2, token=1)
+    values, ids = result.scores[2, 1].topk(3)
+    assert [(n.layer, n.token, n.neuron) for n in best] == [(2, 1, i) for i in ids.tolist()]
+    assert [n.score for n in best] == values.tolist()
+    anywhere = result.top_neurons(4, token=1)
+    assert [n.score for n in anywhere] == result.scores[:, 1].flatten().topk(4).values.tolist()
+    with pytest.raises(OptionError, match="layer 6 does not exist: there are layers 0 to 5"):
+        result.top_neurons(layer=6)
+    with pytest.raises(OptionError, match="need tokens='all' or tokens='each'"):
+        attribute(tiny, facts[0], steps=2).top_neurons(token=0)

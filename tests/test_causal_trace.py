@@ -214,3 +214,37 @@ def test_sweep_equals_full_forward_passes_on_the_real_model(real_model, state):
     )  # fmt: skip
     chosen = tuple(torch.tensor(cells).T)
     torch.testing.assert_close(trace.scores[chosen], expected[chosen], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("state", ["resid", "mlp"])
+def test_partial_results_come_from_the_last_token_back_to_the_subject(tiny, facts, state):
+    seen, steps = [], []
+    trace = causal_trace(
+        tiny,
+        facts[0],
+        state=state,
+        window=3,
+        partial=seen.append,
+        progress=lambda *step: steps.append(step),
+        max_batch_tokens=64,
+        **QUICK,
+    )
+    start, n_tokens = trace.subject_span[0], len(trace.tokens)
+    assert len(seen) == n_tokens - start
+    for index, part in enumerate(seen):
+        first = n_tokens - 1 - index
+        assert part.scores[start:first].isnan().all()
+        torch.testing.assert_close(part.scores[first:], trace.scores[first:], atol=0, rtol=0)
+        torch.testing.assert_close(part.scores[:start], trace.scores[:start], atol=0, rtol=0)
+    assert not trace.scores.isnan().any()
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_a_partial_result_can_stop_the_work(tiny, facts):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        causal_trace(tiny, facts[0], partial=stop, **QUICK)
+    assert not any(point.fwd_hooks for point in tiny.hook_dict.values())

@@ -28,6 +28,7 @@ FLOORS = {
     "generation": (2, 2),
     "corruption": (2, 1),
     "cells": (2, 1),
+    "integrated_gradients": (2, 1),
     "run_pairs": (2, 2),
     "locate": (3, 0),
     "editing": (4, 0),

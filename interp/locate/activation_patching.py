@@ -26,7 +26,7 @@ from interp.facts import Fact
 from interp.options import check_positive
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current
-from interp.sweep import Join, Pin, sweep, unembed
+from interp.sweep import Join, Pin, Place, sweep, unembed
 from interp.tokens import decode
 
 __all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "read_out"]
@@ -167,6 +167,6 @@ def _join(pair: RunPair, cells: Sequence[Cell], start: int) -> Join:
             values = state[None]
         else:
             values = pair.source.output(SITES[cell.state])[held.start : held.stop, :, token]
-        site = SITES.get(cell.state, "resid_post")
+        site: Place = SITES.get(cell.state, "resid_post")
         pins.append(Pin(site=site, layers=held, values=values, token=cell.token - start))
     return Join(layer=lowest, resid=resid, samples=samples, pins=tuple(pins))
