@@ -45,6 +45,7 @@ from .evaluation import (
     rank_correlation,
     table_row,
 )
+from .explorer import Controls, explore
 from .facts import EditCase, EditRequest, Fact, Probe
 from .generation import generate
 from .locate import (
@@ -71,6 +72,7 @@ from .locate import (
 )
 from .models import KNOWN_MODELS, load_model, weights_hash
 from .plots import (
+    MapPanel,
     before_after,
     edit_layers,
     edit_layers_csv,
@@ -80,6 +82,9 @@ from .plots import (
     heatmap,
     heatmap_html,
     heatmap_text,
+    maps,
+    maps_csv,
+    maps_html,
     save_figure,
     table1_csv,
     table1_latex,
@@ -104,6 +109,7 @@ __all__ = [
     "Cell",
     "ClassAverage",
     "Comparison",
+    "Controls",
     "Corpus",
     "DataError",
     "EditCase",
@@ -118,6 +124,7 @@ __all__ = [
     "KnConfig",
     "LayerChoice",
     "LocateSettings",
+    "MapPanel",
     "MemitConfig",
     "ModelError",
     "Neuron",
@@ -163,6 +170,7 @@ __all__ = [
     "edit_sequentially",
     "evaluate",
     "evaluate_each",
+    "explore",
     "export_hugging_face",
     "export_lora",
     "figure1",
@@ -181,6 +189,9 @@ __all__ = [
     "load_record",
     "locate_facts",
     "located",
+    "maps",
+    "maps_csv",
+    "maps_html",
     "noise_level",
     "overlap",
     "paired_difference",

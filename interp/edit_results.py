@@ -13,6 +13,7 @@ from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
 from interp.runs import RunFolder
+from interp.shown import Shown
 
 __all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
 
@@ -38,8 +39,8 @@ class Strength:
     correlation: Interval
 
 
-@dataclass(frozen=True, kw_only=True)
-class EditResults:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EditResults(Shown):
     """What the study found.
 
     Args:

@@ -24,6 +24,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError
 from interp.models import weights_hash
+from interp.shown import Shown
 
 __all__ = ["Provenance", "Record", "load_record", "provenance", "save_record", "write_atomically"]
 
@@ -55,9 +56,12 @@ def provenance(model: HookedTransformer) -> Provenance:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Record:
-    """Base of all results. Fields are tensors, mappings from layers to tensors, or what JSON can hold."""
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Record(Shown):
+    """Base of all results; each shows itself.
+
+    Fields are tensors, mappings from layers to tensors, or what JSON can hold.
+    """
 
     provenance: Provenance
 

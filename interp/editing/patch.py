@@ -46,7 +46,7 @@ class Outcome:
     steps: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Patch(Record):
     """What an edit adds to the W_out of some layers.
 

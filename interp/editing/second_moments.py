@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 BLOCKS = 8
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SecondMoments(Record):
     """C by layer, with the corpus it was estimated on.
 

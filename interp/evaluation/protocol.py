@@ -84,7 +84,7 @@ class Reading:
     rival_log_probability: float | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Answers(Record):
     """A model's readings of one case's questions, in the order of :func:`questions`.
 
@@ -100,7 +100,7 @@ class Answers(Record):
     fluency: float | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CaseEvaluation(Record):
     """One case before and after one edit.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from interp.errors import OptionError
 from interp.evaluation.protocol import METRICS, PROTOCOLS, CaseEvaluation
 from interp.evaluation.statistics import Interval, bootstrap_mean, bootstrap_score, paired_difference
+from interp.shown import Shown
 
 __all__ = ["Comparison", "TableRow", "compared", "table_row"]
 
@@ -16,8 +17,8 @@ SCORED = ("reliability", "locality", "portability")
 """What the score is the harmonic mean of (checked against the paper's four rows)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TableRow(Shown):
     """A row of Table 1.
 
     Args:

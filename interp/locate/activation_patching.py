@@ -56,7 +56,7 @@ class Readout:
     top: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PatchedRun(Record):
     """What :func:`patch_activations` found.
 

@@ -57,7 +57,7 @@ class Neuron:
     token: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Attribution(Record):
     """What :func:`attribute` found.
 

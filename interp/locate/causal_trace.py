@@ -44,7 +44,7 @@ METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_differen
 _READOUT_ROWS = 512  # rows of logits held at once
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CausalTrace(Record):
     """What :func:`causal_trace` found, per token and layer.
 

@@ -38,7 +38,7 @@ class TokenLayerMap:
     subject_span: tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ClassAverage(Record):
     """A map of Figure 1.
 

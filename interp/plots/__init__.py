@@ -8,6 +8,7 @@ from interp.plots.before_after import BeforeAfterPanel, before_after
 from interp.plots.edit_layers import edit_layers, edit_layers_csv
 from interp.plots.figure1 import figure1, figure1_csv, figure1_html
 from interp.plots.heatmap import heatmap, heatmap_html, heatmap_text
+from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
 from interp.plots.save import save_figure
 from interp.plots.style import DIVERGING, SEQUENTIAL, WIDTHS, paper_style
 from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_latex, table1_markdown
@@ -18,6 +19,7 @@ __all__ = [
     "SEQUENTIAL",
     "WIDTHS",
     "BeforeAfterPanel",
+    "MapPanel",
     "PaperRow",
     "before_after",
     "edit_layers",
@@ -28,6 +30,9 @@ __all__ = [
     "heatmap",
     "heatmap_html",
     "heatmap_text",
+    "maps",
+    "maps_csv",
+    "maps_html",
     "paper_style",
     "save_figure",
     "table1_csv",

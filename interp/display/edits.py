@@ -1,0 +1,172 @@
+"""Edits: patches, evaluated cases, Table 1, second moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from interp.display.description import Description, Table, describe, probability
+from interp.edit_results import EditResults
+from interp.editing.patch import Patch
+from interp.editing.second_moments import SecondMoments
+from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
+from interp.evaluation.statistics import Interval
+from interp.evaluation.summary import Comparison, TableRow
+from interp.plots.panel import number, token_label
+
+__all__ = ["describe_patch"]
+
+COLUMNS = ("reliability", "generality", "locality", "portability", "score")
+PROTOCOL = "teacher-forced"
+
+
+@describe.register
+def describe_patch(patch: Patch) -> Description:
+    """A patch: what it edits, how its optimisation ended, how much it adds where."""
+    requests = [
+        (
+            request.fact.prompt,
+            token_label(request.new_target),
+            "yes" if outcome.converged else "no",
+            "–" if outcome.probability is None else probability(outcome.probability),
+            str(outcome.steps),
+        )
+        for request, outcome in zip(patch.requests, patch.outcomes, strict=True)
+    ]
+    norms = [
+        (str(layer), number(norm), "dense" if layer in patch.dense else str(patch.left[layer].shape[1]))
+        for layer, norm in patch.norms().items()
+    ]
+    return Description(
+        heading=f"{patch.method.upper()} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
+        lines=[f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}"],
+        tables=[
+            Table(header=("prompt", "new answer", "converged", "P when optimised", "steps"), rows=requests, left=2),
+            Table(header=("layer", "norm of what is added to W_out", "rank"), rows=norms),
+        ],
+    )
+
+
+@describe.register
+def _case_evaluation(found: CaseEvaluation) -> Description:
+    before, after = found.scores(edited=False), found.scores()
+    rows = [
+        (
+            question.metric + (f" ({question.kind})" if question.kind else ""),
+            question.prompt,
+            question.target.strip(),
+            was.text.strip(),
+            now.text.strip(),
+            probability(_mean_probability(was.log_probability)),
+            probability(_mean_probability(now.log_probability)),
+        )
+        for question, was, now in zip(found.questions, found.before, found.after, strict=True)
+    ]
+    scores = ", ".join(
+        f"{name} {100 * a:.0f}" + ("" if name == "locality" or b is None else f" (before {100 * b:.0f})")
+        for name in METRICS
+        if (a := after[name]) is not None
+        for b in (before[name],)
+    )
+    return Description(
+        heading=f"{found.case}: {found.method.upper()} at layer(s) {', '.join(map(str, found.layers))}",
+        lines=[f"percent, {PROTOCOL}: {scores}"],
+        tables=[
+            Table(
+                header=("asked for", "prompt", "expected", "before", "after", "P before", "P after"), rows=rows, left=5
+            )
+        ],
+    )
+
+
+@describe.register
+def _answers(answers: Answers) -> Description:
+    rows = [
+        (reading.text.strip(), probability(_mean_probability(reading.log_probability))) for reading in answers.readings
+    ]
+    return Description(
+        heading=f"Answers to the {len(rows)} questions of {answers.case}",
+        tables=[Table(header=("answer", "P(expected)"), rows=rows)],
+    )
+
+
+@describe.register
+def _row(row: TableRow) -> Description:
+    return Description(heading="A row of Table 1", tables=[_table([row])])
+
+
+@describe.register
+def _results(results: EditResults) -> Description:
+    sweep = [
+        (str(layer), *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS))
+        for layer, row in results.by_layer.items()
+    ]
+    correlations = [
+        (strength.locator, str(strength.chosen), _correlation(strength.correlation)) for strength in results.strengths
+    ]
+    return Description(
+        heading=f"Edits by locator, n = {results.rows[0].n_cases} cases",
+        lines=[f"percent ({PROTOCOL}), mean [95% bootstrap interval over cases]"],
+        tables=[
+            _table(results.rows),
+            _differences(results.comparisons),
+            Table(title="ROME by layer", header=("layer", *COLUMNS), rows=sweep),
+            Table(
+                title="Does localisation predict editing? Rank correlation over the swept layers",
+                header=("locator", "layer chosen", "correlation with the edit score"),
+                rows=correlations,
+            ),
+        ],
+    )
+
+
+@describe.register
+def _second_moments(moments: SecondMoments) -> Description:
+    rows = [(str(layer), f"{error:.2f}") for layer, error in zip(moments.layers, moments.held_out_error, strict=True)]
+    return Description(
+        heading=f"Second moments of {len(moments.layers)} layer(s) over {moments.n_tokens} tokens",
+        lines=[f"corpus: {moments.corpus['source']}; {moments.provenance.model}"],
+        tables=[Table(header=("layer", "held-out error (0 for endless text)"), rows=rows)],
+    )
+
+
+def _table(rows: Sequence[TableRow]) -> Table:
+    cells = [
+        (
+            row.locator,
+            "–" if row.method == "none" else row.method.upper(),
+            row.layers,
+            *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS),
+            f"{row.fluency.mean:.0f}",
+        )
+        for row in rows
+    ]
+    return Table(header=("located by", "editor", "layers", *COLUMNS, "fluency"), rows=cells, left=3)
+
+
+def _differences(comparisons: Sequence[Comparison]) -> Table:
+    rows = [
+        (f"{c.first} against {c.second}", c.method.upper(), *(_interval(c.differences[name]) for name in METRICS))
+        for c in comparisons
+    ]
+    return Table(
+        title="Differences, paired by case (positive: the first is higher)",
+        header=("locators", "editor", *METRICS),
+        rows=rows,
+        left=2,
+    )
+
+
+def _interval(found: Interval) -> str:
+    if math.isnan(found.mean):
+        return "–"
+    return f"{found.mean:.0f} [{found.low:.0f}, {found.high:.0f}]"
+
+
+def _correlation(found: Interval) -> str:
+    return "–" if math.isnan(found.mean) else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _mean_probability(log_probability: float) -> float:
+    """Of a token of the target, geometric mean."""
+    return math.exp(log_probability)

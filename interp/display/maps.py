@@ -1,0 +1,160 @@
+"""Located facts: traces, attributions, patched runs and class averages."""
+
+from __future__ import annotations
+
+import torch
+
+from interp.cells import Cell
+from interp.display.description import Description, Table, describe, probability, shaded
+from interp.locate.activation_patching import PatchedRun
+from interp.locate.attribution import Attribution
+from interp.locate.causal_trace import CausalTrace
+from interp.locate.class_average import ClassAverage
+from interp.plots.figure1 import figure1
+from interp.plots.heatmap import heatmap
+from interp.plots.panel import number, token_label
+
+__all__ = ["cell_text", "describe_trace", "unit_of"]
+
+NAMES = {"resid": "residual stream", "mlp": "MLP outputs", "attn": "attention outputs"}
+METRICS = {"probability": "P(answer)", "log_probability": "log P(answer)", "logit_difference": "logit difference"}
+NEURONS = 5
+ANSWERS = 5
+
+
+@describe.register
+def describe_trace(trace: CausalTrace) -> Description:
+    """A causal trace: its map of indirect effects."""
+    effect = trace.indirect_effect
+    return Description(
+        heading=f"Causal trace of “{trace.fact.prompt}” → “{token_label(trace.answer)}”",
+        lines=[
+            f"{_state(trace.state, trace.window)}; P(answer) {probability(trace.clean_probability)} clean,"
+            f" {probability(trace.corrupted_probability)} corrupted ({_corruption(trace)})"
+            + ("" if trace.known else f"; the model answers “{token_label(trace.top_answer)}”"),
+            f"{trace.provenance.model}, weights {trace.provenance.weights_hash[:8]}",
+        ],
+        figure=lambda: heatmap(
+            effect,
+            trace.tokens,
+            trace.subject_span,
+            title=f"{trace.fact.prompt} → {token_label(trace.answer)}",
+            unit=unit_of(trace),
+            method=trace.state,
+            width="page",
+        ),
+        text=f"{unit_of(trace)}\n{shaded(effect.double().numpy(), trace.tokens, trace.subject_span)}",
+    )
+
+
+@describe.register
+def _attribution(result: Attribution) -> Description:
+    gap = float(result.completeness_gap.abs().max())
+    whole = result.scores.flatten(1).sum(1)
+    tokens = result.tokens[: result.n_prompt_tokens]
+    if result.scaled_tokens == "last":
+        values, tokens, span = whole[None], tokens[-1:], None
+    else:
+        values, span = result.per_token("sum"), result.subject_span
+    unit = "sum of attribution scores"
+    best = result.top_neurons(min(NEURONS, result.scores.numel()))
+    return Description(
+        heading=f"Attribution of “{result.fact.prompt}” → “{token_label(result.answer)}”",
+        lines=[
+            f"scaled: {result.scaled_tokens} token(s), {result.rule}, n = {result.steps}; P(answer)"
+            f" {probability(result.probability)}; largest completeness gap {number(gap)}",
+            f"{result.provenance.model}, weights {result.provenance.weights_hash[:8]}",
+        ],
+        figure=lambda: heatmap(
+            values,
+            tokens,
+            span,
+            title=f"{result.fact.prompt} → {token_label(result.answer)}",
+            unit=unit,
+            method="attribution",
+            width="page",
+        ),
+        text=f"{unit}\n{shaded(values.double().numpy(), tokens, span)}",
+        tables=[
+            Table(
+                title="Neurons with the highest scores",
+                header=("token", "layer", "neuron", "score"),
+                rows=[
+                    (
+                        "last" if n.token is None else f"{n.token} {token_label(result.tokens[n.token])}",
+                        str(n.layer),
+                        str(n.neuron),
+                        number(n.score),
+                    )
+                    for n in best
+                ],
+            )
+        ],
+    )
+
+
+@describe.register
+def _patched_run(run: PatchedRun) -> Description:
+    names = ("clean run", "corrupted run", "restored run")
+    if run.other is not None:
+        names = ("other prompt", "this prompt", "patched run")
+    readouts = (run.source, run.base, run.patched)
+    shown = min(ANSWERS, *(len(readout.top) for readout in readouts))
+    lines = [f"states of “{run.other.prompt}”"] if run.other is not None else []
+    return Description(
+        heading=f"“{run.fact.prompt}” with {len(run.cells)} state(s) put in: " + "; ".join(map(cell_text, run.cells)),
+        lines=[
+            *lines,
+            f"P(“{token_label(run.answer)}”): "
+            + ", ".join(f"{name} {probability(r.probability)}" for name, r in zip(names, readouts, strict=True)),
+        ],
+        tables=[
+            Table(
+                header=names,
+                rows=[
+                    [f"{token_label(r.top[i].token)}  {probability(r.top[i].probability)}" for r in readouts]
+                    for i in range(shown)
+                ],
+                left=3,
+            )
+        ],
+    )
+
+
+@describe.register
+def _class_average(average: ClassAverage) -> Description:
+    values = average.mean.double()
+    rows: list[tuple[str, ...]] = []
+    for name, peak, low, high, n in zip(
+        average.token_classes, average.peak, average.peak_low, average.peak_high, average.n_facts, strict=True
+    ):
+        largest = torch.nan_to_num(values, nan=-torch.inf)[len(rows)].max()
+        cells = (str(peak), f"[{low}, {high}]", number(float(largest))) if peak >= 0 else ("–", "–", "–")
+        rows.append((name, *cells, str(n)))
+    return Description(
+        heading=f"{average.title}, averaged by token class",
+        lines=[f"{average.unit}; {average.provenance.model}; intervals: 95%, bootstrap over facts"],
+        figure=lambda: figure1([average], width="page"),
+        tables=[Table(header=("token class", "layer of largest mean", "interval", "mean", "facts"), rows=rows)],
+    )
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell in words."""
+    window = "" if cell.state == "resid" else f" (window of {cell.window})"
+    return f"{NAMES[cell.state]}{window} at token {cell.token}, layer {cell.layer}"
+
+
+def unit_of(trace: CausalTrace) -> str:
+    """What a trace's indirect effect is measured in."""
+    return f"indirect effect on {METRICS[trace.metric]}"
+
+
+def _state(state: str, window: int) -> str:
+    return NAMES[state] if state == "resid" else f"{NAMES[state]}, window of {window}"
+
+
+def _corruption(trace: CausalTrace) -> str:
+    if trace.corruption == "symmetric":
+        return f"{trace.samples} other subject(s)"
+    return f"{trace.samples} samples of {trace.corruption} noise {number(trace.noise)}"

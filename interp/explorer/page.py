@@ -1,0 +1,198 @@
+"""What the page is told: results as plain data, with labels and colours; nothing is computed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from interp.cells import Cell, window_layers
+from interp.display.description import probability
+from interp.display.maps import NAMES, unit_of
+from interp.editing.patch import Patch
+from interp.evaluation.protocol import CaseEvaluation
+from interp.explorer.session import METHODS, Session
+from interp.facts import Fact
+from interp.locate.activation_patching import PatchedRun, Readout
+from interp.locate.attribution import Attribution
+from interp.locate.causal_trace import CausalTrace
+from interp.plots.heatmap import checked_map
+from interp.plots.maps import MapPanel
+from interp.plots.panel import number, token_label, token_labels
+from interp.plots.style import colour_scale
+from interp.tokens import TokenizedFact, decode, tokenize
+
+__all__ = ["cell_of", "edit_data", "fact_data", "map_data", "panel", "panels", "runs_data"]
+
+NEURONS = 5
+SHOWN = 6  # next tokens a run
+
+
+def fact_data(session: Session) -> dict[str, Any]:
+    """The fact, its tokens, and whether the weights are edited."""
+    fact, tokenized = session.fact, tokenize(session.model, session.fact)
+    pair = session.pair()
+    return {
+        "prompt": fact.prompt,
+        "subject": fact.subject,
+        "target": (fact.target or "").strip(),
+        "tokens": token_labels(tokenized.strings, None),
+        "span": list(tokenized.subject_span),
+        "answer_id": pair.answer_id,
+        "known": pair.answer_id == pair.top_id,
+        "answer": token_label(decode(session.model, [pair.answer_id])),
+    }
+
+
+def map_data(result: CausalTrace | Attribution, *, finished: bool) -> dict[str, Any]:
+    """A map: values, the colour of each, and how to read them."""
+    shown = panel(result)
+    tokens = result.tokens[: len(shown.values)]
+    array = checked_map(shown.values, tokens, result.subject_span, shown.method)
+    colours = colour_scale(array, method=shown.method)
+    return {
+        "method": shown.method,
+        "title": shown.title,
+        "unit": shown.unit,
+        "values": [[None if math.isnan(value) else value for value in row] for row in array.tolist()],
+        "colours": [[colours.hex(value) for value in row] for row in array.tolist()],
+        "stops": [colour for _, colour in colours.stops(9)],
+        "low": number(colours.low),
+        "high": number(colours.high),
+        "finished": finished,
+    }
+
+
+def panel(result: CausalTrace | Attribution) -> MapPanel:
+    """A result as a map."""
+    if isinstance(result, Attribution):
+        return MapPanel(
+            method="attribution",
+            title=f"Attribution scores ({result.scaled_tokens} tokens scaled, n = {result.steps})",
+            unit="sum over neurons",
+            values=result.per_token("sum"),
+        )
+    window = "" if result.state == "resid" else f", window of {result.window}"
+    return MapPanel(
+        method=result.state,
+        title=f"Causal tracing: {NAMES[result.state]}{window}",
+        unit=unit_of(result),
+        values=result.indirect_effect,
+    )
+
+
+def panels(session: Session) -> list[MapPanel]:
+    """All maps that are there, in the order of the page."""
+    return [panel(session.maps[method]) for method in METHODS if method in session.maps]
+
+
+def cell_of(method: str, token: int, layer: int, window: int) -> Cell:
+    """The state that a click on a map stands for: what that map restores; for attribution, one block's MLP output."""
+    if method == "resid":
+        return Cell(token=token, layer=layer)
+    if method == "attribution":
+        return Cell(token=token, layer=layer, state="mlp")
+    return Cell(token=token, layer=layer, state=method, window=window)  # type: ignore[arg-type]
+
+
+def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the source, the base and the patched run answer, side by side.
+
+    Args:
+        session: With its runs.
+        patched: The patched run, if cells were chosen.
+        chosen: As the page names the chosen cells: ``method``, ``token``, ``layer``.
+    """
+    source, base = (patched.source, patched.base) if patched else session.readouts()
+    names = ["Clean run", "Corrupted run", "Restored run"]
+    if session.other is not None:
+        names = ["Other prompt", "This prompt", "Patched run"]
+    pair = session.source_pair()
+    return {
+        "names": names,
+        "answer": token_label(decode(session.model, [pair.answer_id])),
+        "source": _readout(source),
+        "base": _readout(base),
+        "patched": _readout(patched.patched) if patched else None,
+        "samples": len(pair.base_logits),
+        "noise": number(pair.noise),
+        "other": None if session.other is None else _other(session, session.other),
+        "cells": [
+            {**each, "text": _cell_text(session, pair.tokenized, cell), **_neurons(session, each)}
+            for each, cell in zip(chosen, patched.cells if patched else (), strict=True)
+        ],
+    }
+
+
+def edit_data(evaluation: CaseEvaluation, patch: Patch) -> dict[str, Any]:
+    """An edit's answers before and after, and how its optimisation ended."""
+    (outcome,) = patch.outcomes
+    rows = []
+    for question, was, now in zip(evaluation.questions, evaluation.before, evaluation.after, strict=True):
+        rows.append(
+            {
+                "metric": question.metric + (f" ({question.kind})" if question.kind else ""),
+                "prompt": question.prompt,
+                "expected": question.target.strip(),
+                "before": was.text.strip(),
+                "after": now.text.strip(),
+                "p_before": probability(math.exp(was.log_probability)),
+                "p_after": probability(math.exp(now.log_probability)),
+                "changed": was.generated != now.generated,
+            }
+        )
+    (request,) = patch.requests
+    return {
+        "method": patch.method.upper(),
+        "layers": ", ".join(map(str, patch.layers)),
+        "target": request.new_target.strip(),
+        "prompt": request.fact.prompt,
+        "converged": outcome.converged,
+        "norm": ", ".join(number(norm) for norm in patch.norms().values()),
+        "rows": rows,
+    }
+
+
+def _readout(readout: Readout) -> dict[str, Any]:
+    error = readout.standard_error
+    return {
+        "probability": readout.probability,
+        "text": probability(readout.probability) + ("" if math.isnan(error) else f" ± {number(round(error, 3))}"),
+        "top": [
+            {
+                "id": candidate.token_id,
+                "token": token_label(candidate.token),
+                "probability": candidate.probability,
+                "text": probability(candidate.probability),
+            }
+            for candidate in readout.top[:SHOWN]
+        ],
+    }
+
+
+def _other(session: Session, other: Fact) -> dict[str, Any]:
+    tokenized = tokenize(session.model, other)
+    return {
+        "prompt": other.prompt,
+        "subject": other.subject,
+        "tokens": token_labels(tokenized.strings, None),
+        "span": list(tokenized.subject_span),
+    }
+
+
+def _cell_text(session: Session, tokenized: TokenizedFact, cell: Cell) -> str:
+    label = token_label(tokenized.strings[cell.token])
+    if cell.state == "resid" or cell.window == 1:
+        layers = f"layer {cell.layer}"
+    else:
+        blocks = window_layers(cell.layer, cell.window, session.model.cfg.n_layers)
+        layers = f"layers {blocks.start}–{blocks.stop - 1}"
+    return f"{NAMES[cell.state]} at “{label}” ({cell.token}), {layers}"
+
+
+def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
+    found = session.maps.get("attribution")
+    if chosen["method"] != "attribution" or not isinstance(found, Attribution):
+        return {}
+    best = found.top_neurons(NEURONS, layer=chosen["layer"], token=chosen["token"])
+    return {"neurons": ", ".join(f"{neuron.neuron} ({number(neuron.score)})" for neuron in best)}

@@ -1,0 +1,310 @@
+"""What an explorer knows and can do, without a page: a fact, its runs and maps, an edit that can be taken back.
+
+Every number comes from a public function of the package, called on a private view of the model
+(:mod:`interp.explorer.view`): the model itself is never touched. Each state of the weights (before and after an edit)
+has its own maps, so that those of the unedited model are there again after an undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from transformer_lens import HookedTransformer
+
+from interp.cases import case_around
+from interp.cells import Cell
+from interp.corruption import noise_level
+from interp.datasets import load_facts
+from interp.editing.config import MemitConfig, RomeConfig, check_config, default_config
+from interp.editing.editor import edit
+from interp.editing.patch import Patch
+from interp.editing.second_moments import second_moments
+from interp.errors import OptionError
+from interp.evaluation.protocol import CaseEvaluation, evaluate
+from interp.explorer.view import EditedLayers, private_view
+from interp.facts import EditRequest, Fact
+from interp.locate.activation_patching import PatchedRun, Readout, patch_activations, read_out
+from interp.locate.attribution import Attribution, attribute
+from interp.locate.causal_trace import CausalTrace, causal_trace
+from interp.options import Progress, check_choice, check_positive
+from interp.results import Provenance, provenance
+from interp.run_pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
+from interp.tokens import tokenize
+
+__all__ = ["EDITORS", "METHODS", "Controls", "Session"]
+
+Method = Literal["attribution", "resid", "mlp", "attn"]
+METHODS: tuple[Method, ...] = ("resid", "attribution", "mlp", "attn")
+"""In the order in which they are computed: what is there first comes first."""
+EDITORS = ("rome", "memit")
+DEFAULT_PROMPT = ("The {} is located in the city of", "Eiffel Tower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """What the sliders set.
+
+    Args:
+        deviations: Noise, in standard deviations of the subjects' embeddings.
+        samples: Noise draws.
+        window: Blocks whose MLP or attention outputs are restored together.
+        seed: Of the noise.
+        steps: Quadrature nodes of the attribution scores.
+    """
+
+    deviations: float = 3.0
+    samples: int = 10
+    window: int = 10
+    seed: int = 1
+    steps: int = 20
+
+    def __post_init__(self) -> None:
+        check_positive(samples=self.samples, window=self.window, steps=self.steps)
+        if not 0 < self.deviations <= 100:
+            raise OptionError(f"deviations must lie in (0, 100], got {self.deviations!r}")
+
+
+@dataclass
+class _Weights:
+    """What was found with the weights in one state."""
+
+    provenance: Provenance | None = None
+    maps: dict[str, CausalTrace | Attribution] = field(default_factory=dict)
+    pair: RunPair | None = None
+    other_pair: RunPair | None = None
+
+
+class Session:
+    """One model explored (see the module).
+
+    Args:
+        model: Any HookedTransformer that :func:`interp.load_model` gives; it is never changed.
+        fact: What to start with; the Eiffel Tower if None.
+        controls: What the sliders are set to.
+        max_batch_tokens: The most tokens that a block runs on at once; small, so that a click need not wait long
+            for the map that is being computed.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        fact: Fact | None = None,
+        *,
+        controls: Controls | None = None,
+        max_batch_tokens: int = 512,
+    ) -> None:
+        self.model = private_view(model)
+        self.facts = load_facts("builtin")
+        self.controls = controls or Controls()
+        self.max_batch_tokens = max_batch_tokens
+        self._deviation = noise_level(self.model, self.facts, deviations=1.0)
+        self.other: Fact | None = None
+        self.patch: Patch | None = None
+        self.evaluation: CaseEvaluation | None = None
+        self._edited: EditedLayers | None = None
+        self._states = {False: _Weights(), True: _Weights()}
+        self.cells: tuple[Cell, ...] = ()
+        template, subject = DEFAULT_PROMPT
+        self.choose(fact or Fact(template=template, subject=subject))
+
+    @property
+    def maps(self) -> dict[str, CausalTrace | Attribution]:
+        """What was located with the weights as they are."""
+        return self._now.maps
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether an edit is on the view."""
+        return self._edited is not None
+
+    def choose(self, fact: Fact) -> None:
+        """Explore another fact; an edit that is on the view stays.
+
+        Raises:
+            FactError: If it does not fit the model; nothing changes then.
+        """
+        tokenize(self.model, fact)
+        self.fact, self.cells, self.other = fact, (), None
+        self._states = {key: _Weights(provenance=state.provenance) for key, state in self._states.items()}
+
+    def set_controls(self, **changes: float) -> None:
+        """Move sliders; maps that depend on them are dropped.
+
+        Raises:
+            OptionError: If a value is not allowed; nothing changes then.
+        """
+        before, self.controls = self.controls, replace(self.controls, **changes)  # type: ignore[arg-type]
+        noise = ("deviations", "samples", "seed")
+        traces = any(getattr(before, name) != getattr(self.controls, name) for name in noise)
+        stale = {"resid", "mlp", "attn"} if traces else set()
+        stale |= {"mlp", "attn"} if before.window != self.controls.window else set()
+        stale |= {"attribution"} if before.steps != self.controls.steps else set()
+        for state in self._states.values():
+            state.maps = {method: found for method, found in state.maps.items() if method not in stale}
+            if traces:
+                state.pair = None
+
+    def set_other(self, other: Fact | None) -> None:
+        """Take states from another prompt's run; None: from the clean run.
+
+        Raises:
+            FactError: If it does not fit the model; nothing changes then.
+        """
+        if other is not None:
+            tokenize(self.model, other)
+        self.other = other
+        for state in self._states.values():
+            state.other_pair = None
+
+    def pair(self) -> RunPair:
+        """The clean and the corrupted run of the fact; computed when the weights or the noise changed."""
+        now = self._now
+        if now.pair is not None:
+            if _is_current(now.pair):
+                return now.pair
+            # something else changed the model that the view shares its weights with
+            now.maps, now.provenance = {}, None
+        now.pair = clean_and_corrupted(
+            self.model,
+            self.fact,
+            samples=self.controls.samples,
+            noise=self.noise,
+            seed=self.controls.seed,
+        )
+        return now.pair
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of the weights as they are."""
+        if self._now.provenance is None:
+            self._now.provenance = provenance(self.model)
+        return self._now.provenance
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise."""
+        return self.controls.deviations * self._deviation
+
+    def source_pair(self) -> RunPair:
+        """The runs that states are moved between: clean to corrupted, or another prompt's to this prompt's."""
+        if self.other is None:
+            return self.pair()
+        now = self._now
+        if now.other_pair is None or not _is_current(now.other_pair):
+            now.other_pair = prompt_pair(self.model, self.fact, self.other)
+        return now.other_pair
+
+    def readouts(self) -> tuple[Readout, Readout]:
+        """What the source and the base run answer, before any state is moved."""
+        pair = self.source_pair()
+        return read_out(pair, pair.source_logits[None]), read_out(pair, pair.base_logits)
+
+    def patched(self, cells: Sequence[Cell]) -> PatchedRun:
+        """Put states of the source run into the base runs; the cells are kept as the chosen ones.
+
+        Raises:
+            OptionError: If a cell does not exist or has no counterpart.
+        """
+        pair = self.source_pair()
+        found = patch_activations(pair, cells, model_provenance=self.provenance)
+        self.cells = tuple(cells)
+        return found
+
+    def locate(
+        self,
+        method: Method,
+        *,
+        progress: Progress | None = None,
+        partial: Callable[[CausalTrace | Attribution], None] | None = None,
+    ) -> CausalTrace | Attribution:
+        """Compute one map and keep it.
+
+        Raises:
+            OptionError: If the method does not exist.
+        """
+        check_choice("method", method, METHODS)
+        self.pair()  # drops what belongs to other weights
+        found: CausalTrace | Attribution
+        if method == "attribution":
+            found = attribute(
+                self.model,
+                self.fact,
+                tokens="all",
+                steps=self.controls.steps,
+                max_batch_tokens=self.max_batch_tokens,
+                model_provenance=self.provenance,
+                progress=progress,
+                partial=partial,
+            )
+        else:
+            found = causal_trace(
+                self.model,
+                self.fact,
+                state=method,
+                window=self.controls.window,
+                samples=self.controls.samples,
+                noise=self.noise,
+                seed=self.controls.seed,
+                max_batch_tokens=self.max_batch_tokens,
+                model_provenance=self.provenance,
+                progress=progress,
+                partial=partial,
+            )
+        self.maps[method] = found
+        return found
+
+    def edit(
+        self, new_target: str, *, method: str = "rome", layer: int, progress: Progress | None = None
+    ) -> CaseEvaluation:
+        """Edit the view at a layer (MEMIT: the five layers that end there) and ask before and after.
+
+        An edit that is on the view is taken back first.
+
+        Raises:
+            OptionError: If the method or the layer does not exist.
+            FactError: If the new target is empty, or the answer already.
+            NumericalError: If a loss is not finite or a second moment is singular.
+        """
+        check_choice("method", method, EDITORS)
+        request = EditRequest(self.fact, new_target=new_target)
+        config = default_config(self.model, method, layer)
+        assert isinstance(config, RomeConfig | MemitConfig)
+        check_config(self.model, method, config)
+        self.undo()
+        layers = config.layers if isinstance(config, MemitConfig) else (config.layer,)
+        moments = second_moments(self.model, layers, progress=progress)
+        patch = edit(
+            self.model,
+            [request],
+            method=method,
+            config=config,
+            second_moments=moments,
+            model_provenance=self.provenance,
+            progress=progress,
+        )
+        case = case_around(request, self.facts)
+        found = evaluate(self.model, patch, case, fluency_tokens=0, model_provenance=self.provenance)
+        self._edited = EditedLayers(self.model, patch)
+        self._states[True] = _Weights()
+        self.patch, self.evaluation = patch, found
+        return found
+
+    def undo(self) -> None:
+        """Take the edit back; the view's weights are the model's again, bit for bit."""
+        if self._edited is not None:
+            self._edited.undo()
+            self._edited = self.patch = self.evaluation = None
+
+    @property
+    def _now(self) -> _Weights:
+        return self._states[self.is_edited]
+
+
+def _is_current(pair: RunPair) -> bool:
+    try:
+        check_current(pair)
+    except OptionError:
+        return False
+    return True

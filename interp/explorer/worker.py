@@ -1,0 +1,97 @@
+"""One thread for an explorer's work: jobs in their order, quick ones let in between the steps of a long one.
+
+The kernel's main thread stays free to hear the page. A new long job stops the one that runs; a stop takes effect at
+the next step (long jobs call :meth:`Worker.step` from their progress callbacks). No two jobs ever run at once, so no
+job meets another's hooks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Stopped", "Worker"]
+
+Job = Callable[[], None]
+
+
+class Stopped(BaseException):
+    """Raised inside of a long job that was told to stop; nothing else should catch it on the way."""
+
+
+class Worker:
+    """A thread that does jobs (see the module)."""
+
+    def __init__(self, name: str) -> None:
+        self._long: deque[Job] = deque()
+        self._quick: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._stop = False
+        self._closed = False
+        self._busy = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job, *, quick: bool = False) -> None:
+        """Do a job: a quick one at the next step, a long one instead of the long one that runs."""
+        with self._changed:
+            if self._closed:
+                return
+            if quick:
+                self._quick.append(job)
+            else:
+                self._long.clear()
+                self._long.append(job)
+                self._stop = self._busy
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Stop the long job that runs, at its next step."""
+        with self._changed:
+            self._long.clear()
+            self._stop = self._busy
+            self._changed.notify_all()
+
+    def step(self) -> None:
+        """Called by a long job between its parts, on the worker's thread: does what is quick, ends what was stopped."""
+        while True:
+            with self._changed:
+                if self._stop or self._closed:
+                    raise Stopped
+                job = self._quick.popleft() if self._quick else None
+            if job is None:
+                return
+            job()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is left to do; False if that takes longer than ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._busy or self._long or self._quick), timeout)
+
+    def close(self, timeout: float | None = 30.0) -> None:
+        """Stop everything and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._long.clear()
+            self._quick.clear()
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._long or self._quick)
+                if self._closed:
+                    return
+                job = self._quick.popleft() if self._quick else self._long.popleft()
+                self._busy, self._stop = True, False
+            try:
+                job()
+            except Stopped:
+                pass
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()

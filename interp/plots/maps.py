@@ -1,0 +1,196 @@
+"""Several maps of one prompt on the same axes: on paper, in a browser, and their numbers."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from interp.errors import OptionError
+from interp.options import check_choice
+from interp.plots.heatmap import checked_map
+from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
+from interp.plots.style import WIDTHS, colour_scale, paper_style, text_width
+from interp.plots.table1 import csv_text
+
+__all__ = ["MapPanel", "maps", "maps_csv", "maps_html"]
+
+COLUMNS = {"column": 1, "page": 2, "slide": 2}
+CSV_HEADER = ("map", "unit", "token", "text", "in_subject", "layer", "value")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapPanel:
+    """One map of a prompt.
+
+    Args:
+        method: ``attribution``, ``resid``, ``mlp`` or ``attn``: chooses the hue.
+        title: What it shows.
+        unit: What a value means.
+        values: NaN where there is none.
+    """
+
+    method: str
+    title: str
+    unit: str
+    values: Float[Tensor, "token layer"]
+
+
+def maps(
+    panels: Sequence[MapPanel],
+    tokens: Sequence[str],
+    subject_span: tuple[int, int] | None,
+    *,
+    title: str,
+    width: str = "page",
+) -> Figure:
+    """Draw maps of one prompt, each on its own colour scale; an asterisk marks the subject's tokens.
+
+    Args:
+        panels: The maps.
+        tokens: The text of each token.
+        subject_span: The subject's tokens, end exclusive; ``None`` to mark none.
+        title: Heading.
+        width: ``column`` (maps below each other), ``page`` or ``slide``.
+
+    Raises:
+        OptionError: If there are no maps, values do not fit the tokens, or a method or the width is unknown.
+    """
+    check_choice("width", width, tuple(WIDTHS))
+    arrays = _checked(panels, tokens, subject_span)
+    columns = min(COLUMNS[width], len(panels))
+    labels = token_labels(tokens, subject_span, printed=True)
+    with paper_style(width) as scale:
+        full_width = WIDTHS[width]
+        left = max(text_width(plain(label), 6.5 * scale) for label in labels) + 0.12 * scale
+        gap, after = 0.08 * scale, 0.62 * scale
+        cells = (full_width - left - columns * (gap + after)) / columns
+        height = max(0.135 * len(labels), 0.7) * scale
+        heading = wrapped(title, full_width - left, 8.8 * scale)
+        titles = [wrapped(panel.title, cells + gap, 7.5 * scale) for panel in panels]
+        above = (0.08 + 0.125 * (max(t.count("\n") for t in titles) + 1)) * scale
+        below, head = 0.36 * scale, (0.1 + 0.14 * (heading.count("\n") + 1)) * scale
+        rows = -(-len(panels) // columns)
+        full_height = head + rows * (above + height + below)
+        figure = Figure(figsize=(full_width, full_height))
+        figure.text(
+            left / full_width, (full_height - 0.05 * scale) / full_height, heading, va="top", fontsize=7.5 * scale,
+            fontweight="bold",
+        )  # fmt: skip
+        for index, (panel, values) in enumerate(zip(panels, arrays, strict=True)):
+            row, column = divmod(index, columns)
+            bottom = full_height - head - (row + 1) * (above + height) - row * below
+            draw_panel(
+                figure,
+                (left + column * (cells + gap + after), bottom, cells, height),
+                values,
+                labels=labels if column == 0 else None,
+                colours=colour_scale(values, method=panel.method),
+                title=panel.title,
+                unit=panel.unit,
+                bar_gap=gap,
+                scale=scale,
+            )
+    return figure
+
+
+def maps_html(
+    panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None, *, title: str
+) -> str:
+    """Maps of one prompt as a page that needs nothing else; hovering shows token, layer and value.
+
+    Args, Raises: See :func:`maps`.
+    """
+    arrays = _checked(panels, tokens, subject_span)
+    labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    page = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[html.escape(panel.title) for panel in panels],
+        horizontal_spacing=0.2,
+        vertical_spacing=0.22 / rows,
+        shared_yaxes=True,
+    )
+    for index, (panel, values) in enumerate(zip(panels, arrays, strict=True)):
+        row, column = divmod(index, columns)
+        colours = colour_scale(values, method=panel.method)
+        hover = [
+            [
+                f"<b>{label}</b> (token {token})<br>layer {layer}<br>{html.escape(panel.unit)}: {number(value)}"
+                for layer, value in enumerate(line)
+            ]
+            for token, (label, line) in enumerate(zip(labels, values.tolist(), strict=True))
+        ]
+        axis = page.get_subplot(row + 1, column + 1)
+        x, y = axis.xaxis.domain, axis.yaxis.domain
+        page.add_trace(
+            go.Heatmap(
+                z=values.tolist(),
+                text=hover,
+                hovertemplate="%{text}<extra></extra>",
+                hoverongaps=False,
+                colorscale=colours.stops(),
+                zmin=colours.low,
+                zmax=colours.high,
+                colorbar={"x": x[1] + 0.01, "y": sum(y) / 2, "len": y[1] - y[0], "thickness": 12},
+            ),
+            row=row + 1,
+            col=column + 1,
+        )
+    page.update_xaxes(title_text="Layer", showgrid=False, zeroline=False)
+    page.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+    )
+    page.update_layout(
+        title={"text": html.escape(title)},
+        template="plotly_white",
+        plot_bgcolor="#e8e8e8",
+        height=140 + rows * (130 + 20 * len(labels)),
+    )
+    return page.to_html(include_plotlyjs=True, div_id="maps")
+
+
+def maps_csv(panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None) -> str:
+    """What the maps show, a line per map, token and layer; cells of what is not there are empty.
+
+    Args, Raises: See :func:`maps`.
+    """
+    arrays = _checked(panels, tokens, subject_span)
+    start, end = subject_span or (0, 0)
+    lines = [
+        (
+            panel.method,
+            panel.unit,
+            token,
+            tokens[token],
+            int(start <= token < end),
+            layer,
+            "" if np.isnan(value) else repr(value),
+        )
+        for panel, values in zip(panels, arrays, strict=True)
+        for token, row in enumerate(values.tolist())
+        for layer, value in enumerate(row)
+    ]
+    return csv_text(CSV_HEADER, lines)
+
+
+def _checked(
+    panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None
+) -> list[Float[np.ndarray, "token layer"]]:
+    if not panels:
+        raise OptionError("panels is empty; expected at least one map")
+    return [checked_map(panel.values, tokens, subject_span, panel.method) for panel in panels]
