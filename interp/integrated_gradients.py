@@ -99,6 +99,7 @@ def integrate(
         with torch.no_grad():
             joins = [Join(layer=layer + 1, resid=rows(layer, zero), samples=samples(1)) for layer in group]
             without[group] = probability(joins)
+        progress(0, n_layers)
     change = change - without
 
     chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), length, max_batch_tokens)]

@@ -114,8 +114,6 @@ def test_the_cache_spares_the_corpus(tiny, tmp_path, no_corpus):
     only = second_moments(tiny, [2], SMALL, cache=tmp_path)
     assert only.held_out_error == (first.held_out_error[1],)
     with pytest.raises(AssertionError, match="the corpus was run"):
-        second_moments(tiny, [1, 3], SMALL, cache=tmp_path)
-    with pytest.raises(AssertionError, match="the corpus was run"):
         second_moments(tiny, [1], SMALL, cache=None)
 
 
@@ -252,3 +250,19 @@ def test_activations_that_are_not_finite(tiny):
     hooks = [("blocks.1.mlp.hook_post", lambda value, hook: value * float("inf"))]
     with tiny.hooks(hooks), pytest.raises(NumericalError, match=r"NaN or infinite|layer 1 are not finite"):
         second_moments(tiny, [1], SMALL, cache=None)
+
+
+def test_text_is_written_once_for_all_layers(tiny, tmp_path, no_corpus):
+    corpus = Corpus(tokens=1400, row=20)  # more than one batch
+    alone = second_moments(tiny, [1, 4], corpus, cache=None)
+    first = second_moments(tiny, [1], corpus, cache=tmp_path)
+    no_corpus()
+    steps = []
+    second = second_moments(tiny, [4], corpus, cache=tmp_path, progress=lambda *step: steps.append(step))
+    assert torch.equal(first.moments[1], alone.moments[1])
+    assert torch.equal(second.moments[4], alone.moments[4])
+    assert steps[-1] == (1400, 1400)
+    (text,) = tmp_path.rglob("text.safetensors")
+    text.write_bytes(b"damaged")
+    with pytest.raises(AssertionError, match="the corpus was run"):
+        second_moments(tiny, [2], corpus, cache=tmp_path)

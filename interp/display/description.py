@@ -25,7 +25,7 @@ from interp.plots.style import paper_style
 __all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
 
 SHADES = " .:-=+*#%@"
-TEXT_WIDTH = 110
+TEXT_WIDTH = 140
 DPI = 160
 
 
@@ -147,7 +147,7 @@ def _html_table(table: Table) -> str:
 def _text_table(table: Table) -> str:
     shown = RichTable(box=box.SIMPLE_HEAD, title=Text(table.title) if table.title else None, title_justify="left")
     for column, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="left" if column < table.left else "right")
+        shown.add_column(Text(name), justify="left" if column < table.left else "right", no_wrap=column >= table.left)
     for row in table.rows:
         shown.add_row(*(Text(text) for text in row))
     text = io.StringIO()

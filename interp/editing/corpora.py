@@ -18,7 +18,7 @@ from interp.generation import generate
 from interp.options import Progress, check_positive, check_seed
 from interp.tokens import encode
 
-__all__ = ["Corpus", "corpus_rows"]
+__all__ = ["BATCH", "Corpus", "corpus_rows"]
 
 OPENINGS = (
     "The history of the", "In recent years, the", "A new study of", "When the war ended", "It is well known that",
@@ -32,6 +32,7 @@ OPENINGS = (
     "Last week, the",
 )  # fmt: skip
 BATCH = 64
+"""Rows a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

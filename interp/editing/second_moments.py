@@ -7,6 +7,7 @@
    suffices: tr(C_a^-1 C_b) / d - 1, by how much k^T C^-1 k of unseen tokens exceeds that of seen ones, is 0 for
    endless text.
 
+Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
 The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
 Source: Meng et al. 2022, section 3.1 (there: 100,000 samples of Wikipedia).
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,10 +31,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.editing.corpora import Corpus, corpus_rows
+from interp.editing.corpora import BATCH, Corpus, corpus_rows
 from interp.errors import DataError, NumericalError, OptionError
 from interp.options import Progress
-from interp.results import Record, load_record, provenance, save_record
+from interp.results import Provenance, Record, load_record, provenance, save_record
 
 __all__ = ["SecondMoments", "accumulate", "second_moments"]
 
@@ -113,7 +114,7 @@ def second_moments(
     found = {layer: record for layer in wanted if (record := _cached(folder, layer)) is not None}
     missing = [layer for layer in wanted if layer not in found]
     if missing:
-        rows = corpus_rows(model, corpus, progress)
+        rows = _rows(model, corpus, folder, described, progress)
         sums, n_tokens = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens)
         for layer in missing:
             halves = sums.pop(layer)
@@ -137,6 +138,44 @@ def second_moments(
         layers=wanted,
         held_out_error=tuple(found[layer].held_out_error[0] for layer in wanted),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Written(Record):
+    """Text that a model wrote, kept because writing it takes longer than reading it for one more layer."""
+
+    tokens: Int[Tensor, "row token"]
+
+
+def _rows(
+    model: HookedTransformer,
+    corpus: Corpus,
+    folder: Path | None,
+    described: Provenance,
+    progress: Progress | None,
+) -> Iterator[Int[Tensor, "row token"]]:
+    """The corpus in its batches; what the model writes itself is kept for the next layers."""
+    if corpus.source != "self" or folder is None:
+        yield from corpus_rows(model, corpus, progress)
+        return
+    path = folder / "text.safetensors"
+    try:
+        batches = load_record(_Written, path).tokens.to(model.W_E.device).split(BATCH)
+    except DataError as error:
+        if path.exists():
+            logger.warning("writing the text for second moments again: %s", error)
+        written = []
+        for batch in corpus_rows(model, corpus, progress):
+            written.append(batch)
+            yield batch
+        save_record(_Written(provenance=described, tokens=torch.cat(written)), path)
+        return
+    done = 0
+    for batch in batches:
+        yield batch
+        done += batch.numel()
+        if progress:
+            progress(min(done, corpus.tokens), corpus.tokens)
 
 
 def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
@@ -186,8 +225,8 @@ def accumulate(
             half = 1 - half
     for layer in layers:
         for half_sum in sums[layer]:
-            for first, last in _blocks(d_mlp):
-                half_sum[last:, first:last] = half_sum[first:last, last:].T
+            half_sum.triu_()  # within a block on the diagonal, a matrix product need not be symmetric to the bit
+            half_sum += half_sum.triu(1).T
         if not torch.isfinite(sums[layer].sum()):  # any NaN or infinity survives a sum
             raise NumericalError(f"the activations that enter W_out of layer {layer} are not finite")
     return sums, counts

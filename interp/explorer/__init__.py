@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError
-from interp.explorer.session import Controls
+from interp.explorer.session import Controls, Session
 from interp.facts import Fact
 
 if TYPE_CHECKING:
@@ -38,4 +38,4 @@ def explore(model: HookedTransformer, fact: Fact | None = None, *, controls: Con
         raise InterpError(
             f"the explorer needs the package {error.name}: pip install 'interp[notebooks]', or pip install anywidget"
         ) from error
-    return Explorer(model, fact, controls=controls)
+    return Explorer(Session(model, fact, controls=controls))

@@ -186,11 +186,11 @@ class Heatmap {
   }
 }
 
-function readout(name, run, answer, extra) {
+function readout(name, run, data, extra) {
   const rows = (run?.top ?? []).map((entry) =>
     h(
       "div",
-      { class: entry.token === answer ? "ie-row ie-answer" : "ie-row" },
+      { class: entry.id === data.answer_id ? "ie-row ie-answer" : "ie-row" },
       h("span", { class: "ie-token" }, entry.token),
       h("i", { style: `width:${(100 * entry.probability).toFixed(2)}%` }),
       h("b", {}, entry.text),
@@ -201,7 +201,7 @@ function readout(name, run, answer, extra) {
     { class: "ie-run", "data-run": name },
     h("h4", {}, name),
     run
-      ? h("p", { class: "ie-p", "data-probability": run.probability }, `P(${answer}) = `, h("b", {}, run.text))
+      ? h("p", { class: "ie-p", "data-probability": run.probability }, `P(${data.answer}) = `, h("b", {}, run.text))
       : h("p", { class: "ie-p ie-quiet" }, extra),
     ...rows,
   );
@@ -400,9 +400,9 @@ function render({ model, el }) {
     if (!data.names) return;
     const [source, base, patched] = data.names;
     runs.replaceChildren(
-      readout(source, data.source, data.answer),
-      readout(base, data.base, data.answer),
-      readout(patched, data.patched, data.answer, "no cell is chosen"),
+      readout(source, data.source, data),
+      readout(base, data.base, data),
+      readout(patched, data.patched, data, "no cell is chosen"),
     );
     chips.replaceChildren(
       ...data.cells.map((cell, i) =>

@@ -111,6 +111,7 @@ def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dic
     return {
         "names": names,
         "answer": token_label(decode(session.model, [pair.answer_id])),
+        "answer_id": pair.answer_id,
         "source": _readout(source),
         "base": _readout(base),
         "patched": _readout(patched.patched) if patched else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from transformer_lens import HookedTransformer
@@ -36,9 +37,13 @@ from interp.tokens import tokenize
 __all__ = ["EDITORS", "METHODS", "Controls", "Session"]
 
 Method = Literal["attribution", "resid", "mlp", "attn"]
+StepProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all); may raise to stop the work."""
+
 METHODS: tuple[Method, ...] = ("resid", "attribution", "mlp", "attn")
 """In the order in which they are computed: what is there first comes first."""
 EDITORS = ("rome", "memit")
+BATCH_TOKENS = {"cpu": 512}
 DEFAULT_PROMPT = ("The {} is located in the city of", "Eiffel Tower")
 
 
@@ -83,8 +88,8 @@ class Session:
         model: Any HookedTransformer that :func:`interp.load_model` gives; it is never changed.
         fact: What to start with; the Eiffel Tower if None.
         controls: What the sliders are set to.
-        max_batch_tokens: The most tokens that a block runs on at once; small, so that a click need not wait long
-            for the map that is being computed.
+        max_batch_tokens: The most tokens that a block runs on at once. By default few on a CPU, so that a click need
+            not wait long for the map that is being computed.
     """
 
     def __init__(
@@ -93,12 +98,12 @@ class Session:
         fact: Fact | None = None,
         *,
         controls: Controls | None = None,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.model = private_view(model)
         self.facts = load_facts("builtin")
         self.controls = controls or Controls()
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS.get(self.model.W_E.device.type, 4096)
         self._deviation = noise_level(self.model, self.facts, deviations=1.0)
         self.other: Fact | None = None
         self.patch: Patch | None = None
@@ -164,8 +169,10 @@ class Session:
         if now.pair is not None:
             if _is_current(now.pair):
                 return now.pair
-            # something else changed the model that the view shares its weights with
-            now.maps, now.provenance = {}, None
+            # something else wrote to the weights that the view shares with the model
+            found = provenance(self.model)
+            if found != now.provenance:
+                now.maps, now.provenance = {}, found
         now.pair = clean_and_corrupted(
             self.model,
             self.fact,
@@ -217,7 +224,7 @@ class Session:
         method: Method,
         *,
         progress: Progress | None = None,
-        partial: Callable[[CausalTrace | Attribution], None] | None = None,
+        so_far: Callable[[CausalTrace | Attribution], None] | None = None,
     ) -> CausalTrace | Attribution:
         """Compute one map and keep it.
 
@@ -236,7 +243,7 @@ class Session:
                 max_batch_tokens=self.max_batch_tokens,
                 model_provenance=self.provenance,
                 progress=progress,
-                partial=partial,
+                partial=so_far,
             )
         else:
             found = causal_trace(
@@ -250,13 +257,13 @@ class Session:
                 max_batch_tokens=self.max_batch_tokens,
                 model_provenance=self.provenance,
                 progress=progress,
-                partial=partial,
+                partial=so_far,
             )
         self.maps[method] = found
         return found
 
     def edit(
-        self, new_target: str, *, method: str = "rome", layer: int, progress: Progress | None = None
+        self, new_target: str, *, method: str = "rome", layer: int, progress: StepProgress | None = None
     ) -> CaseEvaluation:
         """Edit the view at a layer (MEMIT: the five layers that end there) and ask before and after.
 
@@ -274,7 +281,10 @@ class Session:
         check_config(self.model, method, config)
         self.undo()
         layers = config.layers if isinstance(config, MemitConfig) else (config.layer,)
-        moments = second_moments(self.model, layers, progress=progress)
+        report = progress or (lambda *_: None)
+        moments = second_moments(
+            self.model, layers, progress=partial(report, "estimating second moments, once per layer")
+        )
         patch = edit(
             self.model,
             [request],
@@ -282,8 +292,9 @@ class Session:
             config=config,
             second_moments=moments,
             model_provenance=self.provenance,
-            progress=progress,
+            progress=partial(report, f"editing with {method.upper()}"),
         )
+        report("asking before and after", 0, 1)
         case = case_around(request, self.facts)
         found = evaluate(self.model, patch, case, fluency_tokens=0, model_provenance=self.provenance)
         self._edited = EditedLayers(self.model, patch)

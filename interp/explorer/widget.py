@@ -25,7 +25,7 @@ from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported
 from interp.explorer.page import cell_of, edit_data, fact_data, map_data, runs_data
-from interp.explorer.session import METHODS, Controls, Session
+from interp.explorer.session import METHODS, Session
 from interp.explorer.worker import Stopped, Worker
 from interp.facts import Fact
 from interp.locate.activation_patching import PatchedRun
@@ -61,14 +61,13 @@ class Explorer(anywidget.AnyWidget):
     status = traitlets.Dict().tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, model: HookedTransformer, fact: Fact | None = None, *, controls: Controls | None = None) -> None:
-        self._session = Session(model, fact, controls=controls)
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._worker = Worker("interp-explorer")
         self._chosen: list[dict[str, Any]] = []
         self._n_selected = 0
         self._patched: PatchedRun | None = None
         self._views = 0
-        session = self._session
         super().__init__(
             setup={
                 "model": session.model.cfg.model_name,
@@ -149,7 +148,7 @@ class Explorer(anywidget.AnyWidget):
         self._submit(partial(self._set_other, other), "running the other prompt", quick=True)
 
     def set_controls(self, **changes: float) -> None:
-        """Move sliders (:class:`Controls`)."""
+        """Move sliders (:class:`interp.Controls`)."""
         self._submit(partial(self._set_controls, changes), "", quick=False)
 
     def edit(self, new_target: str, *, method: str = "rome", layer: int) -> None:
@@ -295,7 +294,7 @@ class Explorer(anywidget.AnyWidget):
                 session.locate(
                     method,  # type: ignore[arg-type]
                     progress=partial(self._advance, _DOING[method], index / len(missing), 1 / len(missing)),
-                    partial=partial(self._show_map, method, finished=False),
+                    so_far=partial(self._show_map, method, finished=False),
                 )
             except Stopped:
                 self._show_maps()
@@ -303,8 +302,10 @@ class Explorer(anywidget.AnyWidget):
             self._show_map(method, session.maps[method], finished=True)
 
     def _edit(self, new_target: str, method: str, layer: int) -> None:
-        doing = f"editing with {method.upper()}"
-        self._session.edit(new_target, method=method, layer=layer, progress=partial(self._advance, doing, 0.0, 1.0))
+        def advance(doing: str, done: int, total: int) -> None:
+            self._advance(doing, 0.0, 1.0, done, total)
+
+        self._session.edit(new_target, method=method, layer=layer, progress=advance)
         self._show_edit()
 
     def _undo(self) -> None:

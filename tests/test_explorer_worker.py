@@ -1,0 +1,86 @@
+"""The explorer's thread: order, quick jobs between the steps of a long one, stopping, ending."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from interp.explorer.worker import Stopped, Worker
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    found = Worker("test")
+    yield found
+    found.close(5)
+    assert not any(thread.name == "test" for thread in threading.enumerate())
+
+
+def until_stopped(worker: Worker, started: threading.Event, ended: list[str]) -> None:
+    started.set()
+    try:
+        while True:
+            worker.step()
+            time.sleep(0.001)
+    except Stopped:
+        ended.append("stopped")
+        raise
+
+
+def test_jobs_run_elsewhere_and_are_waited_for(worker):
+    seen = []
+    worker.submit(lambda: seen.append(threading.current_thread().name))
+    assert worker.wait(5)
+    assert seen == ["test"]
+
+
+def test_a_quick_job_runs_between_the_steps_of_a_long_one(worker):
+    started, served, ended = threading.Event(), threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, ended))
+    assert started.wait(5)
+    worker.submit(served.set, quick=True)
+    assert served.wait(5)
+    assert ended == []
+    assert not worker.wait(0.01)
+    worker.stop()
+    assert worker.wait(5)
+    assert ended == ["stopped"]
+
+
+def test_a_new_long_job_stops_the_one_that_runs(worker):
+    started, ended = threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, ended))
+    assert started.wait(5)
+    worker.submit(lambda: ended.append("next"))
+    assert worker.wait(5)
+    assert ended == ["stopped", "next"]
+
+
+def test_a_stop_does_not_reach_the_next_job(worker):
+    started, ended = threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, ended))
+    assert started.wait(5)
+    worker.stop()
+    assert worker.wait(5)
+    worker.submit(lambda: (worker.step(), ended.append("went on")))
+    assert worker.wait(5)
+    assert ended == ["stopped", "went on"]
+    worker.stop()  # nothing runs: nothing happens
+    worker.submit(lambda: (worker.step(), ended.append("again")))
+    assert worker.wait(5)
+    assert ended[-1] == "again"
+
+
+def test_a_closed_worker_ends_what_runs_and_takes_nothing_more():
+    worker, started, ended = Worker("closed"), threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, ended))
+    assert started.wait(5)
+    worker.close(5)
+    assert ended == ["stopped"]
+    assert not any(thread.name == "closed" for thread in threading.enumerate())
+    worker.submit(lambda: ended.append("never"))
+    assert worker.wait(0.1)
+    assert ended == ["stopped"]
