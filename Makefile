@@ -1,5 +1,6 @@
 # make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
-# make test        the tests
+# make test        the tests; those in a browser need Chromium (apt-get install chromium) and are skipped without it
+# make notebooks   runs the notebooks
 # make check       format, lint and types
 # Each creates .venv and installs what it needs the first time; a second call installs nothing.
 
@@ -11,9 +12,11 @@ LIMIT ?= 12
 CASES ?= 12
 STRIDE ?= 3
 FIGURES ?= figures
+# NBFLAGS=--overwrite keeps the outputs
+NBFLAGS ?=
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
-.PHONY: install reproduce test check format clean
+.PHONY: install reproduce test notebooks check format clean
 
 install: $(INSTALLED)
 
@@ -29,6 +32,9 @@ reproduce: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 $(NBFLAGS) notebooks
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

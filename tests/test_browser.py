@@ -9,7 +9,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def test_edit_undo_and_save(start, tiny, noise):
     patch = Patch.load(notebook.download(notebook.button("Save the patch")))
     with patch.applied(tiny):
         edited = weights_hash(tiny)
-        pair = clean_and_corrupted(tiny, EIFFEL, samples=3, noise=noise)
+        pair = clean_and_corrupted(tiny, replace(EIFFEL, target=" Rome"), samples=3, noise=noise)
         expected = float(pair.source_logits.softmax(-1)[pair.answer_id])
     assert notebook.probability("Clean run") == pytest.approx(expected, abs=1e-6)
     assert notebook.python("print(interp.weights_hash(explorer.model))") == edited

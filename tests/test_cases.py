@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from interp.cases import load_cases
+from interp.cases import case_around, load_cases
 from interp.datasets import load_facts
 from interp.errors import DataError, OptionError
 from interp.facts import EditCase, EditRequest, Fact, Probe
@@ -453,3 +453,30 @@ def test_builtin_set() -> None:
     assert [case.id for case in cases if sum(map(len, case.locality.values())) < 2] == []
     facts = {replace(fact, paraphrases=()) for fact in load_facts("builtin")}
     assert [case.id for case in cases if case.request.fact not in facts] == []
+
+
+def test_a_case_around_a_fact():
+    facts = [
+        Fact(template="{} is in", subject="Paris", target=" France", relation="country", paraphrases=("{} lies in",)),
+        Fact(template="{} is in", subject="Rome", target=" Italy", relation="country"),
+        Fact(template="{} is in", subject="Lima", target=" Peru", relation="country"),
+        Fact(template="{} is in", subject="Oslo", relation="country"),  # no answer: not asked
+        Fact(template="The sky is as {} as", subject="blue", target=" ever", relation="colour"),
+        Fact(template="Grass is as {} as", subject="green", target=" ever", relation="colour"),
+    ]
+    request = EditRequest(Fact(template="The city of {} belongs to", subject="Paris"), new_target=" Spain")
+    case = case_around(request, facts, neighbours=1)
+    assert case.request == request
+    assert case.paraphrases == ("Paris is in", "Paris lies in")  # of the given fact about the same subject
+    assert case.locality == {
+        "near": (Probe(prompt="Rome is in", target=" Italy"),),
+        "far": (Probe(prompt="The sky is as blue as", target=" ever"),),
+    }
+    assert case.portability == {}
+    own = EditRequest(facts[0], new_target=" Spain")
+    assert case_around(own, facts).paraphrases == ("Paris lies in",)
+    assert [probe.prompt for probe in case_around(own, facts).locality["near"]] == ["Rome is in", "Lima is in"]
+    strange = EditRequest(Fact(template="{} is", subject="Nobody"), new_target=" here")
+    found = case_around(strange, facts)
+    assert found.paraphrases == ()
+    assert set(found.locality) == {"far"}

@@ -144,3 +144,11 @@ def test_small_probabilities_are_not_zero():
 def test_what_has_no_description():
     with pytest.raises(TypeError, match="no description of a Interval"):
         describe(Interval(mean=1.0, low=0.0, high=2.0, n=3))
+
+
+def test_tables_are_text_in_a_notebook_too(results, monkeypatch):
+    """There, rich would show a table beside the text instead of writing it."""
+    expected = as_text(results["patch"])
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert as_text(results["patch"]) == expected
+    assert "norm of what is added" in expected

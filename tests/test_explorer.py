@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +190,11 @@ def test_edit_and_undo(explorer, tiny, tmp_path):
     assert patch is not None
     with patch.applied(tiny):
         assert weights_hash(tiny) == edited
-        pair = clean_and_corrupted(tiny, EIFFEL, samples=3, noise=explorer.controls["noise"])
+        rome = replace(EIFFEL, target=" Rome")  # what an edited model is asked for
+        pair = clean_and_corrupted(tiny, rome, samples=3, noise=explorer.controls["noise"])
         new = float(pair.source_logits.softmax(-1)[pair.answer_id])
-        trace = causal_trace(tiny, EIFFEL, samples=3, noise=explorer.controls["noise"])
+        trace = causal_trace(tiny, rome, samples=3, noise=explorer.controls["noise"])
+    assert explorer.fact_shown["answer"] == explorer.runs["answer"] == "Rome"
     assert explorer.runs["source"]["probability"] == pytest.approx(new, abs=1e-6)
     assert explorer.maps == {}  # those that were there are of other weights
     explorer.run(["resid"])
@@ -216,6 +219,7 @@ def test_edit_and_undo(explorer, tiny, tmp_path):
     assert explorer.maps["resid"] == there
     assert explorer.edited == {}
     assert explorer.patch is None
+    assert explorer.runs["answer"] == "Paris"
 
 
 def test_memit_edits_the_layers_that_end_there(explorer):

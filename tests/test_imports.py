@@ -93,10 +93,25 @@ def test_editors_do_not_import_each_other() -> None:
 
 
 def test_import_interp_is_light() -> None:
-    heavy = ["torch", "transformers", "transformer_lens", "numpy", "plotly", "matplotlib", "ipywidgets"]
+    heavy = ["torch", "transformers", "transformer_lens", "numpy", "plotly", "matplotlib", "ipywidgets", "anywidget"]
     code = f"import sys, interp; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_results_load_no_drawing_library() -> None:
+    """A result that is not shown loads nothing to show it with, and neither does asking for the explorer's settings."""
+    code = (
+        "import sys, interp; interp.CausalTrace, interp.Attribution, interp.Patch, interp.EditResults, interp.Controls;"
+        "print([name for name in ('plotly', 'matplotlib', 'ipywidgets', 'anywidget') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_only_look_upward_is_how_results_show_themselves() -> None:
+    names = [module for module, path in MODULES.items() if "import_module" in path.read_text("utf-8")]
+    assert names == ["shown"]
 
 
 @pytest.mark.parametrize("name", interp.__all__)

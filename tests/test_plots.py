@@ -19,6 +19,7 @@ from rich.console import Console
 from interp import plots
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
+from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
 from interp.plots.panel import layer_ticks, token_labels
 from interp.plots.style import colour_scale
 from interp.results import Provenance
@@ -275,3 +276,29 @@ def test_bad_maps(values: torch.Tensor, tmp_path: Path) -> None:
 def test_nothing_imports_pyplot() -> None:
     code = "import sys, interp.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_maps_on_the_same_axes():
+    values = torch.tensor([[0.0, 0.5], [float("nan"), 0.25], [1.0, -0.1]])
+    panels = [
+        MapPanel(method="resid", title="Residual stream", unit="indirect effect", values=values),
+        MapPanel(method="attribution", title="Attribution", unit="sum", values=2 * values),
+        MapPanel(method="mlp", title="MLP <outputs>", unit="indirect effect", values=values),
+    ]
+    tokens = (" The", " Louvre", " is")
+    figure = maps(panels, tokens, (1, 2), title="The Louvre is → in")
+    titles = [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]
+    assert titles == ["Residual stream", "Attribution", "MLP <outputs>"]
+    assert figure._repr_png_()[0].startswith(b"\x89PNG")
+    page = maps_html(panels, tokens, (1, 2), title="<a>")
+    assert "&lt;a&gt;" in page
+    assert "MLP &lt;outputs&gt;" in page
+    rows = list(csv.DictReader(io.StringIO(maps_csv(panels, tokens, (1, 2)))))
+    assert len(rows) == 3 * 3 * 2
+    assert [row["value"] for row in rows[:6]] == ["0.0", "0.5", "", "0.25", "1.0", repr(float(values[2, 1]))]
+    assert [row["in_subject"] for row in rows[:6:2]] == ["0", "1", "0"]
+    assert rows[0]["text"] == " The"
+    with pytest.raises(OptionError, match="expected at least one map"):
+        maps([], tokens, (1, 2), title="")
+    with pytest.raises(OptionError, match="do not fit 2 tokens"):
+        maps(panels, tokens[:2], (1, 2), title="")

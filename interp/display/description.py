@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from interp.plots.panel import number, token_labels
-from interp.plots.style import paper_style
+from interp.plots.style import PaperFigure
 
 __all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
 
@@ -60,7 +59,7 @@ class Description:
 
     heading: str
     lines: Sequence[str] = ()
-    figure: Callable[[], Figure] | None = None
+    figure: Callable[[], PaperFigure] | None = None
     text: str = ""
     tables: Sequence[Table] = ()
 
@@ -121,15 +120,11 @@ def _shade(value: float, high: float) -> str:
     return SHADES[round((len(SHADES) - 1) * min(1.0, max(0.0, value / high)))] if high > 0 else SHADES[0]
 
 
-def _image(figure: Figure, alternative: str) -> str:
-    buffer = io.BytesIO()
-    with paper_style():
-        figure.savefig(buffer, format="png", dpi=DPI)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    width = round(96 * figure.get_size_inches()[0] * 1.35)
+def _image(figure: PaperFigure, alternative: str) -> str:
+    data = base64.b64encode(figure.png(DPI)).decode()
     return (
-        f'<img alt="{html.escape(alternative, quote=True)}" width="{width}" style="max-width:100%;background:white"'
-        f' src="data:image/png;base64,{data}">'
+        f'<img alt="{html.escape(alternative, quote=True)}" width="{figure.screen_width}"'
+        f' style="max-width:100%;background:white" src="data:image/png;base64,{data}">'
     )
 
 
@@ -151,5 +146,5 @@ def _text_table(table: Table) -> str:
     for row in table.rows:
         shown.add_row(*(Text(text) for text in row))
     text = io.StringIO()
-    Console(file=text, width=TEXT_WIDTH, no_color=True, force_terminal=False).print(shown)
+    Console(file=text, width=TEXT_WIDTH, no_color=True, force_terminal=False, force_jupyter=False).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

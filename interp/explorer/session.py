@@ -120,6 +120,13 @@ class Session:
         return self._now.maps
 
     @property
+    def asked(self) -> Fact:
+        """The fact as it is traced and attributed: after its own edit, with the new answer."""
+        if self.patch is not None and self.patch.requests[0].fact == self.fact:
+            return replace(self.fact, target=self.patch.requests[0].new_target)
+        return self.fact
+
+    @property
     def is_edited(self) -> bool:
         """Whether an edit is on the view."""
         return self._edited is not None
@@ -175,7 +182,7 @@ class Session:
                 now.maps, now.provenance = {}, found
         now.pair = clean_and_corrupted(
             self.model,
-            self.fact,
+            self.asked,
             samples=self.controls.samples,
             noise=self.noise,
             seed=self.controls.seed,
@@ -200,7 +207,7 @@ class Session:
             return self.pair()
         now = self._now
         if now.other_pair is None or not _is_current(now.other_pair):
-            now.other_pair = prompt_pair(self.model, self.fact, self.other)
+            now.other_pair = prompt_pair(self.model, self.asked, self.other)
         return now.other_pair
 
     def readouts(self) -> tuple[Readout, Readout]:
@@ -237,7 +244,7 @@ class Session:
         if method == "attribution":
             found = attribute(
                 self.model,
-                self.fact,
+                self.asked,
                 tokens="all",
                 steps=self.controls.steps,
                 max_batch_tokens=self.max_batch_tokens,
@@ -248,7 +255,7 @@ class Session:
         else:
             found = causal_trace(
                 self.model,
-                self.fact,
+                self.asked,
                 state=method,
                 window=self.controls.window,
                 samples=self.controls.samples,

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
 from interp.plots.panel import draw_panel, plain, token_labels, wrapped
-from interp.plots.style import QUIET, WIDTHS, colour_scale, paper_style, text_width
+from interp.plots.style import QUIET, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 
 __all__ = ["BeforeAfterPanel", "before_after"]
 
@@ -47,7 +46,7 @@ class BeforeAfterPanel:
     probabilities: tuple[float, float]
 
 
-def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> Figure:
+def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> PaperFigure:
     """Draw each method's maps before and after an edit with the same colours; an asterisk marks the subject's tokens.
 
     Args:
@@ -77,7 +76,7 @@ def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> 
         below, foot = 0.36 * scale, 0.12 * scale
         times = len(TIMES) // columns  # rows of maps per method
         full_height = foot + sum(a + times * (h + b + below) for a, h, b in zip(above, heading, heights, strict=True))
-        figure = Figure(figsize=(full_width, full_height))
+        figure = PaperFigure(figsize=(full_width, full_height))
         y = full_height
         for row, panel in enumerate(panels):
             figure.text(

@@ -20,7 +20,7 @@ from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
 from interp.plots.panel import layer_ticks, number, plain, wrapped
-from interp.plots.style import QUIET, WIDTHS, paper_style
+from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
 from interp.plots.table1 import csv_numbers, csv_text
 
 __all__ = ["edit_layers", "edit_layers_csv"]
@@ -47,7 +47,7 @@ def edit_layers(
     strengths: Sequence[Strength],
     *,
     width: str = "page",
-) -> Figure:
+) -> PaperFigure:
     """Draw the edit score and its parts by edited layer, and below it how strongly each locator points to each layer.
 
     Bars and bands are 95% bootstrap intervals, scores teacher-forced. The edit score stands at its layer, its parts a
@@ -78,7 +78,7 @@ def edit_layers(
         lines = [math.ceil(len(PARTS) / columns[0]), math.ceil((len(strengths) + 1) / columns[1])]
         legends = [0.05 * scale + 0.135 * scale * n for n in lines]
         full_height = sum(heights) + sum(above) + ticks * len(heights) + foot + sum(legends) + 0.04 * scale
-        figure = Figure(figsize=(full_width, full_height))
+        figure = PaperFigure(figsize=(full_width, full_height))
         panels: list[Axes] = []
         y = full_height
         for height, head, title in zip(heights, above, titles, strict=True):

@@ -16,14 +16,14 @@ from interp.options import check_choice
 from interp.plots.averages import arranged, array, figure1_csv, peaks
 from interp.plots.figure1_page import figure1_html
 from interp.plots.panel import draw_panel, plain, wrapped
-from interp.plots.style import EMPTY, HATCH, QUIET, WIDTHS, colour_scale, paper_style, text_width
+from interp.plots.style import EMPTY, HATCH, QUIET, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 
 __all__ = ["figure1", "figure1_csv", "figure1_html"]
 
 COLUMNS = {"column": 1, "page": 3, "slide": 3}
 
 
-def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> Figure:
+def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
     """Draw the maps: attribution above, causal tracing of states, MLP and attention below it.
 
     A dot marks each row's peak layer, a bar its 95% bootstrap interval; rows without a token are hatched.
@@ -54,7 +54,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> Figure:
         head, foot, below = 0.2 * scale, 0.2 * scale, 0.34 * scale
         above = [(0.06 + 0.125 * n) * scale for n in lines]
         full_height = head + foot + sum(above) + len(rows) * (height + below)
-        figure = Figure(figsize=(full_width, full_height))
+        figure = PaperFigure(figsize=(full_width, full_height))
         y = full_height - head
         for row, title_height in zip(rows, above, strict=True):
             y -= title_height + height

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
@@ -17,7 +16,7 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
-from interp.plots.style import SEQUENTIAL, WIDTHS, colour_scale, paper_style, text_width
+from interp.plots.style import SEQUENTIAL, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 
 __all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
 
@@ -33,7 +32,7 @@ def heatmap(
     unit: str,
     method: str = "resid",
     width: str = "column",
-) -> Figure:
+) -> PaperFigure:
     """Draw one fact's map; an asterisk marks the subject's tokens.
 
     Args:
@@ -58,7 +57,7 @@ def heatmap(
         lines = wrapped(title, cells + gap, 7.5 * scale).count("\n") + 1
         height = max(0.135 * len(labels), 0.7) * scale
         bottom, top = 0.34 * scale, (0.08 + 0.125 * lines) * scale
-        figure = Figure(figsize=(full_width, bottom + height + top))
+        figure = PaperFigure(figsize=(full_width, bottom + height + top))
         draw_panel(
             figure,
             (left, bottom, cells, height),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
 from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
-from interp.plots.style import WIDTHS, colour_scale, paper_style, text_width
+from interp.plots.style import WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 from interp.plots.table1 import csv_text
 
 __all__ = ["MapPanel", "maps", "maps_csv", "maps_html"]
@@ -50,7 +49,7 @@ def maps(
     *,
     title: str,
     width: str = "page",
-) -> Figure:
+) -> PaperFigure:
     """Draw maps of one prompt, each on its own colour scale; an asterisk marks the subject's tokens.
 
     Args:
@@ -79,7 +78,7 @@ def maps(
         below, head = 0.36 * scale, (0.1 + 0.14 * (heading.count("\n") + 1)) * scale
         rows = -(-len(panels) // columns)
         full_height = head + rows * (above + height + below)
-        figure = Figure(figsize=(full_width, full_height))
+        figure = PaperFigure(figsize=(full_width, full_height))
         figure.text(
             left / full_width, (full_height - 0.05 * scale) / full_height, heading, va="top", fontsize=7.5 * scale,
             fontweight="bold",

@@ -6,6 +6,7 @@ colour vision and in grey print; hues follow Meng et al. 2022 (states purple, ML
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,22 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.colors import ListedColormap, Normalize, to_hex
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from interp.options import check_choice
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "WIDTHS", "ColourScale", "colour_scale", "paper_style", "text_width"]
+__all__ = [
+    "DIVERGING",
+    "SEQUENTIAL",
+    "WIDTHS",
+    "ColourScale",
+    "PaperFigure",
+    "colour_scale",
+    "paper_style",
+    "text_width",
+]
 
 WIDTHS = {"column": 3.3, "page": 6.9, "slide": 10.0}
 """Widths of a figure in inches."""
@@ -33,6 +44,7 @@ EMPTY = "#e8e8e8"
 HATCH = "#b0b0b0"
 QUIET = "#555555"
 LEVELS = 256
+SCREEN_DPI = 130
 HUES = {"attribution": 255.0, "resid": 300.0, "mlp": 150.0, "attn": 25.0}  # degrees
 LIGHTEST, DARKEST, CHROMA = 0.985, 0.36, 0.17
 
@@ -91,6 +103,25 @@ def paper_style(width: str = "page") -> Iterator[float]:
     }
     with matplotlib.rc_context(settings):
         yield scale
+
+
+class PaperFigure(Figure):
+    """A figure that shows itself as the last line of a notebook's cell, at its size on paper or a little larger."""
+
+    def png(self, dpi: int = 200) -> bytes:
+        """The figure as a picture."""
+        buffer = io.BytesIO()
+        with paper_style():
+            self.savefig(buffer, format="png", dpi=dpi)
+        return buffer.getvalue()
+
+    @property
+    def screen_width(self) -> int:
+        """Its width on a screen, in pixels."""
+        return round(SCREEN_DPI * float(self.get_size_inches()[0]))
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return self.png(), {"width": self.screen_width}
 
 
 @dataclass(frozen=True, kw_only=True)
