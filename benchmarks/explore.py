@@ -110,7 +110,7 @@ def in_browser(model: str) -> list[float]:
                     arg=f"({token}),",
                 )
                 took.append(time.perf_counter() - start)
-                page.get_by_label("remove").click()
+                page.locator(".ie-x").click()
                 page.locator(".ie-chips .ie-chip").wait_for(state="detached")
     return took
 
