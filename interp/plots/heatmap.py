@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.options import check_choice
-from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
+from interp.plots.panel import draw_panel, hover_texts, number, plain, token_labels, wrapped
 from interp.plots.style import SEQUENTIAL, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 
 __all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
@@ -97,17 +97,10 @@ def heatmap_html(
     array = checked_map(values, tokens, subject_span, method)
     labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
     colours = colour_scale(array, method=method)
-    hover = [
-        [
-            f"<b>{label}</b> (token {row})<br>layer {layer}<br>{html.escape(unit)}: {number(value)}"
-            for layer, value in enumerate(line)
-        ]
-        for row, (label, line) in enumerate(zip(labels, array.tolist(), strict=True))
-    ]
     page = go.Figure(
         go.Heatmap(
             z=array.tolist(),
-            text=hover,
+            text=hover_texts(labels, array, unit),
             hovertemplate="%{text}<extra></extra>",
             hoverongaps=False,
             colorscale=colours.stops(),

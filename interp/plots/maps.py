@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
-from interp.plots.panel import draw_panel, number, plain, token_labels, wrapped
+from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
 from interp.plots.style import WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 from interp.plots.table1 import csv_text
 
@@ -122,19 +122,12 @@ def maps_html(
     for index, (panel, values) in enumerate(zip(panels, arrays, strict=True)):
         row, column = divmod(index, columns)
         colours = colour_scale(values, method=panel.method)
-        hover = [
-            [
-                f"<b>{label}</b> (token {token})<br>layer {layer}<br>{html.escape(panel.unit)}: {number(value)}"
-                for layer, value in enumerate(line)
-            ]
-            for token, (label, line) in enumerate(zip(labels, values.tolist(), strict=True))
-        ]
         axis = page.get_subplot(row + 1, column + 1)
         x, y = axis.xaxis.domain, axis.yaxis.domain
         page.add_trace(
             go.Heatmap(
                 z=values.tolist(),
-                text=hover,
+                text=hover_texts(labels, values, panel.unit),
                 hovertemplate="%{text}<extra></extra>",
                 hoverongaps=False,
                 colorscale=colours.stops(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -16,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.plots.style import EMPTY, FONT, HATCH, ColourScale, text_width
 
-__all__ = ["draw_panel", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
+__all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
 
 LONGEST_LABEL = 22
 SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
@@ -92,6 +93,17 @@ def draw_panel(
 def number(value: float) -> str:
     """A short decimal number."""
     return f"{round(value, 12) + 0.0:.4g}".replace("-", "−")
+
+
+def hover_texts(labels: Sequence[str], values: Float[np.ndarray, "token layer"], unit: str) -> list[list[str]]:
+    """What a page says of each cell of one prompt's map; labels are HTML already."""
+    return [
+        [
+            f"<b>{label}</b> (token {token})<br>layer {layer}<br>{html.escape(unit)}: {number(value)}"
+            for layer, value in enumerate(line)
+        ]
+        for token, (label, line) in enumerate(zip(labels, values.tolist(), strict=True))
+    ]
 
 
 def layer_ticks(layers: int, width: float) -> list[int]:
