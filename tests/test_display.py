@@ -17,6 +17,7 @@ from interp.display.description import Description, Table, probability, shaded
 from interp.editing.second_moments import SecondMoments
 from interp.evaluation.statistics import Interval
 from interp.facts import EditRequest, Fact
+from interp.locate.class_average import TokenLayerMap, class_average
 from interp.results import provenance
 
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
@@ -37,20 +38,41 @@ def results(tiny, patch):
         provenance=provenance(tiny), moments={}, corpus={"source": "self"}, n_tokens=9, layers=(1,),
         held_out_error=(0.25,),
     )  # fmt: skip
+    trace = interp.causal_trace(tiny, EIFFEL, state="mlp", window=3, samples=2, noise=0.3)
+    row = interp.table_row([evaluation], locator="Causal tracing", layers="2")
+    strength = interp.Strength(
+        locator="Causal tracing", title="MLP", unit="effect", mean=(0.1, 0.2), low=(0.0, 0.1), high=(0.2, 0.3), chosen=1,
+        correlation=Interval(mean=0.54, low=-0.22, high=0.96, n=10),
+    )  # fmt: skip
     return {
-        "trace": interp.causal_trace(tiny, EIFFEL, state="mlp", window=3, samples=2, noise=0.3),
+        "trace": trace,
         "last": interp.attribute(tiny, EIFFEL, steps=2),
         "all": interp.attribute(tiny, EIFFEL, tokens="all", steps=2),
         "patched": interp.patch_activations(pair, [Cell(token=2, layer=1)]),
         "patch": patch,
         "evaluation": evaluation,
         "answers": interp.ask(tiny, [case], fluency_tokens=0)[0],
-        "row": interp.table_row([evaluation], locator="Causal tracing", layers="2"),
+        "row": row,
+        "average": class_average(
+            [TokenLayerMap(values=trace.indirect_effect, subject_span=trace.subject_span)],
+            [trace],
+            method="mlp",
+            title="MLP output",
+            unit="indirect effect",
+        ),
+        "results": interp.EditResults(
+            rows=(row,),
+            comparisons=(interp.compared([evaluation], [evaluation], names=("One", "Other")),),
+            by_layer={2: row},
+            strengths=(strength,),
+        ),
         "moments": moments,
     }
 
 
-KINDS = ("trace", "last", "all", "patched", "patch", "evaluation", "answers", "row", "moments")
+KINDS = (
+    "trace", "last", "all", "patched", "patch", "evaluation", "answers", "row", "average", "results", "moments",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,7 +86,7 @@ def test_every_result_is_text_and_html(results, kind):
     assert "\x1b" not in repr(result)  # no colours in a log
     assert max(map(len, repr(result).splitlines())) <= 200
     figures = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
-    assert len(figures) == (kind in ("trace", "last", "all"))
+    assert len(figures) == (kind in ("trace", "last", "all", "average"))
     for figure in figures:
         assert base64.b64decode(figure).startswith(b"\x89PNG")
     assert "http" not in bundle["text/html"]  # nothing is fetched
@@ -152,3 +174,10 @@ def test_tables_are_text_in_a_notebook_too(results, monkeypatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert as_text(results["patch"]) == expected
     assert "norm of what is added" in expected
+
+
+def test_edit_results_show_differences_the_sweep_and_correlations(results):
+    text = repr(results["results"])
+    assert "One against Other" in text
+    assert "0.54 [-0.22, 0.96]" in text
+    assert "ROME by layer" in text
