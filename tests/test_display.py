@@ -41,8 +41,8 @@ def results(tiny, patch):
     trace = interp.causal_trace(tiny, EIFFEL, state="mlp", window=3, samples=2, noise=0.3)
     row = interp.table_row([evaluation], locator="Causal tracing", layers="2")
     strength = interp.Strength(
-        locator="Causal tracing", title="MLP", unit="effect", mean=(0.1, 0.2), low=(0.0, 0.1), high=(0.2, 0.3), chosen=1,
-        correlation=Interval(mean=0.54, low=-0.22, high=0.96, n=10),
+        locator="Causal tracing", title="MLP", unit="effect", mean=(0.1, 0.2), low=(0.0, 0.1), high=(0.2, 0.3),
+        chosen=1, correlation=Interval(mean=0.54, low=-0.22, high=0.96, n=10),
     )  # fmt: skip
     return {
         "trace": trace,
