@@ -475,3 +475,43 @@ def test_the_patch_file_is_not_a_pickle(explorer, tmp_path):
     explorer.wait(120)
     with safe_open(explorer.export(tmp_path / "a.patch"), framework="pt") as file:
         assert file.metadata()["kind"] == "Patch"
+
+
+def test_another_fact_located_at_once(explorer, tiny):
+    """Two messages in a row: the second must not overtake or drop the first."""
+    louvre = {"prompt": "The Louvre is located in the city of", "subject": "Louvre", "target": "Paris"}
+    explorer._heard(explorer, {"do": "choose", **louvre}, None)
+    explorer._heard(explorer, {"do": "run", "methods": ["resid"]}, None)
+    explorer.wait(60)
+    fact = Fact(template="The {} is located in the city of", subject="Louvre", target=" Paris")
+    expected = causal_trace(tiny, fact, samples=3, noise=explorer.controls["noise"])
+    torch.testing.assert_close(explorer.traces["resid"].scores, expected.scores, atol=1e-6, rtol=0)
+    assert explorer.traces["resid"].fact == fact
+
+
+def test_an_edit_that_is_stopped_leaves_none(explorer, tiny):
+    explorer.edit("Rome", layer=2)
+    explorer.wait(120)
+    stopped = []
+
+    def stop(change: Any) -> None:
+        if change["new"]["doing"] == "editing with ROME" and change["new"]["fraction"] > 0 and not stopped:
+            stopped.append(True)
+            explorer.stop()
+
+    explorer.observe(stop, "status")
+    explorer.edit("Tokyo", layer=1)
+    assert explorer._worker.wait(60)
+    assert stopped
+    assert explorer.patch is None
+    assert explorer.edited == {}  # the page says so, too
+    assert weights_hash(explorer.model) == weights_hash(tiny)
+    assert explorer.runs["answer"] == "Paris"
+
+
+def test_a_closed_explorer_says_so(tiny, tmp_path):
+    found = explore(tiny, EIFFEL, controls=CONTROLS)
+    found.close()
+    for call in (found.run, found.undo, found.click, lambda: found.export(tmp_path / "a.csv")):
+        with pytest.raises(OptionError, match="the explorer is closed"):
+            call()

@@ -50,13 +50,31 @@ def test_a_quick_job_runs_between_the_steps_of_a_long_one(worker):
     assert ended == ["stopped"]
 
 
-def test_a_new_long_job_stops_the_one_that_runs(worker):
+def test_a_long_job_that_gives_way_is_stopped_by_the_next(worker):
     started, ended = threading.Event(), []
-    worker.submit(lambda: until_stopped(worker, started, ended))
+    worker.submit(lambda: until_stopped(worker, started, ended), gives_way=True)
     assert started.wait(5)
     worker.submit(lambda: ended.append("next"))
     assert worker.wait(5)
     assert ended == ["stopped", "next"]
+
+
+def test_other_long_jobs_come_one_after_the_other(worker):
+    """Choosing a fact and locating it, sent at once: both happen."""
+    go, ended = threading.Event(), []
+
+    def first() -> None:
+        assert go.wait(5)
+        worker.step()  # it was not told to stop
+        ended.append("first")
+
+    worker.submit(first)
+    worker.submit(lambda: ended.append("second"))
+    worker.submit(lambda: ended.append("a map that is not gone on with"), gives_way=True)
+    worker.submit(lambda: ended.append("third"))
+    go.set()
+    assert worker.wait(5)
+    assert ended == ["first", "second", "third"]
 
 
 def test_a_stop_does_not_reach_the_next_job(worker):
@@ -81,6 +99,6 @@ def test_a_closed_worker_ends_what_runs_and_takes_nothing_more():
     worker.close(5)
     assert ended == ["stopped"]
     assert not any(thread.name == "closed" for thread in threading.enumerate())
-    worker.submit(lambda: ended.append("never"))
+    assert not worker.submit(lambda: ended.append("never"))
     assert worker.wait(0.1)
     assert ended == ["stopped"]

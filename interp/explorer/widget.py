@@ -133,7 +133,7 @@ class Explorer(anywidget.AnyWidget):
         """
         for method in methods:
             check_choice("method", method, METHODS)
-        self._submit(partial(self._locate, list(methods)), "locating")
+        self._submit(partial(self._locate, list(methods)), "locating", gives_way=True)
 
     def stop(self) -> None:
         """Stop what is being computed."""
@@ -149,7 +149,7 @@ class Explorer(anywidget.AnyWidget):
 
     def set_controls(self, **changes: float) -> None:
         """Move sliders (:class:`interp.Controls`)."""
-        self._submit(partial(self._set_controls, changes), "", quick=False)
+        self._submit(partial(self._set_controls, changes), "")
 
     def edit(self, new_target: str, *, method: str = "rome", layer: int) -> None:
         """Edit the view."""
@@ -172,10 +172,10 @@ class Explorer(anywidget.AnyWidget):
         def job() -> None:  # on the worker's thread, as it may run the model
             try:
                 done.set_result(exported(self._session, path.suffix.removeprefix(".")))
-            except InterpError as error:
+            except BaseException as error:
                 done.set_exception(error)
 
-        self._worker.submit(job, quick=True)
+        self._begin(job, quick=True)
         write_atomically(path, done.result())
         return path
 
@@ -246,8 +246,12 @@ class Explorer(anywidget.AnyWidget):
 
     # jobs, on the worker's thread
 
-    def _submit(self, job: Callable[[], None], doing: str, *, quick: bool = False) -> None:
-        self._worker.submit(partial(self._guarded, job, doing, quick), quick=quick)
+    def _submit(self, job: Callable[[], None], doing: str, *, quick: bool = False, gives_way: bool = False) -> None:
+        self._begin(partial(self._guarded, job, doing, quick), quick=quick, gives_way=gives_way)
+
+    def _begin(self, job: Callable[[], None], *, quick: bool, gives_way: bool = False) -> None:
+        if not self._worker.submit(job, quick=quick, gives_way=gives_way):
+            raise OptionError("the explorer is closed")
 
     def _guarded(self, job: Callable[[], None], doing: str, quick: bool) -> None:
         """Do a job; what goes wrong is said in a line, and the explorer stays usable."""
@@ -305,7 +309,12 @@ class Explorer(anywidget.AnyWidget):
         def advance(doing: str, done: int, total: int) -> None:
             self._advance(doing, 0.0, 1.0, done, total)
 
-        self._session.edit(new_target, method=method, layer=layer, progress=advance)
+        try:
+            self._session.edit(new_target, method=method, layer=layer, progress=advance)
+        except BaseException:
+            if self.edited:  # the one before may have been taken back already
+                self._show_edit()
+            raise
         self._show_edit()
 
     def _undo(self) -> None:

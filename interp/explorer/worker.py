@@ -1,8 +1,8 @@
 """One thread for an explorer's work: jobs in their order, quick ones let in between the steps of a long one.
 
-The kernel's main thread stays free to hear the page. A new long job stops the one that runs; a stop takes effect at
-the next step (long jobs call :meth:`Worker.step` from their progress callbacks). No two jobs ever run at once, so no
-job meets another's hooks.
+The kernel's main thread stays free to hear the page. A long job that gives way (maps do, edits do not) is stopped by
+the next long one; a stop takes effect at the next step (long jobs call :meth:`Worker.step` from their progress
+callbacks). No two jobs ever run at once, so no job meets another's hooks.
 """
 
 from __future__ import annotations
@@ -24,30 +24,35 @@ class Worker:
     """A thread that does jobs (see the module)."""
 
     def __init__(self, name: str) -> None:
-        self._long: deque[Job] = deque()
+        self._long: deque[tuple[Job, bool]] = deque()
         self._quick: deque[Job] = deque()
         self._changed = threading.Condition()
         self._stop = False
         self._closed = False
         self._busy = False
+        self._gives_way = False  # the job that runs
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, *, quick: bool = False) -> None:
-        """Do a job: a quick one at the next step, a long one instead of the long one that runs."""
+    def submit(self, job: Job, *, quick: bool = False, gives_way: bool = False) -> bool:
+        """Do a job: a quick one at the next step, a long one after those before it; False if the worker is closed.
+
+        Long jobs that give way and are not finished are not gone on with.
+        """
         with self._changed:
             if self._closed:
-                return
+                return False
             if quick:
                 self._quick.append(job)
             else:
-                self._long.clear()
-                self._long.append(job)
-                self._stop = self._busy
+                self._long = deque(entry for entry in self._long if not entry[1])
+                self._long.append((job, gives_way))
+                self._stop = self._stop or (self._busy and self._gives_way)
             self._changed.notify_all()
+            return True
 
     def stop(self) -> None:
-        """Stop the long job that runs, at its next step."""
+        """Stop the long job that runs, at its next step, and forget those that wait."""
         with self._changed:
             self._long.clear()
             self._stop = self._busy
@@ -85,7 +90,7 @@ class Worker:
                 self._changed.wait_for(lambda: self._closed or self._long or self._quick)
                 if self._closed:
                     return
-                job = self._quick.popleft() if self._quick else self._long.popleft()
+                job, self._gives_way = (self._quick.popleft(), False) if self._quick else self._long.popleft()
                 self._busy, self._stop = True, False
             try:
                 job()
