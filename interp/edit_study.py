@@ -6,13 +6,14 @@
 4. One edited model is located again.
 
 A unit of work is one (case, method, layers): its patch and its evaluation are records in a run folder. Units of the
-same method and layers are computed in fixed groups, so an interrupted study ends with the same numbers.
+same method and layers are edited in fixed groups, and small groups are evaluated together in fixed bundles, so an
+interrupted study ends with the same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,10 @@ from interp.study import StudyProgress
 
 __all__ = ["edit_cases"]
 
-GROUP = 16  # cases that are optimised and evaluated together
+GROUP = 16  # cases that are optimised together, and as many that are evaluated together
+
+Group = tuple[str, tuple[int, ...], list[int]]
+"""Method, layers and cases."""
 
 
 def edit_cases(
@@ -132,38 +136,36 @@ class _Work:
 
     def run_all(self) -> None:
         """Do what is missing."""
-        plan = self._groups()
-        total = sum(len(members) for _, _, members in plan) + 2
-        missing = [entry for entry in plan if not self._is_done(*entry)]
-        done = total - 2 - sum(len(members) for _, _, members in missing)
+        plan = self._bundles()
+        total = sum(_n_cases(bundle) for bundle in plan) + 2
+        missing = [bundle for bundle in plan if not all(self._is_done(*group) for group in bundle)]
+        done = total - 2 - sum(_n_cases(bundle) for bundle in missing)
         before = self._before(total, done)  # first: a case that does not fit the model is found here
         contexts: Contexts | None = None
         moments: SecondMoments | None = None
         if missing:
             self.report(done, total, "contexts and second moments")
             contexts = write_contexts(self.model, kinds=self.settings.context_kinds, seed=self.settings.seed)
-            wanted = sorted({layer for _, layers, _ in plan for layer in layers})
+            wanted = sorted({layer for bundle in plan for _, layers, _ in bundle for layer in layers})
             moments = second_moments(
                 self.model,
                 wanted,
                 self.settings.corpus,
                 progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
             )
-        for method, layers, members in missing:
+        for bundle in missing:
             assert contexts is not None
             assert moments is not None
-            label = f"{method} at {layer_span(layers)}"
-            self.report(done, total, label)
-            self._edit(method, layers, members, contexts, moments, before, partial(self._part, done, total, label))
-            done += len(members)
+            self._edit(bundle, contexts, moments, before, done, total)
+            done += _n_cases(bundle)
         self._locate_again(total)
         self.report(total, total, "done")
 
-    def _part(self, done: int, total: int, label: str, share: float) -> None:
+    def _part(self, done: float, total: int, label: str, share: float) -> None:
         self.report(done + share, total, label)
 
-    def _groups(self) -> list[tuple[str, tuple[int, ...], list[int]]]:
-        """(method, layers, cases): each unit once, in groups that do not depend on what is finished."""
+    def _groups(self) -> list[Group]:
+        """Each unit once, in groups that do not depend on what is finished."""
         units: dict[tuple[str, tuple[int, ...]], set[int]] = {}
         for locator in LOCATORS:
             for method in ("rome", "memit"):
@@ -176,6 +178,16 @@ class _Work:
             order = sorted(members)
             groups += [(method, layers, order[first : first + GROUP]) for first in range(0, len(order), GROUP)]
         return groups
+
+    def _bundles(self) -> list[list[Group]]:
+        """Consecutive groups that together are no larger than one: sampling few rows takes as long as many."""
+        bundles: list[list[Group]] = []
+        for group in self._groups():
+            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= GROUP:
+                bundles[-1].append(group)
+            else:
+                bundles.append([group])
+        return bundles
 
     def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
         if any(self.run.get(CaseEvaluation, unit_name("case", method, layers, i)) is None for i in members):
@@ -208,28 +220,32 @@ class _Work:
 
     def _edit(
         self,
-        method: str,
-        layers: tuple[int, ...],
-        members: list[int],
+        bundle: list[Group],
         contexts: Contexts,
         moments: SecondMoments,
         before: list[Answers],
-        advance: Any,
+        done: int,
+        total: int,
     ) -> None:
-        cases = [self.cases[i] for i in members]
-        config = config_at(self.model, method, layers)
-        patches = edit_each(
-            self.model,
-            [case.request for case in cases],
-            method=method,
-            config=config,
-            second_moments=moments,
-            contexts=contexts,
-            model_provenance=self.described,
-            progress=lambda part, whole: advance(0.7 * len(members) * part / whole),
-        )
-        found = evaluate_each(self.model, patches, cases, before=[before[i] for i in members], **self._asking())
-        for i, patch, evaluation in zip(members, patches, found, strict=True):
+        patches: list[Patch] = []
+        for method, layers, members in bundle:
+            label = f"{method} at {layer_span(layers)}"
+            self.report(done + 0.7 * len(patches), total, label)
+            advance = partial(self._part, done + 0.7 * len(patches), total, label)
+            patches += edit_each(
+                self.model,
+                [self.cases[i].request for i in members],
+                method=method,
+                config=config_at(self.model, method, layers),
+                second_moments=moments,
+                contexts=contexts,
+                model_provenance=self.described,
+                progress=partial(_share, advance, 0.7 * len(members)),
+            )
+        units = [(method, layers, i) for method, layers, members in bundle for i in members]
+        cases = [self.cases[i] for *_, i in units]
+        found = evaluate_each(self.model, patches, cases, before=[before[i] for *_, i in units], **self._asking())
+        for (method, layers, i), patch, evaluation in zip(units, patches, found, strict=True):
             self.run.put(unit_name("patch", method, layers, i), patch)
             self.run.put(unit_name("case", method, layers, i), evaluation)
 
@@ -256,3 +272,11 @@ class _Work:
             f"trace-{when}", causal_trace(self.model, fact, state="resid", noise=self.noise, model_provenance=described)
         )
         self.run.put(f"attribution-{when}", attribute(self.model, fact, tokens="all", model_provenance=described))
+
+
+def _n_cases(bundle: Sequence[Group]) -> int:
+    return sum(len(members) for *_, members in bundle)
+
+
+def _share(advance: Callable[[float], None], cases: float, part: int, whole: int) -> None:
+    advance(cases * part / whole)
