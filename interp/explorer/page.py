@@ -29,7 +29,7 @@ SHOWN = 6  # next tokens a run
 
 
 def fact_data(session: Session) -> dict[str, Any]:
-    """The fact, its tokens, and whether the weights are edited."""
+    """The fact, its tokens, and the answer that is traced (after an edit of it, the new one)."""
     fact, tokenized = session.fact, tokenize(session.model, session.fact)
     pair = session.pair()
     return {
@@ -38,7 +38,6 @@ def fact_data(session: Session) -> dict[str, Any]:
         "target": (fact.target or "").strip(),
         "tokens": token_labels(tokenized.strings, None),
         "span": list(tokenized.subject_span),
-        "answer_id": pair.answer_id,
         "known": pair.answer_id == pair.top_id,
         "answer": token_label(decode(session.model, [pair.answer_id])),
     }
