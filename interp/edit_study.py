@@ -6,8 +6,8 @@
 4. One edited model is located again.
 
 A unit of work is one (case, method, layers): its patch and its evaluation are records in a run folder. Units of the
-same method and layers are edited in fixed groups, and small groups are evaluated together in fixed bundles, so an
-interrupted study ends with the same numbers.
+same method and layers are edited in fixed groups, and groups are evaluated together in fixed bundles, so an interrupted
+study ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ from interp.study import StudyProgress
 
 __all__ = ["edit_cases"]
 
-GROUP = 16  # cases that are optimised together, and as many that are evaluated together
+GROUP = 16  # cases that are optimised together
+BUNDLE = 36  # cases that are evaluated together, as many as fill one batch of sampling: few rows take as long as many
 
 Group = tuple[str, tuple[int, ...], list[int]]
 """Method, layers and cases."""
@@ -180,10 +181,10 @@ class _Work:
         return groups
 
     def _bundles(self) -> list[list[Group]]:
-        """Consecutive groups that together are no larger than one: sampling few rows takes as long as many."""
+        """Consecutive groups that are evaluated together."""
         bundles: list[list[Group]] = []
         for group in self._groups():
-            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= GROUP:
+            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= BUNDLE:
                 bundles[-1].append(group)
             else:
                 bundles.append([group])
@@ -232,21 +233,26 @@ class _Work:
             label = f"{method} at {layer_span(layers)}"
             self.report(done + 0.7 * len(patches), total, label)
             advance = partial(self._part, done + 0.7 * len(patches), total, label)
-            patches += edit_each(
-                self.model,
-                [self.cases[i].request for i in members],
-                method=method,
-                config=config_at(self.model, method, layers),
-                second_moments=moments,
-                contexts=contexts,
-                model_provenance=self.described,
-                progress=partial(_share, advance, 0.7 * len(members)),
-            )
+            names = [unit_name("patch", method, layers, i) for i in members]
+            kept = [patch for name in names if (patch := self.run.get(Patch, name)) is not None]
+            if len(kept) < len(members):  # all or none: a patch depends in its last bits on what it is optimised with
+                kept = edit_each(
+                    self.model,
+                    [self.cases[i].request for i in members],
+                    method=method,
+                    config=config_at(self.model, method, layers),
+                    second_moments=moments,
+                    contexts=contexts,
+                    model_provenance=self.described,
+                    progress=partial(_share, advance, 0.7 * len(members)),
+                )
+                for name, patch in zip(names, kept, strict=True):
+                    self.run.put(name, patch)
+            patches += kept
         units = [(method, layers, i) for method, layers, members in bundle for i in members]
         cases = [self.cases[i] for *_, i in units]
         found = evaluate_each(self.model, patches, cases, before=[before[i] for *_, i in units], **self._asking())
-        for (method, layers, i), patch, evaluation in zip(units, patches, found, strict=True):
-            self.run.put(unit_name("patch", method, layers, i), patch)
+        for (method, layers, i), evaluation in zip(units, found, strict=True):
             self.run.put(unit_name("case", method, layers, i), evaluation)
 
     def _locate_again(self, total: int) -> None:

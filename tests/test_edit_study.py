@@ -103,11 +103,12 @@ AVERAGES = averages()
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder of our own; groups so small that there are several."""
+    """A cache folder of our own; groups and bundles so small that there are several."""
     cache = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platformdirs, "user_cache_dir", lambda *_: cache)
         patch.setattr(interp.edit_study, "GROUP", 2)
+        patch.setattr(interp.edit_study, "BUNDLE", 5)
         yield
 
 
@@ -466,12 +467,15 @@ def test_a_run_killed_at_every_group_does_nothing_twice(
     class Killed(BaseException):
         pass
 
-    def progress(done: float, total: int, label: str) -> None:
-        if before < done <= 15 and done == int(done):  # 15 evaluations; then it is located again
+    def kept() -> int:
+        return len(list(tmp_path.glob("records/patch-*")))
+
+    def progress(*_: Any) -> None:
+        if kept() > before:
             raise Killed
 
     for _ in range(30):
-        before = len(list(tmp_path.glob("records/case-*")))
+        before = kept()
         try:
             study(tiny, tmp_path, progress=progress)
         except Killed:
@@ -533,6 +537,7 @@ def exchange(run: RunFolder, unit: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, exchange])
+@pytest.mark.parametrize("kinds", [("case",), ("case", "patch")])
 def test_a_damaged_record_is_computed_again(
     tiny: HookedTransformer,
     finished: RunFolder,
@@ -540,14 +545,17 @@ def test_a_damaged_record_is_computed_again(
     computed: list[Any],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[RunFolder, str], None],
+    kinds: tuple[str, ...],
 ) -> None:
-    damage(copied, "case-rome-3-0002")
+    units = [f"{kind}-rome-3-0002" for kind in kinds]
+    for unit in units:
+        damage(copied, unit)
     with caplog.at_level(logging.WARNING, "interp"):
         study(tiny, copied.path)
-    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["computing case-rome-3-0002 again"]
-    assert len(computed) == 1
-    assert computed[0][:2] == ("rome", (3,))
-    assert "Japan" in computed[0][2]
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [f"computing {unit} again" for unit in units]
+    edited = [(method, layers) for method, layers, subjects in computed if "Japan" in subjects]
+    assert edited == ([("rome", (3,))] if "patch" in kinds else [])  # a patch that is there is evaluated as it is
+    assert len(computed) == len(edited)
     assert same(copied, finished)
 
 
