@@ -65,7 +65,7 @@ def integrate(
     # nothing after the last answer is read
     end = answers_at + answers[1]
     truncated = base if end == base.resid.shape[2] else _until(base, end)
-    read_at = torch.arange(answers_at + answers[0], end, device=w.device) - start
+    read_at = range(answers_at + answers[0] - start, end - start)
     scale = torch.tensor([*nodes], dtype=w.dtype, device=w.device)
     weight = torch.tensor([*weights], dtype=w.dtype, device=w.device)
 
@@ -77,7 +77,7 @@ def integrate(
         return resid
 
     def probability(joins: list[Join]) -> Float[Tensor, "row"]:
-        final = sweep(model, truncated, start, joins)[:, read_at]
+        final = sweep(model, truncated, start, joins, read_at)
         logits = unembed(model, final)
         index = wanted[None, :, None].expand(len(final), -1, 1)
         log_probability = logits.gather(-1, index)[..., 0] - logits.logsumexp(-1)

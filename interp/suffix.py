@@ -8,7 +8,7 @@ once, keeps
 - keys and values of the tokens before s_r in the blocks from l on (padded on the left, with a mask; the rotary
   angles follow the mask),
 
-and each time runs the suffixes alone through the blocks from l on.
+and each time runs the suffixes alone through the blocks from l on; above the last attention only what is read.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.sweep import frozen_cache
+from interp.sweep import frozen_cache, until_read
 
-__all__ = ["Suffixes", "padded", "run_rows", "suffixes"]
+__all__ = ["Suffixes", "padded", "passes", "run_rows", "suffixes"]
+
+PASS_TOKENS = 128
+"""What one more pass costs on a CPU, in tokens (measured: it reads the weights again, and every call has its price). On
+other devices the calls cost more than any padding, and all rows share one pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +58,37 @@ class Suffixes:
         )
 
     def run(
-        self, model: HookedTransformer, resid: Float[Tensor, "row token d_model"]
-    ) -> Float[Tensor, "row token d_model"]:
-        """The residual stream after the last block if ``resid`` enters block ``layer``. Differentiable."""
+        self,
+        model: HookedTransformer,
+        resid: Float[Tensor, "row token d_model"],
+        row: Sequence[int],
+        token: Sequence[int],
+    ) -> Float[Tensor, "read d_model"]:
+        """The residual stream after the last block if ``resid`` enters block ``layer``. Differentiable.
+
+        Args:
+            model: The model.
+            resid: The residual stream of all rows, as long as :attr:`resid`.
+            row, token: Which tokens to return: the row of each, and its place in the suffix.
+        """
         n_layers, n_prefix = model.cfg.n_layers, self.present.shape[1]
         if self.layer == n_layers:
-            return resid
+            return resid[row, token]
         cache, mask = None, None
         if n_prefix:
             cache = frozen_cache(model, self.prefix, self.present)
             here = torch.ones(resid.shape[:2], dtype=self.present.dtype, device=resid.device)
             mask = torch.cat([self.present, here], 1)
-        return model(resid, start_at_layer=self.layer, stop_at_layer=n_layers, past_kv_cache=cache, attention_mask=mask)
+        taken: Any = until_read(model, lambda states: states[row, token][:, None])
+        final = model.run_with_hooks(
+            resid,
+            start_at_layer=self.layer,
+            stop_at_layer=n_layers,
+            past_kv_cache=cache,
+            attention_mask=mask,
+            fwd_hooks=list(taken),
+        )
+        return final[:, 0] if taken else final[row, token]
 
 
 def padded(
@@ -86,6 +109,35 @@ def padded(
         tokens[index, where] = torch.tensor(row, dtype=torch.long)
         present[index, where] = 1
     return tokens.to(device), present.to(device)
+
+
+def passes(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Which rows to run together, so that padding and passes cost least.
+
+    A pass costs its longest row for each of its rows, and :data:`PASS_TOKENS`.
+
+    Args:
+        lengths: Tokens of each row.
+        device: Where they run.
+
+    Returns:
+        The rows of each pass, in their order; the shortest rows first.
+    """
+    if device.type != "cpu":
+        return [list(range(len(lengths)))]
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    costs, begins = [0], [0]  # of the first n rows: the least cost, and where the last of their passes begins
+    for n in range(1, len(order) + 1):
+        longest = lengths[order[n - 1]]
+        cost, begin = min((costs[first] + PASS_TOKENS + (n - first) * longest, first) for first in range(n))
+        costs.append(cost)
+        begins.append(begin)
+    found: list[list[int]] = []
+    n = len(order)
+    while n:
+        found.append(sorted(order[begins[n] : n]))
+        n = begins[n]
+    return found[::-1]
 
 
 def run_rows(
@@ -143,22 +195,42 @@ def suffixes(
     """
     n_prefix, n_layers = max(starts), model.cfg.n_layers
     first = torch.tensor(starts, device=entering.device)
-    prefix: dict[int, tuple[Tensor, Tensor]] = {}
     reach = torch.arange(n_prefix, device=entering.device)[None] - (n_prefix - first)[:, None]
     present = (reach >= 0).long()
-    if n_prefix and layer < n_layers:
-        names = [f"blocks.{i}.attn.hook_{kind}" for i in range(layer, n_layers) for kind in "kv"]
-        _, seen = run_rows(model, entering[:, :n_prefix], start=layer, stop=n_layers, record=names)
-        index = reach.clamp(min=0)[:, :, None, None]
-
-        def moved(states: Tensor) -> Tensor:
-            return states.gather(1, index.expand(-1, -1, *states.shape[2:]))
-
-        for block in range(layer, n_layers):
-            keys, values = (seen[f"blocks.{block}.attn.hook_{kind}"] for kind in "kv")
-            prefix[block] = (moved(keys), moved(values))
+    prefix = _prefix(model, entering, starts, layer) if n_prefix and layer < n_layers else {}
     ends = lengths or [entering.shape[1]] * len(starts)
     length = max(end - start for start, end in zip(starts, ends, strict=True))
     onward = (first[:, None] + torch.arange(length, device=entering.device)[None]).clamp(max=entering.shape[1] - 1)
     resid = entering.gather(1, onward[:, :, None].expand(-1, -1, entering.shape[-1]))
     return Suffixes(layer=layer, resid=resid, prefix=prefix, present=present)
+
+
+def _prefix(
+    model: HookedTransformer, entering: Float[Tensor, "row token d_model"], starts: Sequence[int], layer: int
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Keys and values of the tokens before the starts in the blocks from ``layer`` on, padded on the left."""
+    blocks, n_prefix = range(layer, model.cfg.n_layers), max(starts)
+    names = [f"blocks.{block}.attn.hook_{kind}" for block in blocks for kind in "kv"]
+    found: dict[str, Tensor] = {}
+    for members in passes(starts, entering.device):
+        longest = max(starts[row] for row in members)
+        if not longest:
+            continue
+        # what comes out of the last block is not needed
+        _, seen = run_rows(
+            model,
+            entering[members, :longest],
+            start=layer,
+            stop=model.cfg.n_layers,
+            record=names,
+            hooks=until_read(model, lambda resid: resid[:, :1]),
+        )
+        first = torch.tensor([starts[row] for row in members], device=entering.device)
+        reach = torch.arange(longest, device=entering.device)[None] - (longest - first)[:, None]
+        index = reach.clamp(min=0)[:, :, None, None]
+        for name in names:
+            states = seen[name]
+            if name not in found:
+                found[name] = states.new_zeros(len(starts), n_prefix, *states.shape[2:])
+            found[name][members, n_prefix - longest :] = states.gather(1, index.expand(-1, -1, *states.shape[2:]))
+    return {block: (found[f"blocks.{block}.attn.hook_k"], found[f"blocks.{block}.attn.hook_v"]) for block in blocks}

@@ -8,7 +8,7 @@ A restored (or scaled) run differs from a finished *base run* only at tokens >= 
    (a frozen ``past_kv_cache``).
 3. Go up the network once. Before block l, append to the batch the rows that differ from the base from there on
    (a :class:`Join`); then run block l (``start_at_layer=l, stop_at_layer=l+1``) on everything that has joined.
-4. At the top, unembed the last position(s) alone.
+4. After the attention of the last block only the tokens that are read go on (:func:`until_read`); unembed those.
 
 One block call per (token, layer) instead of one forward pass per cell, large matrix products, and no arithmetic
 that the answer does not depend on: for T tokens and L layers about T*L/4 block rows of full length instead of
@@ -49,6 +49,7 @@ __all__ = [
     "halving",
     "sweep",
     "unembed",
+    "until_read",
 ]
 
 logger = logging.getLogger(__name__)
@@ -171,8 +172,8 @@ def base_run(
 
 
 def sweep(
-    model: HookedTransformer, base: BaseRun, start: int, joins: Sequence[Join]
-) -> Float[Tensor, "row token d_model"]:
+    model: HookedTransformer, base: BaseRun, start: int, joins: Sequence[Join], read: Sequence[int]
+) -> Float[Tensor, "row read d_model"]:
     """One pass up the network over the tokens ``start``.. in which rows join at their layer.
 
     Differentiable with respect to the joins' residual streams.
@@ -182,11 +183,12 @@ def sweep(
         base: The run whose keys and values stand for the tokens before ``start``.
         start: First token of the suffix.
         joins: The rows; they need not be sorted.
+        read: Which tokens to return, counted from the first token of the suffix.
 
     Returns:
         The residual stream after the last block, rows in the order of ``joins``.
     """
-    n_layers = model.cfg.n_layers
+    n_layers, read = model.cfg.n_layers, list(read)
     order = sorted(range(len(joins)), key=lambda i: joins[i].layer)
     waiting = [joins[i] for i in order]
     first_row: list[int] = []
@@ -201,7 +203,8 @@ def sweep(
     for layer in range(waiting[0].layer, n_layers + 1):
         arriving = []
         while n_joined < len(waiting) and waiting[n_joined].layer == layer:
-            arriving.append(waiting[n_joined].resid)
+            resid = waiting[n_joined].resid
+            arriving.append(resid if layer < n_layers else resid[:, read])
             n_joined += 1
         if arriving:
             x = torch.cat([*([] if x is None else [x]), *arriving])
@@ -214,7 +217,7 @@ def sweep(
                 for pin in join.pins
                 if layer in pin.layers
             ]
-            x = _run_block(model, base, start, layer, x, samples[: len(x)], pins)
+            x = _run_block(model, base, start, layer, x, samples[: len(x)], pins, read)
     assert x is not None
     blocks = [x[first : first + len(join.resid)] for first, join in zip(first_row, waiting, strict=True)]
     return torch.cat([blocks[order.index(i)] for i in range(len(joins))])
@@ -253,6 +256,21 @@ def enter_block(
     rows = x.reshape(-1, 1, x.shape[-1])
     after = model.run_with_hooks(rows, start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
     return after.reshape(x.shape)
+
+
+def until_read(model: HookedTransformer, take: Callable[[Tensor], Tensor]) -> tuple[Hook, ...]:
+    """Lets only what is read go on after the attention of the last block: no token reads another above it.
+
+    Args:
+        model: The model. Where a block's MLP runs beside its attention there is nothing to save, and no hook.
+        take: Picks tokens (and rows) out of a residual stream.
+    """
+    name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_mid"
+
+    def hook(resid: Tensor, hook: HookPoint) -> Tensor:
+        return take(resid)
+
+    return ((name, hook),) if name in model.hook_dict else ()
 
 
 def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
@@ -363,14 +381,25 @@ def _run_block(
     x: Float[Tensor, "row token d_model"],
     samples: Int[Tensor, "row"],
     pins: Sequence[tuple[Pin, slice]],
-) -> Float[Tensor, "row token d_model"]:
-    hooks: list[Any] = []
+    read: list[int],
+) -> Float[Tensor, "row token_or_read d_model"]:
+    tokens = list(range(x.shape[1]))
+    taken = (
+        until_read(model, lambda resid: resid[:, read]) if layer == model.cfg.n_layers - 1 and read != tokens else ()
+    )
+    hooks: list[Any] = list(taken)
     for site in get_args(Place):
-        here = [(rows, pin.token, pin.values[layer - pin.layers.start]) for pin, rows in pins if pin.site == site]
+        there = read if taken and site != "attn_out" else tokens
+        here = [
+            (rows, there.index(pin.token), pin.values[layer - pin.layers.start])
+            for pin, rows in pins
+            if pin.site == site and pin.token in there
+        ]
         if here:
             hooks.append((f"blocks.{layer}.hook_{site}", partial(_hold, held=here)))
     cache = _frozen_prefix(model, base, start, layer, samples) if start > 0 else None
-    return model.run_with_hooks(x, start_at_layer=layer, stop_at_layer=layer + 1, past_kv_cache=cache, fwd_hooks=hooks)
+    x = model.run_with_hooks(x, start_at_layer=layer, stop_at_layer=layer + 1, past_kv_cache=cache, fwd_hooks=hooks)
+    return x if taken or layer < model.cfg.n_layers - 1 else x[:, read]
 
 
 def _hold(

@@ -34,6 +34,13 @@ def prepared(model, rows, starts, layer):
     return suffixes(model, after, starts, layer, lengths=[len(row) for row in rows])
 
 
+def run_all(cut, model, resid):
+    """Every token of every row."""
+    n_rows, n_tokens = resid.shape[:2]
+    row = [i for i in range(n_rows) for _ in range(n_tokens)]
+    return cut.run(model, resid, row, [*range(n_tokens)] * n_rows).reshape(resid.shape)
+
+
 @pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_every_family_equals_whole_rows(family_model, family, layer, starts):
@@ -44,7 +51,10 @@ def test_every_family_equals_whole_rows(family_model, family, layer, starts):
     resid = cut.resid.clone()
     resid[:, 0] += deltas
     with torch.no_grad():
-        found = cut.run(model, resid)
+        found = run_all(cut, model, resid)
+        read = [(5, 0), (1, 2), (5, 1)]
+        some = cut.run(model, resid, *zip(*read, strict=True))
+        torch.testing.assert_close(some, torch.stack([found[at] for at in read]), atol=1e-5, rtol=1e-4)
         for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
             expected = whole(model, row, start, layer, deltas[i])[start:]
             scale = float(expected.abs().max())
@@ -65,7 +75,9 @@ def test_some_of_the_rows(tiny, layer):
     index = torch.tensor([4, 0, 2])
     some = cut.rows(index)
     with torch.no_grad():
-        torch.testing.assert_close(some.run(tiny, some.resid), cut.run(tiny, cut.resid)[index], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            run_all(some, tiny, some.resid), run_all(cut, tiny, cut.resid)[index], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_gradients_are_those_of_the_whole_row(tiny):
@@ -73,10 +85,7 @@ def test_gradients_are_those_of_the_whole_row(tiny):
     cut = prepared(tiny, rows, starts, 2)
     deltas = torch.zeros(2, tiny.cfg.d_model, requires_grad=True)
     resid = torch.cat([(cut.resid[:, 0] + deltas)[:, None], cut.resid[:, 1:]], 1)
-    final = cut.run(tiny, resid)
-    ends = torch.stack(
-        [final[i, len(row) - 1 - start] for i, (row, start) in enumerate(zip(rows, starts, strict=True))]
-    )
+    ends = cut.run(tiny, resid, [0, 1], [len(row) - 1 - start for row, start in zip(rows, starts, strict=True)])
     (found,) = torch.autograd.grad(ends.square().sum(), [deltas])
     for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
         delta = torch.zeros(tiny.cfg.d_model, requires_grad=True)
@@ -89,8 +98,8 @@ def test_a_run_leaves_the_prefix_as_it_was(tiny):
     cut = prepared(tiny, rows_of(LENGTHS), STARTS["mixed"], 1)
     before = {layer: (k.clone(), v.clone()) for layer, (k, v) in cut.prefix.items()}
     with torch.no_grad():
-        first = cut.run(tiny, cut.resid)
-        assert torch.equal(cut.run(tiny, cut.resid), first)
+        first = run_all(cut, tiny, cut.resid)
+        assert torch.equal(run_all(cut, tiny, cut.resid), first)
     for layer, pair in before.items():
         assert all(torch.equal(a, b) for a, b in zip(pair, cut.prefix[layer], strict=True))
 

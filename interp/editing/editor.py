@@ -57,7 +57,7 @@ def edit(
     second_moments: Moments | SecondMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     model_provenance: Provenance | None = None,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> Patch:
     """One patch that edits all requests together.
@@ -101,7 +101,7 @@ def edit_each(
     second_moments: Moments | SecondMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     model_provenance: Provenance | None = None,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> list[Patch]:
     """One patch per request, each as if it were the only one; their optimisations share batches.
@@ -123,7 +123,7 @@ def edit_sequentially(
     config: EditConfig | None = None,
     second_moments: Moments | SecondMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> Patch:
     """One request after the other, each on the weights that the ones before left; their patches composed.

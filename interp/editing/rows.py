@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.contexts import Contexts
 from interp.errors import FactError, OptionError
 from interp.facts import EditRequest, Fact
-from interp.suffix import padded, run_rows
+from interp.suffix import padded, passes, run_rows
 from interp.tokens import tokenize, tokenize_target
 
 __all__ = ["EditRows", "check_requests", "edit_rows", "key_weights", "subject_keys"]
@@ -31,7 +31,8 @@ class EditRows:
     """Rows of several requests: for each request its contexts in order, then the essence prompt.
 
     Args:
-        ids: Token ids: the prompt and all target tokens but the last.
+        ids: Token ids: the prompt and all target tokens but the last; of the essence prompt those up to the subject's
+            end.
         subject_last: Position of the last subject token, per row.
         n_prompt: Tokens of the prompt, per row: the target's first token is predicted at ``n_prompt - 1``.
         targets: Token ids of each request's target.
@@ -84,10 +85,15 @@ def edit_rows(model: HookedTransformer, requests: Sequence[EditRequest], context
         rows = [tokenize(model, fact.within(context)) for context in flat]
         target = tokenize_target(model, request.new_target)
         targets.append(target)
-        for row in (*rows, tokenize(model, essence)):
+        for row in rows:
             n_prompt.append(len(row.ids))
             last.append(row.subject_span[1] - 1)
-            ids.append((*row.ids.tolist(), *(target[:-1] if row.target_ids else ())))
+            ids.append((*row.ids.tolist(), *target[:-1]))
+        row = tokenize(model, essence)
+        end = row.subject_span[1]  # it is read at the last subject token, which sees nothing of " is a"
+        n_prompt.append(end)
+        last.append(end - 1)
+        ids.append(tuple(row.ids[:end].tolist()))
     return EditRows(
         ids=tuple(ids),
         subject_last=tuple(last),
@@ -116,14 +122,21 @@ def subject_keys(
         The residual stream after the block; the keys (what enters W_out); and at the same token by name
         ``attn_out``, ``mlp_out``, ``resid_pre`` and ``resid_post``.
     """
-    tokens, _ = padded(rows.ids, model.W_E.device)
-    block = f"blocks.{layer}."
-    names = {name: f"{block}hook_{name}" for name in ("attn_out", "mlp_out", "resid_pre")}
-    after, seen = run_rows(model, tokens, stop=layer + 1, record=[*names.values(), f"{block}mlp.hook_post"])
-    at = _positions(rows.subject_last, after)
-    outputs = {name: seen[hook][at] for name, hook in names.items()} | {"resid_post": after[at]}
-    return after, seen[f"{block}mlp.hook_post"][at], outputs
-
-
-def _positions(positions: Sequence[int], like: Tensor) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
-    return torch.arange(len(positions), device=like.device), torch.tensor(positions, device=like.device)
+    block, device = f"blocks.{layer}.", model.W_E.device
+    hooks = {name: f"{block}hook_{name}" for name in ("attn_out", "mlp_out", "resid_pre")}
+    hooks["key"] = f"{block}mlp.hook_post"
+    lengths = [len(ids) for ids in rows.ids]
+    after = torch.zeros(len(lengths), max(lengths), model.cfg.d_model, dtype=model.cfg.dtype, device=device)
+    read: dict[str, list[Tensor]] = {}
+    order: list[int] = []
+    for members in passes(lengths, device):
+        tokens, _ = padded([rows.ids[row] for row in members], device)
+        until, seen = run_rows(model, tokens, stop=layer + 1, record=[*hooks.values()])
+        after[members, : tokens.shape[1]] = until
+        at = (list(range(len(members))), [rows.subject_last[row] for row in members])
+        for name, states in ({name: seen[hook] for name, hook in hooks.items()} | {"resid_post": until}).items():
+            read.setdefault(name, []).append(states[at])
+        order += members
+    back = torch.tensor(order, device=device).argsort()
+    outputs = {name: torch.cat(parts)[back] for name, parts in read.items()}
+    return after, outputs.pop("key"), outputs

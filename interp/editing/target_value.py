@@ -10,8 +10,8 @@
 
 Nothing below the edited layer and nothing before the last subject token depends on delta, and logits are needed
 only where a target token is predicted: one step runs the suffixes through the upper blocks, no more
-(:mod:`interp.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, and a request
-that has converged leaves the batch.
+(:mod:`interp.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, rows of like
+length together, and a request that has converged leaves the batch.
 
 Sources: ROME (Meng et al. 2022, section 3.1), MEMIT (Meng et al. 2023, section 4.3), PMET (Li et al. 2024).
 """
@@ -34,14 +34,13 @@ from interp.editing.rows import EditRows, edit_rows, subject_keys
 from interp.errors import NumericalError
 from interp.facts import EditRequest
 from interp.options import Progress
-from interp.suffix import Suffixes, suffixes
-from interp.sweep import halving, unembed
+from interp.suffix import Suffixes, passes, suffixes
+from interp.sweep import groups, halving, unembed
 
 __all__ = ["TargetValue", "target_values"]
 
 PMET_NLL_FACTOR = 0.1
 PMET_KL = 0.01
-ENOUGH_TOKENS = 192  # more in one batch no longer speed up the matrix products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def target_values(
     layer: int,
     sites: tuple[str, ...],
     config: TargetConfig,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> list[TargetValue]:
     """Optimise the target values of several requests, each as if alone.
@@ -101,7 +100,7 @@ def target_values(
         NumericalError: If a loss or the logits are not finite.
     """
     rows = [edit_rows(model, [request], contexts) for request in requests]
-    lengths = [max(len(ids) - last for ids, last in zip(row.ids, row.subject_last, strict=True)) for row in rows]
+    tokens = [sum(len(ids) - last for ids, last in zip(row.ids, row.subject_last, strict=True)) for row in rows]
     total = len(requests) * config.steps
     results: dict[int, TargetValue] = {}
 
@@ -111,7 +110,7 @@ def target_values(
 
     def work(limit: int) -> list[TargetValue]:
         results.clear()
-        for members in _groups(lengths, rows[0].n_contexts + 1, limit):
+        for members in groups(range(len(requests)), tokens, 1, limit):
             together = edit_rows(model, [requests[i] for i in members], contexts)
             found = _Optimisation(model, together, layer, sites, config, members).run(advance)
             results.update(zip(members, found, strict=True))
@@ -121,18 +120,19 @@ def target_values(
     return halving(work, max_batch_tokens) if requests else []
 
 
-def _groups(lengths: Sequence[int], n_rows: int, limit: int) -> Iterator[list[int]]:
-    """Requests that are optimised together: of like suffix length, so that little is padded, but not too few."""
-    group: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        longer = bool(group) and lengths[i] > lengths[group[0]]
-        too_many = (len(group) + 1) * n_rows * lengths[i] > limit
-        if group and (too_many or (longer and len(group) * n_rows * lengths[group[-1]] >= ENOUGH_TOKENS)):
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
+@dataclass(frozen=True)
+class _Pass:
+    """Rows that go up the network together.
+
+    Args:
+        rows: Which.
+        suffix: Theirs.
+        reads: Per row, where a target token is predicted (in the essence prompt: where the divergence is taken).
+    """
+
+    rows: list[int]
+    suffix: Suffixes
+    reads: list[range]
 
 
 class _Optimisation:
@@ -155,7 +155,7 @@ class _Optimisation:
         self.outputs = outputs
         self.mlp_out = outputs["mlp_out"].reshape(n, per, -1)[:, :-1]
         self.initial = torch.stack([outputs[site].reshape(n, per, -1)[:, 0].float() for site in sites])
-        self.suffix = suffixes(model, after, rows.subject_last, layer + 1, lengths=[len(ids) for ids in rows.ids])
+        self.passes = list(self._plan(after))
         self.initial_essence: Tensor | None = None
 
     def run(self, advance: Any) -> list[TargetValue]:
@@ -204,46 +204,77 @@ class _Optimisation:
             active = [active[place] for place in going]
         return [finished[request] for request in range(n)]
 
+    def _plan(self, after: Float[Tensor, "row token d_model"]) -> Iterator[_Pass]:
+        rows, per = self.rows, self.rows.n_contexts + 1
+        starts, ends = rows.subject_last, [len(ids) for ids in rows.ids]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        for members in passes(lengths, after.device):
+            yield _Pass(
+                members,
+                suffixes(
+                    self.model,
+                    after[members],
+                    [starts[row] for row in members],
+                    self.layer + 1,
+                    lengths=[ends[row] for row in members],
+                ),
+                [
+                    range(
+                        first := rows.n_prompt[row] - 1 - starts[row],
+                        first + (len(rows.targets[row // per]) if (row + 1) % per else 1),
+                    )
+                    for row in members
+                ],
+            )
+
+    def _read(
+        self, deltas: Tensor, active: set[int]
+    ) -> tuple[Float[Tensor, "read d_model"], Int[Tensor, "read"], Int[Tensor, "read"]]:
+        """Final residual streams where something is read in the active requests; the row of each, and its place among
+        the row's reads."""
+        per, device = self.rows.n_contexts + 1, deltas.device
+        finals, rows, places = [], [], []
+        for part in self.passes:
+            kept = [i for i, row in enumerate(part.rows) if row // per in active]
+            if not kept:
+                continue
+            index = torch.tensor([part.rows[i] for i in kept], device=device)
+            suffix = part.suffix if len(kept) == len(part.rows) else part.suffix.rows(torch.tensor(kept, device=device))
+            entering = self._entering(suffix, deltas[:, torch.div(index, per, rounding_mode="floor")], index)
+            reads = [(row, place, token) for row, i in enumerate(kept) for place, token in enumerate(part.reads[i])]
+            finals.append(suffix.run(self.model, entering, [row for row, *_ in reads], [token for *_, token in reads]))
+            rows += [part.rows[kept[row]] for row, *_ in reads]
+            places += [place for _, place, _ in reads]
+        return torch.cat(finals), torch.tensor(rows, device=device), torch.tensor(places, device=device)
+
     def _evaluate(self, deltas: Tensor, active: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per active request: NLL a target token, divergence, probability, whether the target is top everywhere."""
-        rows, per, device = self.rows, self.rows.n_contexts + 1, deltas.device
-        chosen = [request * per + context for request in active for context in range(per)]
-        index = torch.tensor(chosen, device=device)
-        whole = len(active) == len(rows.targets)
-        suffix = self.suffix if whole else self.suffix.rows(index)
-        request_of = torch.div(index, per, rounding_mode="floor")
-        final = suffix.run(self.model, self._entering(suffix, deltas[:, request_of], index))
+        targets, per, device = self.rows.targets, self.rows.n_contexts + 1, deltas.device
+        final, row, place = self._read(deltas, set(active))
+        log_p = unembed(self.model, final).float().log_softmax(-1)
+        request, context = torch.div(row, per, rounding_mode="floor"), row % per
 
-        row_at: list[int] = []
-        position: list[int] = []
-        token: list[int] = []
-        for place, row in enumerate(chosen):
-            if (row + 1) % per:  # not the essence
-                first = rows.n_prompt[row] - 1 - rows.subject_last[row]
-                target = rows.targets[row // per]
-                row_at += [place] * len(target)
-                position += range(first, first + len(target))
-                token += target
-        essence = [place for place, row in enumerate(chosen) if (row + 1) % per == 0]
-        read = torch.cat([final[row_at, position], final[essence, [0] * len(essence)]])
-        log_p = unembed(self.model, read).float().log_softmax(-1)
-
-        current = log_p[len(row_at) :]
+        essence = context == per - 1
+        current = log_p[essence][request[essence].argsort()]
         if self.initial_essence is None:
             self.initial_essence = current.detach()
         kept = torch.tensor(active, device=device)
         divergence = (current.exp() * (current - self.initial_essence[kept])).sum(-1)
 
-        wanted = torch.tensor(token, device=device)
-        target_log_p = log_p[: len(row_at)].gather(-1, wanted[:, None])[:, 0]
-        is_top = log_p[: len(row_at)].argmax(-1) == wanted
-        lengths = torch.tensor([len(rows.targets[row // per]) for row in chosen], device=device)
-        at = torch.tensor(row_at, device=device)
-        sums = torch.zeros(len(chosen), device=device).index_add(0, at, target_log_p)
-        nll_rows = (-sums / lengths).reshape(len(active), per)[:, :-1]
-        misses = torch.zeros(len(chosen), device=device).index_add(0, at, (~is_top).float())
-        top = misses.reshape(len(active), per)[:, :-1].sum(1) == 0
-        return nll_rows.mean(1), divergence, nll_rows.detach().neg().exp().mean(1), top
+        row, place, log_p = row[~essence], place[~essence], log_p[~essence]
+        wanted = torch.tensor(
+            [targets[r // per][i] for r, i in zip(row.tolist(), place.tolist(), strict=True)], device=device
+        )
+        target_log_p = log_p.gather(-1, wanted[:, None])[:, 0]
+
+        def by_row(values: Tensor) -> Float[Tensor, "request context"]:
+            sums = torch.zeros(len(targets) * per, device=device).index_add(0, row, values)
+            return sums.reshape(len(targets), per)[kept, :-1]
+
+        lengths = torch.tensor([len(targets[i]) for i in active], device=device)
+        nll_rows = -by_row(target_log_p) / lengths[:, None]
+        misses = by_row((log_p.argmax(-1) != wanted).float())
+        return nll_rows.mean(1), divergence, nll_rows.detach().neg().exp().mean(1), misses.sum(1) == 0
 
     def _entering(
         self, suffix: Suffixes, deltas: Float[Tensor, "site row d_model"], index: Int[Tensor, "row"]

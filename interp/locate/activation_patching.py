@@ -104,7 +104,8 @@ def patch_activations(
     check_cells(cells, len(pair.tokenized.ids), pair.model.cfg.n_layers)
     start = min(cell.token for cell in cells)
     with torch.no_grad():
-        final = sweep(pair.model, pair.base, start, [_join(pair, cells, start)])[:, -1]
+        last = len(pair.tokenized.ids) - 1 - start
+        final = sweep(pair.model, pair.base, start, [_join(pair, cells, start)], [last])[:, 0]
         logits = unembed(pair.model, final)
     return PatchedRun(
         provenance=model_provenance or provenance(pair.model),

@@ -270,7 +270,7 @@ def _restored(
         n_cells = 0
         for group in groups(list(cells), [len(corrupted)] * len(cells), length, max_batch_tokens):
             with torch.no_grad():
-                final = sweep(model, base, token, [cells[layers] for layers in group])[:, -1]
+                final = sweep(model, base, token, [cells[layers] for layers in group], [length - 1])[:, 0]
                 rows = torch.cat([read(unembed(model, part)) for part in final.split(_READOUT_ROWS)])
             for layers, value in zip(group, rows.split(len(corrupted)), strict=True):
                 values[list(layers)] = value
