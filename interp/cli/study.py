@@ -47,7 +47,7 @@ def reproduce(
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     limit: Limit = 12,
-    case_limit: CaseLimit = 12,
+    case_limit: CaseLimit = 8,
     stride: Stride = 3,
     fluency_tokens: FluencyTokens = 100,
     out: Out = None,
