@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from interp.editing import Corpus, SecondMoments, second_moments
-from interp.editing.corpora import corpus_rows
+from interp.editing.corpora import BATCH, corpus_rows
 from interp.errors import DataError, NumericalError, OptionError
 from interp.tokens import encode
 
 SMALL = Corpus(tokens=600, row=24)
+N_ROWS = BATCH + 6  # more than one batch
 
 
 def naive(model, corpus, layer):
@@ -176,9 +177,13 @@ def test_saved_and_loaded(tiny, tmp_path):
 
 
 def test_the_model_writes_the_same_rows_for_one_seed(tiny):
-    one, same, other = (torch.cat(list(corpus_rows(tiny, Corpus(tokens=900, row=20, seed=seed)))) for seed in (1, 1, 2))
+    one, same, other = (
+        torch.cat(list(corpus_rows(tiny, Corpus(tokens=24 * N_ROWS, row=24, seed=seed)))) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same)
-    assert one.shape == (45, 20)
+    assert one.shape == (N_ROWS, 24)
+    (fewer,) = corpus_rows(tiny, Corpus(tokens=3 * 24, row=24, seed=1))
+    assert torch.equal(fewer, one[:3])
     assert not torch.equal(one, other)
     assert len({tuple(row) for row in one.tolist()}) == len(one)
 
@@ -197,6 +202,8 @@ def test_a_text_file_is_cut_into_rows(tiny, bos_model, text):
     rows = torch.cat(list(corpus_rows(bos_model, corpus)))
     assert (rows[:, 0] == 0).all()
     assert rows[:, 1:].flatten().tolist() == whole[:105]
+    rows = torch.cat(list(corpus_rows(tiny, Corpus(source=str(text), tokens=6 * N_ROWS, row=6))))
+    assert rows.flatten().tolist() == whole[: 6 * N_ROWS]
 
 
 def test_moments_of_a_text_file(tiny, text):
@@ -210,12 +217,14 @@ def test_moments_of_a_text_file(tiny, text):
 
 
 def test_progress_ends_with_all_tokens(tiny, text):
-    for corpus in (Corpus(tokens=1500, row=20), Corpus(source=str(text), tokens=1500, row=20)):
+    n = 8 * N_ROWS
+    for corpus in (Corpus(tokens=n, row=8), Corpus(source=str(text), tokens=n, row=8)):
         calls = []
         second_moments(
             tiny, [0], corpus, cache=None, progress=lambda done, total, calls=calls: calls.append((done, total))
         )
-        assert calls[-1] == (1500, 1500)
+        assert calls[-1] == (n, n)
+        assert len(calls) > 1
         assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
@@ -253,7 +262,8 @@ def test_activations_that_are_not_finite(tiny):
 
 
 def test_text_is_written_once_for_all_layers(tiny, tmp_path, no_corpus):
-    corpus = Corpus(tokens=1400, row=20)  # more than one batch
+    n = 12 * N_ROWS
+    corpus = Corpus(tokens=n, row=12)
     alone = second_moments(tiny, [1, 4], corpus, cache=None)
     first = second_moments(tiny, [1], corpus, cache=tmp_path)
     no_corpus()
@@ -261,7 +271,7 @@ def test_text_is_written_once_for_all_layers(tiny, tmp_path, no_corpus):
     second = second_moments(tiny, [4], corpus, cache=tmp_path, progress=lambda *step: steps.append(step))
     assert torch.equal(first.moments[1], alone.moments[1])
     assert torch.equal(second.moments[4], alone.moments[4])
-    assert steps[-1] == (1400, 1400)
+    assert steps[-1] == (n, n)
     (text,) = tmp_path.rglob("text.safetensors")
     text.write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="the corpus was run"):

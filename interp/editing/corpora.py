@@ -113,11 +113,11 @@ def corpus_rows(
 
 
 def _written(model: HookedTransformer, rows: range, length: int, seed: int) -> Int[Tensor, "row token"]:
-    opened = [encode(model, OPENINGS[row % len(OPENINGS)]) for row in rows]
-    shortest = min(len(prompt) for prompt in opened)
+    openings = [encode(model, opening) for opening in OPENINGS]
+    shortest = min(len(opening) for opening in openings)  # of all, so that no row depends on the others of its batch
     if length <= shortest:
         raise DataError(f"rows of {length} tokens leave the model nothing to write")
-    prompts = [prompt[:shortest] for prompt in opened]
+    prompts = [openings[row % len(openings)][:shortest] for row in rows]
     seeds = [(seed * 1_000_003 + row) % 2**32 for row in rows]
     added = generate(model, prompts, length - shortest, top_k=None, seeds=seeds)
     return torch.cat([torch.tensor(prompts, device=added.device), added], 1)
