@@ -27,7 +27,7 @@ from .editing import (
     target_values,
     write_contexts,
 )
-from .errors import DataError, FactError, InterpError, ModelError, NumericalError, OptionError
+from .errors import DataError, FactError, InterpError, InterpWarning, ModelError, NumericalError, OptionError
 from .evaluation import (
     Answers,
     CaseEvaluation,
@@ -120,6 +120,7 @@ __all__ = [
     "FactError",
     "FtConfig",
     "InterpError",
+    "InterpWarning",
     "Interval",
     "KnConfig",
     "LayerChoice",

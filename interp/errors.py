@@ -1,6 +1,6 @@
-"""The public exceptions. The command line turns each into one line and exit code 2."""
+"""The public exceptions and the one warning. The command line turns each into one line."""
 
-__all__ = ["DataError", "FactError", "InterpError", "ModelError", "NumericalError", "OptionError"]
+__all__ = ["DataError", "FactError", "InterpError", "InterpWarning", "ModelError", "NumericalError", "OptionError"]
 
 
 class InterpError(Exception):
@@ -25,3 +25,7 @@ class OptionError(InterpError):
 
 class NumericalError(InterpError):
     """The model returned NaN or infinite values; no score is computed from them."""
+
+
+class InterpWarning(UserWarning):
+    """A number that is right and yet easily misread: says what was done, to which item, and what it means."""

@@ -22,11 +22,19 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError, InterpError
+from interp.errors import DataError, InterpError, ModelError
 from interp.models import weights_hash
 from interp.shown import Shown
 
-__all__ = ["Provenance", "Record", "load_record", "provenance", "save_record", "write_atomically"]
+__all__ = [
+    "Provenance",
+    "Record",
+    "check_same_weights",
+    "load_record",
+    "provenance",
+    "save_record",
+    "write_atomically",
+]
 
 FORMAT = 1
 
@@ -54,6 +62,24 @@ def provenance(model: HookedTransformer) -> Provenance:
         device=parameter.device.type,
         versions={name: version(name) for name in ("interp", "torch", "transformer-lens", "transformers")},
     )
+
+
+def check_same_weights(what: str, found: Provenance, expected: Provenance) -> None:
+    """Refuse to put together what was computed with different weights or in different number formats.
+
+    Args:
+        what: What was found, for the error, such as ``"the second moments"``.
+        found: Where it comes from.
+        expected: Where it is to be used.
+
+    Raises:
+        ModelError: Naming both models, their hashes and number formats.
+    """
+    if (found.weights_hash, found.dtype) != (expected.weights_hash, expected.dtype):
+        raise ModelError(
+            f"{what} come from {found.model} with weights {found.weights_hash} in {found.dtype}; expected"
+            f" {expected.model} with weights {expected.weights_hash} in {expected.dtype}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
