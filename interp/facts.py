@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
 from interp.errors import FactError
 
-__all__ = ["EditCase", "EditRequest", "Fact", "Probe"]
+__all__ = ["EditCase", "EditRequest", "Fact", "Probe", "spaced_answer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,3 +170,69 @@ class EditCase:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip():
             raise FactError(f"the case of {self.request.fact.prompt!r} has no id")
+
+
+def spaced_answer(prompt: str, answer: str) -> str:
+    """An answer as the text that continues a prompt, where a file or a person leaves the space between them out.
+
+    White space around the answer is dropped, then one space is put before it, unless
+
+    - the prompt ends in an opening bracket or quotation mark (a straight ``"`` opens if it is the odd one; other marks
+      that can open or close, such as ``'`` and ``»``, after white space), or
+    - both sides are written without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan). The
+      prompt's last letter and the answer's first one decide; a number follows such a prompt without a space as well.
+
+    Args:
+        prompt: What is continued, its subject filled in; white space at its end is ignored.
+        answer: The answer, with or without white space around it.
+    """
+    prompt, answer = prompt.rstrip(), answer.strip()
+    before = next((character for character in reversed(prompt) if _tells_script(character)), "")
+    after = next((character for character in answer if _tells_script(character)), before)
+    unspaced = bool(before) and bool(after) and _is_unspaced(before) and _is_unspaced(after)
+    return answer if unspaced or _ends_in_opening_mark(prompt) else " " + answer
+
+
+_CLOSED_BY: Mapping[str, str] = {"“": "„", "‘": "‚", "«": "»", "”": "“„", "’": "‘‚", "»": "«", "›": "‹", "‹": "›"}
+"""Quotation marks that close another one in some language, and which ones they close."""
+
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x0FFF),  # Tibetan
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x312F),  # radicals, CJK punctuation, Hiragana, Katakana, Bopomofo
+    (0x3190, 0xA4CF),  # more Katakana, Han, Yi; before it Hangul, which has spaces
+    (0xAA60, 0xAA7F),  # more Burmese
+    (0xF900, 0xFAFF),  # Han, for compatibility
+    (0xFE30, 0xFE4F),  # CJK punctuation, vertical
+    (0xFF01, 0xFF9F),  # full-width and half-width forms without Hangul
+    (0x1B000, 0x1B16F),  # historic Kana
+    (0x20000, 0x3FFFF),  # rarer Han
+)
+"""Code points of scripts that put no space between words, first and last of each range."""
+
+
+def _is_unspaced(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _UNSPACED)
+
+
+def _tells_script(character: str) -> bool:
+    return character.isalpha() or _is_unspaced(character)
+
+
+def _ends_in_opening_mark(prompt: str) -> bool:
+    if not prompt:
+        return False
+    text, mark = prompt[:-1], prompt[-1]
+    category = unicodedata.category(mark)
+    if category == "Ps":  # also the low quotation marks
+        return True
+    if mark in '"`＂':
+        return text.count(mark) % 2 == 0
+    openers = _CLOSED_BY.get(mark, "")
+    if any(text.count(opener) > text.count(mark) for opener in openers):
+        return False
+    if category == "Pi":
+        return True
+    return (mark == "'" or category == "Pf") and (not text or text[-1].isspace() or _ends_in_opening_mark(text))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from interp.errors import FactError
-from interp.facts import Fact
+from interp.facts import Fact, spaced_answer
 
 
 def test_prompt_and_subject_characters() -> None:
@@ -92,3 +92,49 @@ def test_not_a_text(fields: dict[str, Any]) -> None:
 def test_malformed_prompt(prompt: str, subject: str, message: str) -> None:
     with pytest.raises(FactError, match=re.escape(message)):
         Fact.from_prompt(prompt, subject)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("The capital of France is", "Paris", " Paris"),
+        ("The capital of France is ", "  Paris \n", " Paris"),
+        ("The capital of France is", "東京", " 東京"),  # one side alone has no spaces
+        ("日本の首都は", "Tokyo", " Tokyo"),
+        ("日本の首都は", "東京", "東京"),
+        ("日本の首都は", " 東京", "東京"),
+        ("カタカナは", "ア", "ア"),
+        ("答え：", "東京", "東京"),
+        ("東京オリンピックの年は", "1964", "1964"),
+        ("東京オリンピックの年は", "1964年", "1964年"),
+        ("The year of the games was", "1964年", " 1964年"),
+        ("東京オリンピックの年は昭和39", "年", "年"),
+        ("เมืองหลวงของญี่ปุ่นคือ", "โตเกียว", "โตเกียว"),
+        ("ເມືອງຫຼວງແມ່ນ", "ວຽງຈັນ", "ວຽງຈັນ"),
+        ("대한민국의 수도는", "서울", " 서울"),  # Korean has spaces
+        ("הבירה היא", "ירושלים", " ירושלים"),
+        ("It is called the (", "Louvre", "Louvre"),
+        ('He said: "', "Paris", "Paris"),
+        ('The play "Hamlet" and the play "', "Macbeth", "Macbeth"),
+        ('The author of the play "Hamlet"', "is", " is"),
+        ("He said: '", "Paris", "Paris"),
+        ("It is the boys'", "school", " school"),
+        ("He said: “", "Paris", "Paris"),
+        ("The play “Hamlet”", "is", " is"),
+        ("Das Stück „", "Faust", "Faust"),
+        ("Das Stück „Faust“", "ist", " ist"),
+        ("La ville de « ", "Paris", "Paris"),
+        ("La ville de « Paris »", "est", " est"),
+        ("Byen »", "Aarhus", "Aarhus"),
+        ("Byen »Aarhus«", "er", " er"),
+        ("他说“", "Paris", "Paris"),
+        ("首都は「", "Tokyo", "Tokyo"),
+        ("首都は「東京」", "です", "です"),
+        ("3 is less than", "5", " 5"),
+        ("1 2 3", "4", " 4"),
+        ("", "Paris", " Paris"),
+        ("…", "東京", " 東京"),
+    ],
+)
+def test_an_answer_gets_the_space_that_its_language_puts(prompt: str, answer: str, expected: str) -> None:
+    assert spaced_answer(prompt, answer) == expected
