@@ -415,7 +415,7 @@ def test_fine_tuning_stays_within_its_limit_and_lowers_the_loss(model):
     before = edit(model, [TOWER, NORWAY], method="ft-l", config=FtConfig(layer=2, steps=1))
     for start, end in zip(before.outcomes, patch.outcomes, strict=True):
         assert end.loss < start.loss
-        assert end.probability == pytest.approx(float(torch.exp(torch.tensor(-end.loss))), rel=1e-5)
+        assert end.optimised_probability == pytest.approx(float(torch.exp(torch.tensor(-end.loss))), rel=1e-5)
     with patch.applied(model):
         _, loss = w_out_gradient(model, [TOWER, NORWAY], 2)
     assert loss == pytest.approx(sum(o.loss for o in patch.outcomes) / 2, rel=1e-4)

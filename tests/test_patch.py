@@ -332,3 +332,49 @@ def test_row_hooks_equal_the_patched_model_row_by_row(family_model, family):
             torch.testing.assert_close(found[row], expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
     assert weights_hash(model) == before
     assert row_hooks([None, None]) == []
+
+
+# how requests ended
+
+
+def test_an_outcome_of_an_earlier_version_is_the_optimisations(tiny, tmp_path):
+    """Its one probability was that of the optimised vector; what the patched model says was not asked."""
+    old = Outcome(converged=True, probability=0.9, loss=0.1, steps=3)
+    assert (old.probability, old.optimised_probability, old.took) == (None, 0.9, None)
+    new = Outcome(converged=True, probability=0.2, loss=0.1, steps=3, optimised_probability=0.9, took=False)
+    assert (new.probability, new.optimised_probability) == (0.2, 0.9)
+    assert replace(new, steps=4).probability == 0.2
+    patch = replace(make(tiny, 1), outcomes=(new,))
+    patch.save(tmp_path / "patch")
+    assert Patch.load(tmp_path / "patch").outcomes == (new,)
+    assert make(tiny, 1).took is None
+    assert patch.took is False
+
+
+def test_the_outcome_of_a_request_is_found_by_prompt_and_answer(tiny):
+    first = make(tiny, 1)
+    (request,) = first.requests
+    other = EditRequest(Fact(template="{} is in", subject="Oslo"), new_target="Peru")
+    again = EditRequest(request.fact, new_target="something else")
+
+    def ended(asked, took):
+        outcome = Outcome(converged=not took, probability=0.5, loss=1.0, steps=3, took=took)
+        return replace(first, requests=(asked,), outcomes=(outcome,))
+
+    whole = compose([ended(request, False), ended(other, True), ended(again, True)])
+    assert whole.outcome_of(request).took is False
+    assert whole.outcome_of(other).took is whole.outcome_of(again).took is True
+    assert whole.took is True  # the first request's prompt is answered by the third
+    reworded = EditRequest(replace(request.fact, relation="other", target=None), new_target=request.new_target)
+    assert whole.outcome_of(reworded).took is False
+    assert whole.outcome_of(EditRequest(other.fact, new_target="Chile")) is None
+    assert compose([ended(request, False), ended(other, True)]).took is False
+
+
+def test_what_patches_were_made_with_is_kept_when_they_are_composed(tiny):
+    one, other = (
+        replace(make(tiny, 1), made_with={"contexts": [["{}"]]}),
+        replace(make(tiny, 1), made_with={"contexts": []}),
+    )
+    assert compose([one, one]).made_with == one.made_with
+    assert compose([one, other]).made_with == {"composed": [one.made_with, other.made_with]}

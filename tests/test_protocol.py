@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import RomeConfig, edit_each
-from interp.editing.patch import Patch
+from interp.editing.patch import Patch, compose
 from interp.errors import FactError, ModelError, NumericalError, OptionError
 from interp.evaluation.metrics import fluency
 from interp.evaluation.protocol import (
@@ -145,6 +145,18 @@ def test_an_edit_makes_its_case_reliable(tiny, patches, evaluations):
         assert evaluation.method == "rome"
         assert evaluation.provenance == provenance(tiny)
     assert weights_hash(tiny) == before
+
+
+def test_the_outcome_of_a_case_is_its_requests_in_a_patch_of_several(tiny, patches):
+    ended = [
+        replace(patch, outcomes=(replace(patch.outcomes[0], probability=0.5, took=index != 1),))
+        for index, patch in enumerate(patches)
+    ]
+    whole = compose(ended)
+    found = evaluate_each(tiny, [whole] * len(CASES), CASES, **OPTIONS)
+    assert [each.outcome for each in found] == [patch.outcomes[0] for patch in ended]
+    assert table_row(found, locator="x", layers="2").n_converged == len(CASES) - 1
+    assert evaluate_each(tiny, [patches[0]], [CASES[1]], **OPTIONS)[0].outcome is None
 
 
 def test_readings_are_those_of_full_passes_with_the_patch_applied(tiny, patches, evaluations):

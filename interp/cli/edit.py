@@ -111,7 +111,12 @@ def edit(
     asked: list[tuple[str, str | None]] = [(request.fact.prompt, request.new_target) for request in requests]
     _show_before_after(network, patch, asked, as_json, data)
     for request, outcome in zip(patch.requests, patch.outcomes, strict=True):
-        if not outcome.converged:
+        if outcome.took is False:
+            messages.print(
+                f"did not take: with the patch {request.fact.prompt!r} is not answered {request.new_target!r}",
+                soft_wrap=True,
+            )
+        elif not outcome.converged:
             messages.print(
                 f"not converged: {request.fact.prompt!r} is not answered {request.new_target!r} in every context that"
                 " was optimised",
@@ -180,10 +185,13 @@ def show(patch_file: PatchFile, as_json: Json = False) -> None:
     for request, outcome in zip(patch.requests, patch.outcomes, strict=True):
         ended = (
             ""
-            if outcome.probability is None
-            else f"; p = {outcome.probability:.3f} over contexts, {outcome.steps} steps"
+            if outcome.optimised_probability is None
+            else f"; p = {outcome.optimised_probability:.3f} over contexts, {outcome.steps} steps"
         )
+        if outcome.probability is not None:
+            ended += f"; p = {outcome.probability:.3f} in the patched model"
         state = "" if outcome.converged else ", not converged"
+        state += ", did not take" if outcome.took is False else ""
         screen.print(
             f"{request.fact.prompt!r} -> {request.new_target!r} by {patch.method}{ended}{state}", soft_wrap=True
         )

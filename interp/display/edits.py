@@ -22,13 +22,15 @@ PROTOCOL = "teacher-forced"
 
 @describe.register
 def describe_patch(patch: Patch) -> Description:
-    """A patch: what it edits, how its optimisation ended, how much it adds where."""
+    """A patch: what it edits, whether the patched model says so, how much it adds where."""
     requests = [
         (
             request.fact.prompt,
             token_label(request.new_target),
-            "yes" if outcome.converged else "no",
-            "–" if outcome.probability is None else probability(outcome.probability),
+            _said(outcome.took),
+            _probability(outcome.probability),
+            _said(outcome.converged),
+            _probability(outcome.optimised_probability),
             str(outcome.steps),
         )
         for request, outcome in zip(patch.requests, patch.outcomes, strict=True)
@@ -39,9 +41,16 @@ def describe_patch(patch: Patch) -> Description:
     ]
     return Description(
         heading=f"{patch.method.upper()} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
-        lines=[f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}"],
+        lines=[
+            f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}",
+            *(["NOT EVERY EDIT TOOK: the patched model does not give the new answer"] if patch.took is False else []),
+        ],
         tables=[
-            Table(header=("prompt", "new answer", "converged", "P when optimised", "steps"), rows=requests, left=2),
+            Table(
+                header=("prompt", "new answer", "took", "P", "converged", "P when optimised", "steps"),
+                rows=requests,
+                left=2,
+            ),
             Table(header=("layer", "norm of what is added to W_out", "rank"), rows=norms),
         ],
     )
@@ -165,6 +174,14 @@ def _interval(found: Interval) -> str:
 
 def _correlation(found: Interval) -> str:
     return "–" if math.isnan(found.mean) else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _said(value: bool | None) -> str:
+    return "–" if value is None else "yes" if value else "NO"
+
+
+def _probability(value: float | None) -> str:
+    return "–" if value is None else probability(value)
 
 
 def _mean_probability(log_probability: float) -> float:

@@ -220,7 +220,10 @@ class _Maker:
         config, model = self.config, self.model
         factors: dict[str, Any] = {}
         outcomes = tuple(
-            Outcome(converged=t.converged, probability=t.probability, loss=t.loss, steps=t.steps) for t in targets
+            Outcome(
+                converged=t.converged, probability=None, loss=t.loss, steps=t.steps, optimised_probability=t.probability
+            )
+            for t in targets
         )
         if isinstance(config, RomeConfig):
             pair = rome.rank_one(targets[0], self.whitening, config.layer, average_key=self.method == "r-rome")

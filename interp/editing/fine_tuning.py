@@ -94,7 +94,13 @@ def fine_tune(
         with torch.no_grad():
             change.clamp_(-config.limit, config.limit)
     outcomes = tuple(
-        Outcome(converged=not bool(miss), probability=float(torch.exp(-each)), loss=float(each), steps=steps)
+        Outcome(
+            converged=not bool(miss),
+            probability=None,
+            loss=float(each),
+            steps=steps,
+            optimised_probability=float(torch.exp(-each)),
+        )
         for miss, each in zip(misses, nll.detach(), strict=True)
     )
     return change.detach(), outcomes

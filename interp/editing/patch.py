@@ -25,25 +25,51 @@ from interp.models import weights_hash
 from interp.results import Record
 from interp.sweep import Hook
 
-__all__ = ["Outcome", "Patch", "applied_patches", "check_fits", "check_unprocessed", "compose", "overlap", "row_hooks"]
+__all__ = [
+    "Outcome",
+    "Patch",
+    "applied_patches",
+    "check_fits",
+    "check_unprocessed",
+    "compose",
+    "overlap",
+    "row_hooks",
+    "unpatched_hash",
+]
 
 _ON_MODEL = "interp_patches"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the optimisation behind one request ended.
+    """How one request ended: its optimisation, and the model with the patch.
+
+    An optimised value is what the editor aims at; the patch may miss it (a strong second moment, many facts at once,
+    later edits). So what counts is what the patched model says: ``took`` and ``probability``.
 
     Args:
-        converged: Whether the target was the top answer in every context it was optimised in.
-        probability: Of the target there (mean over contexts; several tokens: their geometric mean).
-        loss, steps: At the end. Knowledge neurons optimise nothing: 0 steps, no numbers.
+        converged: Whether the target was the top answer in every context it was optimised in. Knowledge neurons
+            optimise nothing: whether the edit took.
+        probability: Of the target after the bare prompt, in the patched model (several tokens: their geometric mean);
+            None where it was not asked.
+        loss, steps: At the end of the optimisation. Knowledge neurons: 0 steps, no loss.
+        optimised_probability: Of the target at the end of the optimisation (mean over contexts; several tokens: their
+            geometric mean).
+        took: Whether every token of the target is on top in the patched model, after the bare prompt and the target's
+            tokens before it; None where it was not asked (patches of earlier versions).
     """
 
     converged: bool
     probability: float | None
     loss: float | None
     steps: int
+    optimised_probability: float | None = None
+    took: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.took is None and self.probability is not None:  # as earlier versions stored it: the optimisation's
+            object.__setattr__(self, "optimised_probability", self.probability)
+            object.__setattr__(self, "probability", None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -57,6 +83,8 @@ class Patch(Record):
         outcomes: One per request.
         left, right: By layer, the factors of what is added: ``left @ right``.
         dense: By layer, what is added, where it has no small factors (fine-tuning).
+        made_with: What else it depends on, as JSON: the second moments (source, tokens, weights, a hash by layer) and
+            the contexts; empty in patches of earlier versions.
     """
 
     method: str
@@ -66,6 +94,7 @@ class Patch(Record):
     left: dict[int, Float[Tensor, "d_mlp _"]] = field(default_factory=dict)
     right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.left) & set(self.right))
@@ -83,8 +112,26 @@ class Patch(Record):
 
     @property
     def converged(self) -> bool:
-        """Whether every request's optimisation reached its target."""
+        """Whether every request's optimisation reached its target; whether the edit holds is :attr:`took`."""
         return all(outcome.converged for outcome in self.outcomes)
+
+    @property
+    def took(self) -> bool | None:
+        """Whether the patched model gives every request's new answer; None where it was not asked.
+
+        A request whose prompt a later one answers otherwise does not count.
+        """
+        last = {request.fact.prompt: outcome.took for request, outcome in self._ended()}
+        return None if None in last.values() else all(last.values())
+
+    def outcome_of(self, request: EditRequest) -> Outcome | None:
+        """How a request ended: the one of this prompt and new answer (the last, if there are several), or None."""
+        wanted = (request.fact.prompt, request.new_target)
+        found = [outcome for mine, outcome in self._ended() if (mine.fact.prompt, mine.new_target) == wanted]
+        return found[-1] if found else None
+
+    def _ended(self) -> Iterator[tuple[EditRequest, Outcome]]:
+        return zip(self.requests, self.outcomes, strict=False)
 
     def delta(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
         """What is added to W_out of a layer.
@@ -168,11 +215,18 @@ def applied_patches(model: HookedTransformer) -> tuple[Patch, ...]:
     return () if state is None else tuple(state.patches)
 
 
+def unpatched_hash(model: HookedTransformer) -> str | None:
+    """Hash of the weights below the patches that are on a model; None where there are none."""
+    state: _OnModel | None = model.__dict__.get(_ON_MODEL)
+    return None if state is None else state.base_hash
+
+
 def compose(patches: Sequence[Patch]) -> Patch:
     """One patch that does what the patches do one after the other.
 
     They are made for the same weights, or each for the weights that those before it leave (sequential editing).
-    MEMIT is not additive: patches of single facts composed are not the patch of the batch.
+    MEMIT is not additive: patches of single facts composed are not the patch of the batch. Outcomes are those of each
+    patch by itself.
 
     Raises:
         OptionError: If there are none, or their models differ.
@@ -185,6 +239,7 @@ def compose(patches: Sequence[Patch]) -> Patch:
     layers = sorted({layer for patch in patches for layer in patch.left})
     dense_layers = sorted({layer for patch in patches for layer in patch.dense})
     methods = list(dict.fromkeys(patch.method for patch in patches))
+    alike = all(patch.made_with == first.made_with for patch in patches)
     return Patch(
         provenance=first.provenance,
         method="+".join(methods),
@@ -194,6 +249,7 @@ def compose(patches: Sequence[Patch]) -> Patch:
         left={k: torch.cat([p.left[k] for p in patches if k in p.left], 1) for k in layers},
         right={k: torch.cat([p.right[k] for p in patches if k in p.right], 0) for k in layers},
         dense={k: torch.stack([p.dense[k] for p in patches if k in p.dense]).sum(0) for k in dense_layers},
+        made_with=first.made_with if alike else {"composed": [patch.made_with for patch in patches]},
     )
 
 

@@ -107,7 +107,7 @@ class CaseEvaluation(Record):
     Args:
         case: Its id.
         method, layers: The edit.
-        outcome: How the edit's optimisation ended.
+        outcome: How the case's request ended in the patch; None if the patch does not edit it.
         questions, targets: What was asked, and the token ids of each target.
         before, after: The readings.
         continuation_before, continuation_after: Sampled from the edit prompt.
@@ -254,7 +254,7 @@ def evaluate_each(
             case=case.id,
             method=patch.method,
             layers=patch.layers,
-            outcome=patch.outcomes[0] if len(patch.outcomes) == 1 else None,
+            outcome=patch.outcome_of(case.request),
             questions=(asked := questions(case)),
             targets=tuple(tokenize_target(model, question.target) for question in asked),
             before=was.readings,

@@ -26,7 +26,8 @@ class TableRow(Shown):
         method: The editor.
         layers: Which layers, as text.
         n_cases: How many cases.
-        n_converged: In how many the edit's optimisation reached its target.
+        n_converged: In how many the patched model gives the new answer (as the patch was asked when it was made; in
+            patches of earlier versions, in how many the optimisation reached its target).
         scores: By protocol and metric (``reliability``, ``generality``, ``locality``, ``portability``, ``score``), in
             percent.
         fluency: In bits x 100.
@@ -87,10 +88,15 @@ def table_row(
         method=evaluations[0].method if edited else "none",
         layers=layers,
         n_cases=len(evaluations),
-        n_converged=sum(e.outcome is not None and e.outcome.converged for e in evaluations),
+        n_converged=sum(_took(e) for e in evaluations),
         scores=scores,
         fluency=bootstrap_mean(_fluencies(evaluations, edited), seed=seed),
     )
+
+
+def _took(evaluation: CaseEvaluation) -> bool:
+    outcome = evaluation.outcome
+    return outcome is not None and (outcome.converged if outcome.took is None else outcome.took)
 
 
 def compared(
