@@ -13,6 +13,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import FactError, ModelError
 from interp.facts import Fact
+from interp.readable import bytes_of_token, with_bytes
 
 __all__ = [
     "TOKEN_CLASSES",
@@ -21,6 +22,7 @@ __all__ = [
     "encode",
     "subject_span",
     "token_classes",
+    "token_text",
     "tokenize",
     "tokenize_target",
 ]
@@ -42,7 +44,7 @@ class TokenizedFact:
 
     Args:
         ids: Token ids of the prompt, with the beginning-of-sequence token if the model takes one.
-        strings: The text of each token; a token that holds a part of a character shows as ``"\\ufffd"``.
+        strings: The text of each token; bytes that are a part of a character only show as ``"⟨E6 9D⟩"``.
         subject_span: First token of the subject and the one after its last.
         target_ids: Token ids of the target as it continues the prompt; empty if the fact has none.
     """
@@ -77,7 +79,7 @@ def tokenize(model: HookedTransformer, fact: Fact) -> TokenizedFact:
         raise FactError(f"no token of the prompt {fact.prompt!r} covers the subject {fact.subject!r}")
     return TokenizedFact(
         ids=torch.tensor(ids, device=model.W_E.device),
-        strings=tuple(decode(model, [i]) for i in ids),
+        strings=tuple(token_text(model, i) for i in ids),
         subject_span=(span[0] + bos, span[1] + bos),
         target_ids=target_ids,
     )
@@ -150,6 +152,16 @@ def encode(model: HookedTransformer, text: str) -> list[int]:
 def decode(model: HookedTransformer, ids: Sequence[int], *, special: bool = True) -> str:
     """The text of some tokens; without those of the tokenizer's own (BOS, end of text) if ``special`` is false."""
     return str(_tokenizer(model).decode(list(ids), skip_special_tokens=not special))
+
+
+def token_text(model: HookedTransformer, *ids: int) -> str:
+    """A token, or some in a row, as people see them; bytes that are a part of a character show as ``"⟨E6 9D⟩"``."""
+    text = decode(model, ids)
+    if "\ufffd" not in text:
+        return text
+    raw = [bytes_of_token(piece) for piece in _tokenizer(model).convert_ids_to_tokens(list(ids))]
+    whole = [part for part in raw if part is not None]
+    return with_bytes(b"".join(whole)) if len(whole) == len(raw) else text
 
 
 def _tokenizer(model: HookedTransformer) -> Any:

@@ -15,6 +15,7 @@ PACKAGE = Path(interp.__file__).parent
 FLOORS = {
     "errors": (0, 0),
     "options": (0, 1),
+    "readable": (0, 1),
     "shown": (0, 1),
     "facts": (0, 1),
     "tokens": (1, 0),

@@ -15,7 +15,7 @@ from interp.errors import FactError, NumericalError
 from interp.facts import Fact
 from interp.locate.knowledge import answers, known_facts, spread_over_relations
 from interp.models import load_model
-from interp.tokens import tokenize
+from interp.tokens import token_text, tokenize
 
 
 def forward(model: HookedTransformer, fact: Fact) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_a_family_with_a_bos_or_other_blocks_agrees_too(
     model = family_model(family)
     for fact, answer in zip(facts, answers(model, facts), strict=True):
         expected = forward(model, fact)
-        assert answer.top_answer == model.tokenizer.decode([int(expected.argmax())])
+        assert answer.top_answer == token_text(model, int(expected.argmax()))
         assert answer.top_probability == pytest.approx(float(expected.max()), rel=1e-4)
 
 

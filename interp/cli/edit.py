@@ -267,7 +267,7 @@ def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dic
     import torch
 
     from interp.sweep import unembed
-    from interp.tokens import decode, encode, tokenize_target
+    from interp.tokens import encode, token_text, tokenize_target
 
     ids = encode(network, prompt)
     if not ids or len(ids) > network.cfg.n_ctx:
@@ -277,7 +277,7 @@ def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dic
         final = network(tokens, prepend_bos=False, stop_at_layer=network.cfg.n_layers)
         probabilities = unembed(network, final[0, -1]).float().softmax(-1)
     best = probabilities.topk(TOP)
-    top = [(decode(network, [i]), p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    top = [(token_text(network, i), p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
     first = None if target is None else float(probabilities[tokenize_target(network, target)[0]])
     return {"top": top, "target_probability": first}
 

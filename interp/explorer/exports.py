@@ -13,7 +13,7 @@ from interp.options import check_choice
 from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.panel import token_label
 from interp.plots.save import save_figure
-from interp.tokens import decode, tokenize
+from interp.tokens import token_text, tokenize
 
 __all__ = ["FORMATS", "exported"]
 
@@ -38,7 +38,7 @@ def exported(session: Session, form: str) -> bytes:
         raise OptionError("there is no map to export: press Locate first")
     tokenized = tokenize(session.model, session.fact)
     tokens, span = tokenized.strings, tokenized.subject_span
-    answer = token_label(decode(session.model, [session.pair().answer_id]))
+    answer = token_label(token_text(session.model, session.pair().answer_id))
     title = f"{session.fact.prompt} → {answer} ({session.model.cfg.model_name}{_edit_text(session)})"
     if form == "csv":
         return maps_csv(shown, tokens, span).encode()

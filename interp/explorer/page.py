@@ -20,7 +20,7 @@ from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel
 from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
-from interp.tokens import TokenizedFact, decode, tokenize
+from interp.tokens import TokenizedFact, token_text, tokenize
 
 __all__ = ["cell_of", "edit_data", "fact_data", "map_data", "panel", "panels", "runs_data"]
 
@@ -39,7 +39,7 @@ def fact_data(session: Session) -> dict[str, Any]:
         "tokens": token_labels(tokenized.strings, None),
         "span": list(tokenized.subject_span),
         "known": pair.answer_id == pair.top_id,
-        "answer": token_label(decode(session.model, [pair.answer_id])),
+        "answer": token_label(token_text(session.model, pair.answer_id)),
     }
 
 
@@ -109,7 +109,7 @@ def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dic
     pair = session.source_pair()
     return {
         "names": names,
-        "answer": token_label(decode(session.model, [pair.answer_id])),
+        "answer": token_label(token_text(session.model, pair.answer_id)),
         "answer_id": pair.answer_id,
         "source": _readout(source),
         "base": _readout(base),

@@ -27,7 +27,7 @@ from interp.options import check_positive
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current
 from interp.sweep import Join, Pin, Place, sweep, unembed
-from interp.tokens import decode
+from interp.tokens import token_text
 
 __all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "read_out"]
 
@@ -112,7 +112,7 @@ def patch_activations(
         fact=pair.fact,
         other=pair.other,
         cells=tuple(cells),
-        answer=decode(pair.model, [pair.answer_id]),
+        answer=token_text(pair.model, pair.answer_id),
         answer_id=pair.answer_id,
         source=read_out(pair, pair.source_logits[None], top),
         base=read_out(pair, pair.base_logits, top),
@@ -134,7 +134,7 @@ def read_out(pair: RunPair, logits: Float[Tensor, "sample d_vocab"], top: int = 
         probability=float(answer.mean()),
         standard_error=float(answer.std() / n**0.5) if n > 1 else float("nan"),
         top=tuple(
-            Candidate(token=decode(pair.model, [token_id]), token_id=token_id, probability=value)
+            Candidate(token=token_text(pair.model, token_id), token_id=token_id, probability=value)
             for value, token_id in zip(values.tolist(), ids.tolist(), strict=True)
         ),
     )

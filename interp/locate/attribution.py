@@ -39,7 +39,7 @@ from interp.models import check_linear_output
 from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
 from interp.sweep import base_run, halving, unembed
-from interp.tokens import decode, tokenize
+from interp.tokens import token_text, tokenize
 
 __all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
 
@@ -228,11 +228,11 @@ def attribute(
             change=change.cpu(),
             completeness_gap=gap.cpu(),
             probability=float(clean.mean()),
-            tokens=tuple(decode(model, [i]) for i in extended.tolist()),
+            tokens=tuple(token_text(model, i) for i in extended.tolist()),
             n_prompt_tokens=len(prompt),
             subject_span=tokenized.subject_span,
-            answer=decode(model, answer_ids.tolist()),
-            top_answer=decode(model, [top_id]),
+            answer=token_text(model, *answer_ids.tolist()),
+            top_answer=token_text(model, top_id),
             known=bool(top_id == answer_ids[0]),
             scaled_tokens=tokens,
             steps=steps,

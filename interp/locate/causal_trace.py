@@ -34,7 +34,7 @@ from interp.options import Progress, check_choice, check_positive
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import SUBLAYERS, RunPair, clean_and_corrupted
 from interp.sweep import BaseRun, Join, Pin, enter_block, groups, halving, sweep, unembed
-from interp.tokens import decode
+from interp.tokens import token_text
 
 __all__ = ["CausalTrace", "causal_trace"]
 
@@ -200,11 +200,11 @@ def causal_trace(
             corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
             tokens=tokenized.strings,
             subject_span=tokenized.subject_span,
-            answer=decode(model, [answer_id]),
+            answer=token_text(model, answer_id),
             answer_id=answer_id,
-            top_answer=decode(model, [pair.top_id]),
+            top_answer=token_text(model, pair.top_id),
             known=answer_id == pair.top_id,
-            foil=None if foil_id is None else decode(model, [foil_id]),
+            foil=None if foil_id is None else token_text(model, foil_id),
             foil_id=foil_id,
             replacements=pair.replacements,
             state=state,

@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from interp.facts import Fact
 from interp.options import Progress
 from interp.sweep import halving, unembed
-from interp.tokens import decode, tokenize
+from interp.tokens import token_text, tokenize
 
 __all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
 
@@ -65,9 +65,9 @@ def answers(
                 expected = tokenized[i].target_ids[0] if tokenized[i].target_ids else int(top[row])
                 found[i] = Answer(
                     fact=facts[i],
-                    expected=decode(model, [expected]),
+                    expected=token_text(model, expected),
                     probability=float(probabilities[row, expected]),
-                    top_answer=decode(model, [int(top[row])]),
+                    top_answer=token_text(model, int(top[row])),
                     top_probability=float(top_probability[row]),
                     known=expected == int(top[row]),
                 )

@@ -16,11 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.plots.style import EMPTY, FONT, HATCH, ColourScale, text_width
+from interp.readable import token_label
 
 __all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
-
-LONGEST_LABEL = 22
-SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
 
 
 def draw_panel(
@@ -122,14 +120,6 @@ def wrapped(text: str, width: float, size: float) -> str:
 def plain(text: str) -> str:
     """A text as matplotlib shows it unchanged: dollar signs do not start a formula."""
     return text.replace("$", r"\$")
-
-
-def token_label(token: str) -> str:
-    """A token's text with white space made visible; a leading space, which most tokens have, is left out."""
-    inner = token[1:] if token.startswith(" ") and token.strip() else token
-    shown = "".join(SIGNS.get(c, c) if c != " " else (" " if token.strip() else "·") for c in inner)
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown) or "∅"
-    return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
 
 
 def token_labels(tokens: Sequence[str], subject_span: tuple[int, int] | None, *, printed: bool = False) -> list[str]:
