@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import DataError, FactError
-from interp.facts import Fact
-from interp.json_records import check_known, fields, optional_text, read_records, text, texts
+from interp.facts import Fact, spaced_answer
+from interp.json_records import check_known, fields, optional_text, read_records, shorten, shown_name, text, texts
 from interp.options import check_choice
 
 __all__ = ["FORMATS", "load_facts"]
@@ -24,38 +24,58 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
         source: ``"builtin"``, a ``.json`` (one list) or ``.jsonl`` (one record a line) file, or
             ``"hub:OWNER/NAME"`` for a data set on the Hugging Face hub (its train split).
         format: ``"interp"`` (the fields of :class:`Fact`) or ``"known"`` (ROME's known facts:
-            ``subject``, ``attribute``, ``prompt``); told from the first record's fields if None.
+            ``subject``, ``attribute``, ``prompt`` and, if wanted, ``relation_id``; ``known_id``, ``template`` and
+            ``prediction`` are not read; a space is put before the attribute, :func:`interp.facts.spaced_answer`);
+            told from the first record's fields if None.
 
     Raises:
-        DataError: If the source is missing, not JSON, empty, or a record lacks a field or is malformed (names
-            the record, counted from 0, and the field).
+        DataError: If the source is missing, not JSON, empty, or a record lacks a field, has an unknown one or is
+            malformed (names the record, counted from 0, and the field).
         OptionError: If the format does not exist.
     """
     check_choice("format", format, (None, *FORMATS))
-    records = read_records(source, builtin="facts.jsonl")
+    records = read_records(source, builtin="facts.jsonl", check_whole=_check_facts)
     if format is None:
         first = records[0]
         format = "known" if isinstance(first, Mapping) and "attribute" in first else "interp"
-    return [_fact(record, format, f"{source}: record {index}") for index, record in enumerate(records)]
+    name = shown_name(source)
+    return [_fact(record, format, f"{name}: record {index}") for index, record in enumerate(records)]
 
 
 def _fact(record: Any, format: Format, where: str) -> Fact:
     record = fields(record, where)
+    _check_facts(record, where)
     try:
-        if format == "known":
-            return Fact.from_prompt(
-                text(record, "prompt", where).rstrip(),
-                text(record, "subject", where).strip(),
-                " " + text(record, "attribute", where).strip(),
-                relation=optional_text(record, "relation_id", where),
-            )
-        check_known(record, ("template", "subject", "target", "relation", "paraphrases"), where)
-        return Fact(
-            template=text(record, "template", where),
-            subject=text(record, "subject", where),
-            target=text(record, "target", where),
-            relation=optional_text(record, "relation", where),
-            paraphrases=texts(record, "paraphrases", where),
-        )
+        return _known(record, where) if format == "known" else _own(record, where)
     except FactError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{where}: {shorten(error)}") from error
+
+
+def _own(record: Mapping[str, Any], where: str) -> Fact:
+    check_known(record, ("template", "subject", "target", "relation", "paraphrases"), where)
+    return Fact(
+        template=text(record, "template", where),
+        subject=text(record, "subject", where),
+        target=text(record, "target", where),
+        relation=optional_text(record, "relation", where),
+        paraphrases=texts(record, "paraphrases", where),
+    )
+
+
+def _known(record: Mapping[str, Any], where: str) -> Fact:
+    prompt = text(record, "prompt", where).rstrip()
+    fact = Fact.from_prompt(
+        prompt,
+        text(record, "subject", where).strip(),
+        spaced_answer(prompt, text(record, "attribute", where)),
+        relation=optional_text(record, "relation_id", where),
+    )
+    unused = ("known_id", "template", "prediction")
+    check_known(record, ("prompt", "subject", "attribute", "relation_id", *unused), where)
+    return fact
+
+
+def _check_facts(record: Mapping[str, Any], where: str) -> None:
+    """Refuse edit cases by name: read as facts they would lose what is to be edited and asked."""
+    if {"requested_rewrite", "target_new", "new_target", "alt"} & set(record):
+        raise DataError(f"{where}: this is an edit case, not a fact; read it with load_cases")

@@ -1,6 +1,15 @@
 """The public exceptions and the one warning. The command line turns each into one line."""
 
-__all__ = ["DataError", "FactError", "InterpError", "InterpWarning", "ModelError", "NumericalError", "OptionError"]
+__all__ = [
+    "DataError",
+    "FactError",
+    "InterpError",
+    "InterpWarning",
+    "ModelError",
+    "NumericalError",
+    "OptionError",
+    "excerpt",
+]
 
 
 class InterpError(Exception):
@@ -29,3 +38,10 @@ class NumericalError(InterpError):
 
 class InterpWarning(UserWarning):
     """A number that is right and yet easily misread: says what was done, to which item, and what it means."""
+
+
+def excerpt(value: object, limit: int = 80) -> str:
+    """The start of a value's ``repr``, for a message: on one line, without control characters."""
+    shown = repr(value[: limit + 1] if isinstance(value, str) else value)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown[: 8 * limit])
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -217,13 +217,14 @@ def test_zsre_leaves_out_what_is_no_edit(tmp_path: Path, caplog: pytest.LogCaptu
     assert caplog.record_tuples == [
         ("interp.cases", logging.WARNING, f"{path}: left out {rest}")
         for rest in (
-            "records without a new target: 3",
-            "records whose subject is not in their prompt: 2",
-            "records whose new target is the true answer: 1",
-            "probes without a prompt or an answer: 1",
+            "records without a new target: 3 (record 0, record 1, record 2)",
+            "records whose subject is not in their prompt: 2 (record 4, record 5)",
+            "records whose new target is the true answer: 1 (record 6)",
+            "probes without a prompt or an answer: 1 (record 7)",
         )
     ]
-    with pytest.raises(DataError, match=re.escape(f"{path}: all 3 records were left out")):
+    message = f"{path}: all 3 records were left out (left out records without a new target: 3 (record 0, record 1"
+    with pytest.raises(DataError, match=re.escape(message)):
         load_cases(written(tmp_path, records[:3]))
 
 
@@ -287,7 +288,8 @@ def test_knowedit_counts_probes_that_ask_nothing(tmp_path: Path, caplog: pytest.
     path = written(tmp_path, [{**KNOWEDIT, "locality": {}, "portability": {"Reasoning": entries}}])
     (case,) = load_cases(path)
     assert case.portability == {"reasoning": (probe("Rex says", " meow"),)}
-    assert caplog.messages == [f"{path}: left out probes without a prompt or an answer: 4"]
+    where = ", ".join(f"record 0 portability.Reasoning[{number}]" for number in (1, 2, 3, 4))
+    assert caplog.messages == [f"{path}: left out probes without a prompt or an answer: 4 ({where})"]
 
 
 def test_knowedit_leaves_out_what_is_no_edit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -193,3 +193,123 @@ def test_builtin_facts_are_known(real_model: HookedTransformer) -> None:
         if known >= 150:
             return
     pytest.fail(f"only {known} of the built-in facts are known")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["facts.json", "facts.jsonl", "facts.txt"])
+def test_lines_and_lists_are_read_under_any_name(tmp_path: Path, name: str, end: str) -> None:
+    lines = end.join(json.dumps({**RECORD, "subject": subject}) for subject in ("Norway", "Sweden"))
+    (tmp_path / name).write_bytes(lines.encode())
+    assert [fact.subject for fact in load_facts(tmp_path / name)] == ["Norway", "Sweden"]
+    (tmp_path / name).write_text(json.dumps([RECORD, RECORD], indent=1))
+    assert len(load_facts(tmp_path / name)) == 2
+
+
+@pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
+def test_a_byte_order_mark_is_accepted(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, [RECORD], name)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_facts(path) == load_facts(written(tmp_path, [RECORD], "plain.json"))
+
+
+DEEP = "[" * 200 + "]" * 200
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps([RECORD]).encode("utf-16"), "it is UTF-16; save it as UTF-8"),
+        (json.dumps([RECORD]).encode("utf-16-le"), "it holds NUL bytes; expected text in UTF-8"),
+        (b'["\xe9"]', r"it is not UTF-8 (byte 0xe9 at 2)"),
+        (b"[" * 100_000, "lists and objects are more than 32 deep in each other"),
+        (f'[{{"a": {DEEP}}}]'.encode(), "record 0: lists and objects are more than 32 deep in each other"),
+        (b"[" + b"9" * 5000 + b"]", "holds a number of more than 4300 digits"),
+        (rb'[{"subject": "a\ud800"}]', r"record 0: a text holds half a character (a lone surrogate): 'a\ud800'"),
+        (rb'[{"\udfff": 1}]', r"record 0: a text holds half a character (a lone surrogate): '\udfff'"),
+        (b'[{"subject": "a", "subject": "b"}]', "field 'subject' is there twice in one object"),
+        (b'{"template": "{}"}', "expected a list of records, got dict with the fields ['template']"),
+        (b'{"template": 1}\n{"a"', "record 1: not JSON"),
+        (b"null", "expected a list of records, got NoneType"),
+        (b"", "not JSON"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_no_file_may_hold(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "facts.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(message)) as raised:
+        load_facts(path)
+    assert str(raised.value).startswith(str(path))
+
+
+def test_errors_show_the_start_of_a_value_only(tmp_path: Path) -> None:
+    for record in (
+        {**RECORD, "target": ["x" * 100_000]},
+        {**RECORD, "x" * 100_000: 1},
+        {**RECORD, "template": "x" * 100_000},
+        {**RECORD, "subject": " " + "x" * 100_000},
+        {**RECORD, "relation": "\x1b[31m" * 1000 + " ", "target": {"\x1b]0;": 5}},
+    ):
+        with pytest.raises(DataError) as raised:
+            load_facts(written(tmp_path, [record]))
+        message = str(raised.value).removeprefix(str(tmp_path))
+        assert len(message) < 500
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "the name of the file is empty"),
+        ("a\0b", r"a\x00b: cannot be read"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\ud800", r"a\ud800: cannot be read"),
+        ("~no-such-user-here/a.json", "~no-such-user-here/a.json: cannot be read"),
+        ("hub:", "'hub:' is no data set of the Hugging Face hub; expected 'hub:OWNER/NAME'"),
+        ("hub:..", "'hub:..' is no data set of the Hugging Face hub"),
+        ("hub:a/b/c", "'hub:a/b/c' is no data set of the Hugging Face hub"),
+        ("hub:" + "a" * 300, "is no data set of the Hugging Face hub"),
+    ],
+)
+def test_sources_that_cannot_be(source: str, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)) as raised:
+        load_facts(source)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 400
+
+
+def test_a_folder_is_no_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    with pytest.raises(DataError, match="'owner/name' is here and would be read instead"):
+        load_facts("hub:owner/name")
+
+
+def test_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, [RECORD])
+    assert len(load_facts("~/facts.json")) == 1
+
+
+@pytest.mark.skipif("os.geteuid() == 0", reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = written(tmp_path, [RECORD])
+    path.chmod(0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        load_facts(path)
+
+
+def test_a_path_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(DataError, match=r"facts\.json: cannot be read: Permission denied"):
+        load_facts(tmp_path / "facts.json")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("source", [None, 5, [RECORD]])
+def test_a_source_of_another_type(source: Any) -> None:
+    with pytest.raises(OptionError, match="a source is a path, 'builtin' or 'hub:OWNER/NAME', got"):
+        load_facts(source)
