@@ -159,13 +159,15 @@ def unit_name(kind: str, method: str, layers: Sequence[int], case: int) -> str:
     return f"{kind}-{method}-{layer_span(layers)}-{case:04d}"
 
 
-def finished(run: RunFolder, cls: Any, unit: str) -> Any:
+def finished(run: RunFolder, cls: Any, unit: str, **expected: Any) -> Any:
     """A record that must be there.
 
+    Args: See :meth:`interp.runs.RunFolder.read`.
+
     Raises:
-        DataError: If it is not (names it).
+        DataError: If it is not, is damaged, or is not what its name says (names it).
     """
-    record = run.get(cls, unit)
+    record = run.read(cls, unit, **expected)
     if record is None:
         raise DataError(f"{run.path}: the study is not finished: {unit} is missing")
     return record
@@ -188,22 +190,23 @@ def read_plan(run: RunFolder) -> Plan:
     Raises:
         DataError: If the folder is not a study of edits, or damaged.
     """
-    stored: Any = run.read_json("selection.json")
-    try:
-        plan = Plan(
-            cases=[str(case) for case in stored["cases"]],
-            chosen={
-                name: LayerChoice(
-                    rome=int(stored["chosen"][name]["rome"]), memit=tuple(map(int, stored["chosen"][name]["memit"]))
-                )
-                for name in ("attribution", "tracing")
-            },
-            swept=tuple(map(int, stored["swept"])),
-            drawn=[int(layer) for layer in stored["drawn"]],
-            seed=int(run.settings()["seed"]),
-        )
-        if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
-            raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{run.path}: selection.json is damaged: {error!r}") from error
+    seed = run.settings().get("seed")
+    return run.read_json("selection.json", lambda stored: _parsed_plan(stored, seed))
+
+
+def _parsed_plan(stored: Any, seed: Any) -> Plan:
+    plan = Plan(
+        cases=[str(case) for case in stored["cases"]],
+        chosen={
+            name: LayerChoice(
+                rome=int(stored["chosen"][name]["rome"]), memit=tuple(map(int, stored["chosen"][name]["memit"]))
+            )
+            for name in ("attribution", "tracing")
+        },
+        swept=tuple(map(int, stored["swept"])),
+        drawn=[int(layer) for layer in stored["drawn"]],
+        seed=int(seed),
+    )
+    if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
+        raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
     return plan

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layer_span, layers_of, read_plan, unit_name
+from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.evaluation.statistics import Interval, rank_correlation
 from interp.evaluation.summary import Comparison, TableRow, compared, table_row
@@ -76,7 +77,10 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
     n = len(drawn)
 
     def evaluated(method: str, layers: Sequence[tuple[int, ...]]) -> list[CaseEvaluation]:
-        return [finished(run, CaseEvaluation, unit_name("case", method, at, i)) for i, at in enumerate(layers)]
+        return [
+            finished(run, CaseEvaluation, unit_name("case", method, at, i), case=case, method=method, layers=at)
+            for i, (case, at) in enumerate(zip(plan.cases, layers, strict=True))
+        ]
 
     groups: dict[tuple[str, str], list[CaseEvaluation]] = {}
     rows: list[TableRow] = []
@@ -125,10 +129,17 @@ def relocated(run: RunFolder) -> Relocated:
     """The first case's maps before and after its edit.
 
     Raises:
-        DataError: If the study is not finished.
+        DataError: If the study is not finished, or a record is damaged or not what its name says.
     """
-    return Relocated(
-        case=read_plan(run).cases[0],
-        trace=tuple(finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")),
-        attribution=tuple(finished(run, Attribution, f"attribution-{when}") for when in ("before", "after")),
-    )
+    case = read_plan(run).cases[0]
+    traces = [finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")]
+    attributions = [
+        finished(run, Attribution, f"attribution-{when}", fact=trace.fact, provenance=trace.provenance)
+        for when, trace in zip(("before", "after"), traces, strict=True)
+    ]
+    expected = run.settings().get("provenance", {}).get("weights_hash")
+    if traces[0].provenance.weights_hash != expected:
+        raise DataError(
+            f"{run.path}: trace-before is of weights {traces[0].provenance.weights_hash}; the study has {expected}"
+        )
+    return Relocated(case=case, trace=tuple(traces), attribution=tuple(attributions))

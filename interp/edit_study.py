@@ -191,17 +191,25 @@ class _Work:
         return bundles
 
     def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
-        if any(self.run.get(CaseEvaluation, unit_name("case", method, layers, i)) is None for i in members):
+        if any(self._evaluation(method, layers, i) is None for i in members):
             return False
         if (method, layers) != ("rome", (self.chosen["tracing"].rome,)) or 0 not in members:
             return True
-        return self.run.get(Patch, unit_name("patch", method, layers, 0)) is not None  # it is located again
+        return self._patch(method, layers, 0) is not None  # it is located again
+
+    def _evaluation(self, method: str, layers: tuple[int, ...], i: int) -> CaseEvaluation | None:
+        unit = unit_name("case", method, layers, i)
+        return self.run.get(CaseEvaluation, unit, case=self.cases[i].id, method=method, layers=layers)
+
+    def _patch(self, method: str, layers: tuple[int, ...], i: int) -> Patch | None:
+        unit = unit_name("patch", method, layers, i)
+        return self.run.get(Patch, unit, method=method, layers=layers, requests=(self.cases[i].request,))
 
     def _before(self, total: int, done: int) -> list[Answers]:
         answers: list[Answers] = []
         for first in range(0, len(self.cases), GROUP):
             members = range(first, min(first + GROUP, len(self.cases)))
-            found = [self.run.get(Answers, f"before-{i:04d}") for i in members]
+            found = [self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members]
             if any(entry is None for entry in found):
                 self.report(done, total, "the unedited model's answers")
                 fresh = ask(self.model, [self.cases[i] for i in members], **self._asking())
@@ -234,7 +242,7 @@ class _Work:
             self.report(done + 0.7 * len(patches), total, label)
             advance = partial(self._part, done + 0.7 * len(patches), total, label)
             names = [unit_name("patch", method, layers, i) for i in members]
-            kept = [patch for name in names if (patch := self.run.get(Patch, name)) is not None]
+            kept = [patch for i in members if (patch := self._patch(method, layers, i)) is not None]
             if len(kept) < len(members):  # all or none: a patch depends in its last bits on what it is optimised with
                 kept = edit_each(
                     self.model,
@@ -262,7 +270,7 @@ class _Work:
         new = Fact(template=old.template, subject=old.subject, target=request.new_target)
         for index, (when, fact) in enumerate((("before", old), ("after", new))):
             kinds = (("trace", CausalTrace), ("attribution", Attribution))
-            if all(self.run.get(kind, f"{name}-{when}") is not None for name, kind in kinds):
+            if all(self.run.get(kind, f"{name}-{when}", fact=fact) is not None for name, kind in kinds):
                 continue
             self.report(total - 2 + index, total, f"locating again: {when} the edit")
             if when == "before":

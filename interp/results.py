@@ -1,28 +1,32 @@
 """Results: frozen records of named tensors with what produced them, one safetensors file each.
 
 The tensors are stored as such, everything else as JSON in the file's header, so that a record can be read without
-this package.
+this package. The header also holds a hash of all content, so that a flipped bit is refused instead of believed, and,
+in a run folder, which unit of which run the record is. Equal content gives equal bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 import typing
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
-from safetensors import SafetensorError, safe_open
+import torch
+import xxhash
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError, InterpError, ModelError
+from interp.errors import DataError, InterpError, InterpWarning, ModelError
+from interp.files import write_atomically
 from interp.models import weights_hash
 from interp.shown import Shown
 
@@ -30,13 +34,15 @@ __all__ = [
     "Provenance",
     "Record",
     "check_same_weights",
+    "content_hash",
     "load_record",
     "provenance",
     "save_record",
     "write_atomically",
 ]
 
-FORMAT = 1
+FORMAT = 2
+_UNHASHED = "1"  # the format before records had a hash of their content
 
 R = TypeVar("R", bound="Record")
 
@@ -101,8 +107,14 @@ class Record(Shown):
         return load_record(cls, path)
 
 
-def save_record(record: Record, path: str | Path) -> None:
+def save_record(record: Record, path: str | Path, *, unit: str = "", run: str = "") -> None:
     """Write a record to one file; a reader sees either nothing or all of it.
+
+    Args:
+        record: The record.
+        path: Where to.
+        unit: Which unit of work it is the record of, where it is one of several; it is then read as that one only.
+        run: The content hash of the settings of the run that the unit belongs to.
 
     Raises:
         DataError: If the place cannot be written.
@@ -120,26 +132,55 @@ def save_record(record: Record, path: str | Path) -> None:
         else:
             plain[field.name] = cattrs.unstructure(value)
     header = {"format": str(FORMAT), "kind": type(record).__name__, "fields": json.dumps(plain)}
-    write_atomically(Path(path), to_safetensors(tensors, metadata=header))
+    header |= {name: value for name, value in (("unit", unit), ("run", run)) if value}
+    header["content_hash"] = content_hash(tensors, header)
+    write_atomically(Path(path), _serialised(tensors, header))
 
 
-def load_record(cls: type[R], path: str | Path) -> R:
+def load_record(
+    cls: type[R],
+    path: str | Path,
+    *,
+    unit: str | None = None,
+    run: str | None = None,
+    unhashed: bool = True,
+) -> R:
     """Read a record written by :func:`save_record`.
 
+    Args:
+        cls: What it is a record of.
+        path: Where it is.
+        unit: The unit of work that it must be the record of; any if None.
+        run: The content hash of the settings of the run that it must belong to; any if None.
+        unhashed: Whether to take a record of the format that had no hash, with a warning that nothing shows whether
+            it is whole.
+
     Raises:
-        DataError: If the file is missing, damaged, of another format version or holds another kind of record.
+        DataError: If the file is missing, damaged (names the hash expected and found), of another format version,
+            holds another kind of record, or the record of another unit or run.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
+            header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is not a readable record: {error}") from error
-    if header.get("format") != str(FORMAT) or header.get("kind") != cls.__name__:
+    except Exception as error:  # a damaged header makes the library raise anything
+        raise DataError(f"{path} is not a readable record: {' '.join(str(error).split())[:200]}") from error
+    there, found = header.pop("content_hash", None), content_hash(tensors, header)
+    if there not in (None, found):
+        raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
+    old = there is None and header.get("format") == _UNHASHED and unhashed
+    if (header.get("format") != str(FORMAT) and not old) or header.get("kind") != cls.__name__:
         raise DataError(
             f"{path} holds {header.get('kind')!r} in format {header.get('format')!r}; expected"
             f" {cls.__name__!r} in format {str(FORMAT)!r}"
         )
+    if old:
+        _warn_unhashed(Path(path) if unit is None else Path(path).parent)
+    elif there is None:
+        raise DataError(f"{path} is damaged: its content hash is missing, its content has {found}")
+    for what, wanted in (("unit", unit), ("run", run)):
+        if not old and wanted is not None and header.get(what, "") != wanted:
+            raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
     try:
         plain = json.loads(header["fields"])
         # shape strings evaluate to tensor types, which are never structured
@@ -156,32 +197,39 @@ def load_record(cls: type[R], path: str | Path) -> R:
         raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
 
 
+def content_hash(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """A 128-bit hash (xxh3) of names, number formats, shapes and bytes of tensors and of what JSON says beside them."""
+    names = sorted(tensors)
+    axes = {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in names}
+    text = json.dumps({"header": header, "tensors": axes}, sort_keys=True, separators=(",", ":"))
+    digest = xxhash.xxh3_128(text.encode())
+    for name in names:
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _serialised(tensors: dict[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on nothing but its content: the library's own header has any order."""
+    plain = to_safetensors(tensors)
+    end = 8 + int.from_bytes(plain[:8], "little")
+    entries = {"__metadata__": dict(sorted(header.items())), **json.loads(plain[8:end])}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(plain)[end:]))
+
+
+def _warn_unhashed(path: Path) -> None:
+    warnings.warn(
+        f"{path}: written before records had a hash of their content: nothing shows whether it is whole, and which"
+        " unit of work it is",
+        InterpWarning,
+        stacklevel=4,
+    )
+
+
 def _is_by_layer(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
 def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside ``path`` and rename it.
-
-    Raises:
-        DataError: If the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's files are private; these are to be shared
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -200,7 +200,7 @@ def locate_facts(
             unit = _unit(index, method)
             label = f"{fact.prompt} · {method}"
             report(done, total, label)
-            if run.get(_record_type(method), unit) is None:
+            if run.get(_record_type(method), unit, **_about(fact, method)) is None:
                 record = locate_fact(
                     model,
                     fact,
@@ -221,13 +221,13 @@ def located(run: RunFolder) -> list[Located]:
     """The records of every fact whose units are all finished.
 
     Raises:
-        DataError: If the folder is not a run, or no fact is finished.
+        DataError: If the folder is not a run, no fact is finished, or a record is damaged or not what its name says.
     """
     selected, _ = selection(run)
     finished = []
     for index, fact in enumerate(selected):
-        attribution = run.get(Attribution, _unit(index, "attribution"))
-        traces = {state: run.get(CausalTrace, _unit(index, state)) for state in METHODS[1:]}
+        attribution = run.read(Attribution, _unit(index, "attribution"), **_about(fact, "attribution"))
+        traces = {state: run.read(CausalTrace, _unit(index, state), **_about(fact, state)) for state in METHODS[1:]}
         if attribution is not None and all(trace is not None for trace in traces.values()):
             finished.append(
                 Located(
@@ -293,15 +293,20 @@ def selection(run: RunFolder) -> tuple[list[Fact], float]:
     Raises:
         DataError: If the folder is not a run, or damaged.
     """
-    stored: Any = run.read_json("selection.json")
-    try:
-        return [cattrs.structure(fact, Fact) for fact in stored["facts"]], float(stored["noise"])
-    except (KeyError, TypeError, ValueError, FactError, cattrs.BaseValidationError) as error:
-        raise DataError(f"{run.path}: selection.json is damaged: {error!r}") from error
+    return run.read_json("selection.json", _parsed_selection)
+
+
+def _parsed_selection(stored: Any) -> tuple[list[Fact], float]:
+    return [cattrs.structure(fact, Fact) for fact in stored["facts"]], float(stored["noise"])
 
 
 def _unit(index: int, method: str) -> str:
     return f"{index:04d}-{method}"
+
+
+def _about(fact: Fact, method: str) -> dict[str, Any]:
+    """What the record of a unit must be about."""
+    return {"fact": fact} if method == "attribution" else {"fact": fact, "state": method}
 
 
 def _record_type(method: str) -> type[Attribution] | type[CausalTrace]:

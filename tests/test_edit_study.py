@@ -677,6 +677,27 @@ def test_a_selection_that_was_tampered_with(copied: RunFolder, text: str) -> Non
             read(copied)
 
 
+@pytest.mark.parametrize("units", [("trace-before", "trace-after"), ("case-rome-0-0000", "case-rome-0-0001")])
+def test_records_under_each_others_names_are_not_drawn(copied: RunFolder, units: tuple[str, str]) -> None:
+    first, second = map(copied.record_path, units)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.raises(DataError, match=f"{units[0]}.safetensors holds the record of unit '{units[1]}'"):
+        relocated(copied) if "trace" in units[0] else edit_results(copied, AVERAGES)
+
+
+@pytest.mark.parametrize("file", ["run.json", "selection.json", "records/case-rome-0-0001.safetensors"])
+def test_a_flipped_bit_is_not_drawn(copied: RunFolder, file: str) -> None:
+    path = copied.path / file
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"0") if path.suffix == ".json" else data.index(b"tower" if b"tower" in data else b"messi")
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"{file} is damaged"):
+        edit_results(copied, AVERAGES)
+
+
 def test_results_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -> None:
     expected = repr(edit_results(finished, AVERAGES))
     hidden = finished.path.rename(finished.path.with_name("hidden"))

@@ -14,6 +14,7 @@ PACKAGE = Path(interp.__file__).parent
 # a module or package directly inside of interp: its floor, and its place on that floor
 FLOORS = {
     "errors": (0, 0),
+    "files": (0, 1),
     "options": (0, 1),
     "readable": (0, 1),
     "shown": (0, 1),

@@ -1,22 +1,22 @@
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError
+from interp.errors import DataError, InterpWarning
 from interp.facts import Fact
 from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
 from interp.models import weights_hash
-from interp.results import Provenance, Record, load_record, provenance, save_record, write_atomically
+from interp.results import Provenance, Record, content_hash, load_record, provenance, save_record
 from interp.tokens import TOKEN_CLASSES
 
 SOURCE = Provenance(
@@ -111,7 +111,7 @@ def test_saving_replaces(tmp_path: Path) -> None:
 
 def test_wrong_kind(tmp_path: Path) -> None:
     average().save(tmp_path / "a")
-    with pytest.raises(DataError, match=r"a holds 'ClassAverage' in format '1'; expected 'CausalTrace' in format '1'"):
+    with pytest.raises(DataError, match=r"a holds 'ClassAverage' in format '2'; expected 'CausalTrace' in format '2'"):
         CausalTrace.load(tmp_path / "a")
 
 
@@ -180,25 +180,121 @@ def test_damaged(tmp_path: Path, kind: str) -> None:
         load_record(ClassAverage, path)
 
 
+def written(record: Record, path: Path, **changed: Any) -> None:
+    """A record's file as another program would write it, with entries of its header changed; None takes one out."""
+    record.save(path)
+    with safe_open(str(path), framework="pt") as file:
+        header: dict[str, str] = {**file.metadata(), **changed}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {name: value for name, value in header.items() if value is not None})
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    """On any machine and in any process, however its dictionaries are ordered."""
+    for i in range(8):
+        average().save(tmp_path / str(i))
+    files = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == 1
+    assert xxhash.xxh3_128_hexdigest(files.pop()) == "c1d0b65818db540ade4a9002fe142de0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["value", "sign", "last bit", "name", "shape", "dtype", "swapped", "plain", "kind", "unit"],
+)
+def test_any_other_content_has_another_hash(change: str) -> None:
+    tensors = {"mean": torch.arange(6.0).reshape(2, 3), "low": torch.zeros(2, 3)}
+    header = {"kind": "ClassAverage", "fields": '{"title": "a"}', "unit": ""}
+    before = content_hash(tensors, header)
+    assert content_hash({name: tensors[name].clone() for name in ("low", "mean")}, dict(header)) == before
+    if change == "value":
+        tensors["mean"][1, 2] = 7
+    elif change == "sign":
+        tensors["low"][0, 0] = -0.0
+    elif change == "last bit":
+        tensors["mean"].view(torch.int32)[0, 1] += 1
+    elif change == "name":
+        tensors["high"] = tensors.pop("low")
+    elif change == "shape":
+        tensors["mean"] = tensors["mean"].reshape(3, 2)
+    elif change == "dtype":
+        tensors["mean"] = tensors["mean"].view(torch.int32)
+    elif change == "swapped":
+        tensors["mean"], tensors["low"] = tensors["low"], tensors["mean"]
+    else:
+        header["fields" if change == "plain" else change] += " "
+    assert content_hash(tensors, header) != before
+
+
+def test_another_program_may_write_the_file_anew(tmp_path: Path) -> None:
+    """The hash is of the content, not of the bytes, which depend on the writer."""
+    written(average(), tmp_path / "a")
+    assert_same(ClassAverage.load(tmp_path / "a"), average())
+
+
+@pytest.mark.parametrize("at", ["first", "middle", "last"])
+def test_a_flipped_bit_of_a_tensor_is_refused_with_both_hashes(tmp_path: Path, at: str) -> None:
+    path = tmp_path / "record"
+    average().save(path)
+    with safe_open(str(path), framework="pt") as file:
+        there = file.metadata()["content_hash"]
+    data = bytearray(path.read_bytes())
+    size = 3 * 12 * 4  # three tensors of 2 x 6 at the end of the file
+    data[len(data) - {"first": size, "middle": size // 2, "last": 1}[at]] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"record is damaged: it was written with content hash {there}, its content"):
+        ClassAverage.load(path)
+
+
+def test_a_changed_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    with safe_open(str(_saved(path)), framework="pt") as file:
+        fields = json.loads(file.metadata()["fields"])
+    for changed in ({"fields": json.dumps({**fields, "title": "x"})}, {"unit": "another"}, {"content_hash": "0" * 32}):
+        written(average(), path, **changed)
+        with pytest.raises(DataError, match="record is damaged"):
+            ClassAverage.load(path)
+    written(average(), path, content_hash=None)
+    with pytest.raises(DataError, match="its content hash is missing"):
+        ClassAverage.load(path)
+
+
+def _saved(path: Path) -> Path:
+    average().save(path)
+    return path
+
+
+def test_a_record_without_a_hash_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    written(average(), path, format="1", content_hash=None)
+    with pytest.warns(InterpWarning, match="old: written before records had a hash") as warned:
+        assert_same(ClassAverage.load(path), average())
+    assert len(warned) == 1
+    with pytest.raises(DataError, match="holds 'ClassAverage' in format '1'"):
+        load_record(ClassAverage, path, unhashed=False)
+    written(average(), path, format="1")  # with a hash, of another header
+    with pytest.raises(DataError, match="is damaged"):
+        ClassAverage.load(path)
+
+
+def test_a_record_is_read_as_that_of_its_unit_and_run_only(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    save_record(average(), path, unit="0003-mlp", run="one")
+    assert_same(load_record(ClassAverage, path, unit="0003-mlp", run="one"), average())
+    assert_same(ClassAverage.load(path), average())
+    with pytest.raises(DataError, match="a holds the record of unit '0003-mlp'; expected '0003-attn'"):
+        load_record(ClassAverage, path, unit="0003-attn", run="one")
+    with pytest.raises(DataError, match="a holds the record of run 'one'; expected 'other'"):
+        load_record(ClassAverage, path, unit="0003-mlp", run="other")
+    average().save(path)
+    with pytest.raises(DataError, match="a holds the record of unit ''; expected '0003-mlp'"):
+        load_record(ClassAverage, path, unit="0003-mlp")
+
+
 def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"file/record cannot be written"):
         save_record(average(), tmp_path / "file" / "record")
-
-
-def test_nothing_is_left_when_renaming_fails(tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    (place / "inside").mkdir(parents=True)  # a file cannot replace a folder
-    with pytest.raises(DataError, match="place cannot be written"):
-        write_atomically(place, b"data")
-    assert list(tmp_path.iterdir()) == [place]
-    assert list(place.iterdir()) == [place / "inside"]
-
-
-def test_others_may_read(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a", b"data")
-    assert (tmp_path / "a").read_bytes() == b"data"
-    assert os.stat(tmp_path / "a").st_mode & 0o777 == 0o644
 
 
 def test_provenance(tiny: HookedTransformer) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError
+from interp.errors import DataError, InterpWarning
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace
@@ -28,7 +29,9 @@ def test_open_starts_a_run_and_takes_it_up_again(tmp_path: Path) -> None:
     run = RunFolder.open(tmp_path / "a" / "b", SETTINGS)
     assert run.path == tmp_path / "a" / "b"
     assert run.settings() == SETTINGS
-    assert json.loads((run.path / "run.json").read_text("utf-8")) == SETTINGS
+    stored = json.loads((run.path / "run.json").read_text("utf-8"))
+    assert len(stored.pop("content_hash")) == 32
+    assert stored == SETTINGS
     before = (run.path / "run.json").stat().st_mtime_ns
     assert RunFolder.open(str(run.path), SETTINGS) == run
     assert (run.path / "run.json").stat().st_mtime_ns == before
@@ -90,6 +93,8 @@ def test_json_keeps_text_as_it_is(tmp_path: Path) -> None:
     value = {"prompt": "東京は[/b] :smile: é\n", "list": [1, 2.5, None]}
     run.write_json("x.json", value)
     assert run.read_json("x.json") == value
+    with pytest.raises(DataError, match=r"x\.json is damaged: KeyError\('facts'\)"):
+        run.read_json("x.json", lambda stored: stored["facts"])
     assert "東京" in (tmp_path / "x.json").read_text("utf-8")
 
 
@@ -134,3 +139,113 @@ def test_a_record_of_another_kind_counts_as_missing(
     assert run.get(CausalTrace, "u") is None
     assert "'Attribution'" in caplog.text
     assert "'CausalTrace'" in caplog.text
+
+
+def test_a_record_under_another_name_is_not_taken_for_that_unit(
+    tmp_path: Path, record: Attribution, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder.open(tmp_path, SETTINGS)
+    run.put("0000-attribution", record)
+    os.replace(run.record_path("0000-attribution"), run.record_path("0001-attribution"))
+    expected = r"0001-attribution\.safetensors holds the record of unit '0000-attribution'; expected '0001-attribution'"
+    with pytest.raises(DataError, match=expected):
+        run.read(Attribution, "0001-attribution")
+    assert run.get(Attribution, "0001-attribution") is None
+    assert "computing 0001-attribution again" in caplog.text
+    assert run.read(Attribution, "0000-attribution") is None
+
+
+def test_a_record_of_another_run_is_not_taken(
+    tmp_path: Path, record: Attribution, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (RunFolder.open(tmp_path / str(n), SETTINGS | {"samples": n}) for n in (2, 3))
+    one.put("u", record)
+    other.put("v", record)
+    os.replace(one.record_path("u"), other.record_path("u"))
+    with pytest.raises(DataError, match="holds the record of run '"):
+        other.read(Attribution, "u")
+    assert other.get(Attribution, "u") is None
+    same = RunFolder.open(tmp_path / "same", SETTINGS | {"samples": 3})
+    (same.path / "records").mkdir()
+    os.replace(other.record_path("v"), same.record_path("v"))
+    assert same.get(Attribution, "v") is not None
+
+
+def test_a_record_must_be_about_what_was_asked_for(
+    tmp_path: Path, record: Attribution, facts: list[Fact], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path)
+    run.put("u", record)
+    assert run.get(Attribution, "u", fact=facts[1]) is not None
+    assert run.get(Attribution, "u", fact=facts[2]) is None
+    with pytest.raises(DataError, match=r"u\.safetensors holds a record of fact .*; expected Fact"):
+        run.read(Attribution, "u", fact=facts[2])
+
+
+def test_reading_refuses_what_getting_computes_again(tmp_path: Path, record: Attribution) -> None:
+    run = RunFolder(tmp_path)
+    run.put("u", record)
+    data = bytearray(run.record_path("u").read_bytes())
+    data[-1] ^= 64
+    run.record_path("u").write_bytes(data)
+    with pytest.raises(DataError, match=r"u\.safetensors is damaged"):
+        run.read(Attribution, "u")
+    assert run.get(Attribution, "u") is None
+
+
+@pytest.mark.parametrize("change", [("0.3", "0.4"), ("riemann", "riemaNn"), ('"samples"', '"samplEs"')])
+def test_damaged_settings_are_refused(tmp_path: Path, record: Attribution, change: tuple[str, str]) -> None:
+    run = RunFolder.open(tmp_path, SETTINGS)
+    run.put("u", record)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace(*change))
+    for act in (run.settings, lambda: run.get(Attribution, "u"), lambda: RunFolder.open(tmp_path, SETTINGS)):
+        with pytest.raises(DataError, match=r"run\.json is damaged: it was written with content hash [0-9a-f]{32}"):
+            act()
+
+
+def test_a_run_from_before_there_were_hashes_is_taken_up_with_warnings(tmp_path: Path, record: Attribution) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(SETTINGS))
+    with pytest.warns(InterpWarning, match=r"run\.json: holds no hash of its content"):
+        run = RunFolder.open(tmp_path, SETTINGS)
+    run.put("new", record)
+    assert run.get(Attribution, "new") is not None
+    with pytest.warns(InterpWarning, match=r"run\.json: holds no hash"):
+        assert run.settings() == SETTINGS
+
+
+def test_processes_that_start_a_folder_at_once_agree_or_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each finds no run there; the others' settings appear before it writes its own."""
+    absent = RunFolder.agrees
+
+    def overtaken(run: RunFolder, settings: object) -> bool:
+        monkeypatch.setattr(RunFolder, "agrees", absent)
+        assert not run.agrees(SETTINGS)
+        RunFolder.open(tmp_path, SETTINGS)
+        return False
+
+    monkeypatch.setattr(RunFolder, "agrees", overtaken)
+    with pytest.raises(DataError, match="holds a run with samples = 2, this one has 3"):
+        RunFolder.open(tmp_path, SETTINGS | {"samples": 3})
+    assert RunFolder(tmp_path).settings() == SETTINGS
+    (tmp_path / "run.json").unlink()
+    monkeypatch.setattr(RunFolder, "agrees", overtaken)
+    assert RunFolder.open(tmp_path, SETTINGS).settings() == SETTINGS
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is allowed to root")
+def test_a_forbidden_run_folder(tmp_path: Path, record: Attribution) -> None:
+    run = RunFolder.open(tmp_path / "run", SETTINGS)
+    run.put("u", record)
+    run.path.chmod(0)
+    try:
+        for act in (
+            lambda: run.get(Attribution, "u"),
+            lambda: run.put("u", record),
+            lambda: RunFolder.open(run.path, SETTINGS),
+            run.settings,
+        ):
+            with pytest.raises(DataError, match="Permission denied"):
+                act()
+    finally:
+        run.path.chmod(0o700)

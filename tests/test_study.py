@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 import interp.study
 from interp.corruption import noise_level
-from interp.errors import DataError, FactError, OptionError
+from interp.errors import DataError, FactError, InterpWarning, OptionError
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
@@ -404,6 +406,48 @@ def test_settings_refuse_what_no_method_takes(wrong: dict[str, Any]) -> None:
 def test_a_method_that_does_not_exist(tiny: HookedTransformer, facts: list[Fact]) -> None:
     with pytest.raises(OptionError, match="did you mean 'resid'"):
         locate_fact(tiny, facts[0], "reside", SETTINGS, noise=0.3, reference_facts=facts)
+
+
+def swap(run: RunFolder, one: str, other: str) -> None:
+    first, second = run.record_path(one), run.record_path(other)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+
+
+SWAPS = (("0000-mlp", "0000-attn"), ("0000-resid", "0001-resid"), ("0000-attribution", "0001-attribution"))
+
+
+@pytest.mark.parametrize("units", SWAPS)
+def test_records_under_each_others_names_are_not_drawn(copied: RunFolder, units: tuple[str, str]) -> None:
+    swap(copied, *units)
+    with pytest.raises(DataError, match=f"{units[0]}.safetensors holds the record of unit '{units[1]}'"):
+        class_averages(copied)
+
+
+@pytest.mark.parametrize("units", SWAPS)
+def test_nor_are_those_of_a_run_from_before_records_had_hashes(copied: RunFolder, units: tuple[str, str]) -> None:
+    for path in (copied.path / "records").iterdir():
+        with safe_open(path, framework="pt") as file:
+            header = {name: file.metadata()[name] for name in ("kind", "fields")} | {"format": "1"}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, path, header)
+    with pytest.warns(InterpWarning, match="records: written before records had a hash"):
+        found = located(copied)
+    assert len(found) == 3
+    swap(copied, *units)
+    with (
+        pytest.warns(InterpWarning, match="written before"),
+        pytest.raises(DataError, match=rf"{units[0]}\.safetensors holds a record of (state|fact)"),
+    ):
+        class_averages(copied)
+
+
+def test_a_selection_of_other_facts_is_refused(copied: RunFolder) -> None:
+    path = copied.path / "selection.json"
+    path.write_text(path.read_text("utf-8").replace('"subject": "', '"subject": "X', 1), "utf-8")
+    with pytest.raises(DataError, match=r"selection\.json is damaged: it was written with content hash"):
+        located(copied)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"facts": 3, "noise": 1}', '{"facts": [{}], "noise": 1}', "[]"])

@@ -9,6 +9,7 @@
 
 Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
 The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
+A file in it that is damaged, or belongs elsewhere, is made again, which is logged.
 Source: Meng et al. 2022, section 3.1 (there: 100,000 samples of Wikipedia).
 """
 
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 import torch
@@ -41,6 +42,7 @@ __all__ = ["SecondMoments", "accumulate", "second_moments"]
 logger = logging.getLogger(__name__)
 
 BLOCKS = 8
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -127,7 +129,8 @@ def second_moments(
                 held_out_error=(_held_out_error(halves, n_tokens),),
             )
             if folder is not None:
-                save_record(record, folder / f"layer-{layer}.safetensors")
+                path = folder / f"layer-{layer}.safetensors"
+                save_record(record, path, unit=path.stem, run=folder.name)
             found[layer] = record
     first = found[wanted[0]]
     return SecondMoments(
@@ -160,7 +163,7 @@ def _rows(
         return
     path = folder / "text.safetensors"
     try:
-        batches = load_record(_Written, path).tokens.to(model.W_E.device).split(BATCH)
+        batches = _load(_Written, path).tokens.to(model.W_E.device).split(BATCH)
     except DataError as error:
         if path.exists():
             logger.warning("writing the text for second moments again: %s", error)
@@ -168,7 +171,7 @@ def _rows(
         for batch in corpus_rows(model, corpus, progress):
             written.append(batch)
             yield batch
-        save_record(_Written(provenance=described, tokens=torch.cat(written)), path)
+        save_record(_Written(provenance=described, tokens=torch.cat(written)), path, unit=path.stem, run=folder.name)
         return
     done = 0
     for batch in batches:
@@ -178,11 +181,16 @@ def _rows(
             progress(min(done, corpus.tokens), corpus.tokens)
 
 
+def _load(cls: type[R], path: Path) -> R:
+    """What the cache holds; what cannot be checked, or belongs to another layer or key, is made again."""
+    return load_record(cls, path, unit=path.stem, run=path.parent.name, unhashed=False)
+
+
 def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
     if folder is None or not (path := folder / f"layer-{layer}.safetensors").exists():
         return None
     try:
-        return load_record(SecondMoments, path)
+        return _load(SecondMoments, path)
     except DataError as error:
         logger.warning("estimating the second moment of layer %d again: %s", layer, error)
         return None
