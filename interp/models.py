@@ -8,12 +8,12 @@ to activations only.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import logging
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,20 @@ import torch
 import xxhash
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from interp import embedded
-from interp.errors import ModelError, OptionError
+from interp.errors import InterpError, ModelError, OptionError, excerpt
+from interp.model_config import MODEL_TYPES, architecture_of, hooked_config
+from interp.model_folder import check_vocabulary, check_weights, model_source
 
 __all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_hugging_face", "load_model", "weights_hash"]
 
-logger = logging.getLogger(__name__)
-
 HUB = constants.ENDPOINT
-
-MAX_CONTEXT = 2048
-"""Longest context that is set up: HookedTransformer keeps an n_ctx x n_ctx mask, and facts are short."""
 
 KNOWN_MODELS: Mapping[str, str] = {
     embedded.NAME: "SmolLM2-135M-Instruct, embedded: 30 layers, needs no network",
@@ -60,6 +56,8 @@ KNOWN_MODELS: Mapping[str, str] = {
     "Qwen/Qwen2.5-1.5B": "Qwen2.5, 28 layers",
 }
 """Names to start from; any other Hugging Face name or folder of the same families works as well."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 _CONVERTERS: Mapping[str, Callable[[Any, HookedTransformerConfig], dict[str, Tensor]]] = {
     "GPT2LMHeadModel": weight_conversions.convert_gpt2_weights,
@@ -85,8 +83,9 @@ def load_model(
     """Load a model with unprocessed weights, frozen, in the layout that is fast.
 
     Args:
-        name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format, or a Hugging Face name
-            of the GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral or Qwen2 family.
+        name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format (``~`` is the home folder),
+            or a Hugging Face name, of the GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral or Qwen2 family. Weights are
+            read from safetensors files only, and no code that comes with a model is run.
         dtype: Number format of weights and activations.
         device: Where to put it; CUDA when present by default.
 
@@ -96,51 +95,74 @@ def load_model(
 
     Raises:
         ModelError: If the name is unknown (with the nearest known ones), cannot be reached, or the
-            architecture or one of its settings is not supported.
-        OptionError: If the device does not exist.
+            architecture or one of its settings is not supported; if a folder is damaged, quantised, an adapter, or
+            its files do not fit each other.
+        OptionError: If the device or the number format does not exist.
     """
     target = _checked_device(device)
+    if dtype not in _DTYPES:
+        known = ", ".join(map(str, _DTYPES))
+        raise OptionError(f"dtype must be one of {known}, got {excerpt(dtype)}")
     hf_model, tokenizer = load_hugging_face(name, dtype)
-    model = from_hugging_face(hf_model, tokenizer, name=str(name), device=target)
-    del hf_model  # the HookedTransformer holds views of its weights
-    return model
+    try:
+        return from_hugging_face(hf_model, tokenizer, name=str(name), device=target)
+    except (InterpError, MemoryError):
+        raise
+    except Exception as error:  # settings of others that pass every check make the libraries raise anything
+        label = f"model {excerpt(str(name), 240)}"
+        raise ModelError(_unreadable(str(name), label, True, error)) from error
 
 
 def load_hugging_face(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     """The Hugging Face model and tokenizer behind a name that :func:`load_model` takes, on the CPU.
 
+    Weights are read from safetensors files only, and no code that comes with them is run.
+
     Raises:
-        ModelError: If the name is unknown, cannot be reached, or the architecture is not supported.
+        ModelError: If the name is unknown, cannot be reached, or the architecture is not supported, or if a folder
+            is damaged, quantised, an adapter, or its files do not fit each other.
     """
-    source = embedded.folder() if str(name) == embedded.NAME else name
-    path = Path(source)
-    is_folder = path.is_dir()
-    if not is_folder and (path.is_absolute() or str(source).startswith(".") or path.exists()):
-        raise ModelError(f"model folder {str(source)!r} does not exist or is not a folder")
-    if is_folder and not (path / "config.json").is_file():
-        raise ModelError(f"model folder {str(source)!r} has no config.json")
-    if not is_folder and not _is_cached(str(source)):
-        _check_hub(str(source))
-    show_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source)
-        architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
-        if architecture not in _CONVERTERS:
-            raise ModelError(
-                f"{source}: architecture {architecture} is not supported; supported are " + ", ".join(_CONVERTERS)
+    source = embedded.folder() if str(name) == embedded.NAME else model_source(name)
+    is_folder = isinstance(source, Path)
+    if isinstance(source, str) and not _is_cached(source):
+        _check_hub(source)
+    label = f"model {'folder ' if is_folder else ''}{excerpt(str(source), 240)}"
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            hooked_config(architecture_of(config), config)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            check_vocabulary(tokenizer, config)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # to name them
+                output_loading_info=True,
             )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
-        hf_model, loading = loaded
-        if loading["missing_keys"]:
-            raise ModelError(f"{source}: the weights lack {', '.join(sorted(loading['missing_keys']))}")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_unreachable(str(source), is_folder, error)) from error
+            check_weights(*loaded)
+        except MemoryError:
+            raise
+        except ModelError as error:
+            raise ModelError(f"{label}: {error}") from error
+        except Exception as error:  # files of others make the libraries that read them raise anything
+            raise ModelError(_unreadable(str(source), label, is_folder, error)) from error
+    return loaded[0], tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading says what is wrong in an error, and nothing beside it."""
+    show_bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if show_bar:
             transformers_logging.enable_progress_bar()
-    return hf_model, tokenizer
 
 
 def from_hugging_face(
@@ -152,8 +174,10 @@ def from_hugging_face(
         ModelError: If the architecture or one of its settings is not supported.
     """
     architecture = (hf_model.config.architectures or [type(hf_model).__name__])[0]
+    if architecture not in MODEL_TYPES:
+        raise ModelError(f"architecture {architecture} is not supported; supported are {', '.join(MODEL_TYPES)}")
     cfg = HookedTransformerConfig(
-        **_config(architecture, hf_model.config),
+        **hooked_config(architecture, hf_model.config),
         original_architecture=architecture,
         model_name=name,
         dtype=hf_model.dtype,
@@ -168,12 +192,14 @@ def from_hugging_face(
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)
-    # The clone that TransformerLens makes adds a BOS token; this is the tokenizer the model was trained with.
-    model.tokenizer = tokenizer
+        # without the tokenizer: TransformerLens would read its folder again, and make one that adds a BOS token
+        model = HookedTransformer(cfg, move_to_device=False)
+    model.tokenizer = tokenizer  # the one that the model was trained with
     model.cfg.tokenizer_prepends_bos = cfg.default_prepend_bos
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token  # what TransformerLens does, for to_tokens(prepend_bos=True)
     tokenizer.padding_side = "right"  # on the left, HookedTransformer would take a leading BOS for padding
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     parameters = dict(model.named_parameters())
@@ -232,8 +258,8 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
 def _is_cached(name: str) -> bool:
     try:
         return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError as error:
-        raise ModelError(_unreachable(name, False, error)) from error
+    except (ValueError, OSError) as error:  # no name that a hub could have
+        raise ModelError(_unreachable(name, HFValidationError(str(error)))) from error
 
 
 def _check_hub(name: str) -> None:
@@ -245,119 +271,34 @@ def _check_hub(name: str) -> None:
     except urllib.error.HTTPError as answer:  # it answers
         answer.close()
     except OSError as error:
-        raise ModelError(_unreachable(name, False, error)) from error
+        raise ModelError(_unreachable(name, error)) from error
 
 
-def _unreachable(name: str, is_folder: bool, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    if is_folder:
-        return f"model folder {name!r} cannot be read: {reason}"
-    near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.4)
+def _unreadable(name: str, label: str, is_folder: bool, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason if isinstance(error, OSError) else f"{type(error).__name__}: {reason}"
+    if is_folder or not isinstance(error, (OSError, HFValidationError)):
+        return f"{label} cannot be read: {reason if len(reason) <= 400 else reason[:399] + '…'}"
+    return _unreachable(name, error)
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    near = difflib.get_close_matches(name[:80], KNOWN_MODELS, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near and name not in KNOWN_MODELS else ""
     causes = set()
     cause: BaseException | None = error
     while cause is not None:
         causes.add(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
+    shown = excerpt(name, 240)
     if causes & {"RepositoryNotFoundError", "GatedRepoError", "HFValidationError"}:
-        return f"model {name!r} is not on the Hugging Face hub (or needs a login){hint}"
+        return f"model {shown} is not on the Hugging Face hub (or needs a login){hint}"
+    if causes & {"EntryNotFoundError", "RemoteEntryNotFoundError"}:
+        return f"model {shown} on the Hugging Face hub lacks a file: {' '.join(str(error).split())[:300]}"
     return (
-        f"model {name!r} is neither embedded nor in the local cache, and the Hugging Face hub cannot be "
+        f"model {shown} is neither embedded nor in the local cache, and the Hugging Face hub cannot be "
         f"reached{hint} (embedded, without network: {embedded.NAME})"
     )
-
-
-def _config(architecture: str, hf: PreTrainedConfig) -> dict[str, Any]:
-    """The HookedTransformerConfig fields of a Hugging Face config, or a ModelError for what is not covered."""
-    if architecture not in _CONVERTERS:
-        raise ModelError(f"architecture {architecture} is not supported; supported are {list(_CONVERTERS)}")
-    if architecture == "GPT2LMHeadModel":
-        return {
-            "d_model": hf.n_embd,
-            "d_head": hf.n_embd // hf.n_head,
-            "n_heads": hf.n_head,
-            "d_mlp": hf.n_inner or 4 * hf.n_embd,
-            "n_layers": hf.n_layer,
-            "n_ctx": min(hf.n_positions, MAX_CONTEXT),
-            "eps": hf.layer_norm_epsilon,
-            "d_vocab": hf.vocab_size,
-            "act_fn": hf.activation_function,
-            "use_attn_scale": hf.scale_attn_weights,
-            "scale_attn_by_inverse_layer_idx": hf.scale_attn_by_inverse_layer_idx,
-            "normalization_type": "LN",
-        }
-    if architecture == "GPTJForCausalLM":
-        return {
-            "d_model": hf.n_embd,
-            "d_head": hf.n_embd // hf.n_head,
-            "n_heads": hf.n_head,
-            "d_mlp": hf.n_inner or 4 * hf.n_embd,
-            "n_layers": hf.n_layer,
-            "n_ctx": min(hf.n_positions, MAX_CONTEXT),
-            "eps": hf.layer_norm_epsilon,
-            "d_vocab": hf.vocab_size,
-            "act_fn": hf.activation_function,
-            "parallel_attn_mlp": True,
-            "positional_embedding_type": "rotary",
-            "rotary_dim": hf.rotary_dim,
-            "rotary_adjacent_pairs": True,
-            "normalization_type": "LN",
-        }
-    rope = _rope(architecture, hf)
-    d_head = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
-    common = {
-        "d_model": hf.hidden_size,
-        "d_head": d_head,
-        "n_heads": hf.num_attention_heads,
-        "d_mlp": hf.intermediate_size,
-        "n_layers": hf.num_hidden_layers,
-        "n_ctx": min(hf.max_position_embeddings, MAX_CONTEXT, getattr(hf, "sliding_window", None) or MAX_CONTEXT),
-        "d_vocab": hf.vocab_size,
-        "act_fn": hf.hidden_act,
-        "positional_embedding_type": "rotary",
-        "rotary_adjacent_pairs": False,
-        **rope,
-    }
-    if architecture == "GPTNeoXForCausalLM":
-        if not getattr(hf, "attention_bias", True):
-            raise ModelError("GPT-NeoX without attention bias is not supported")
-        return {
-            **common,
-            "eps": hf.layer_norm_eps,
-            "rotary_dim": int(d_head * hf.rope_parameters.get("partial_rotary_factor", 1.0)),
-            "parallel_attn_mlp": hf.use_parallel_residual,
-            "normalization_type": "LN",
-        }
-    if getattr(hf, "attention_bias", False) or getattr(hf, "mlp_bias", False):
-        raise ModelError(f"{architecture} with attention_bias or mlp_bias is not supported")
-    # Llama's converter takes n_key_value_heads=None for plain multi-head attention; the others want a number
-    grouped = architecture != "LlamaForCausalLM" or hf.num_key_value_heads != hf.num_attention_heads
-    return {
-        **common,
-        "eps": hf.rms_norm_eps,
-        "rotary_dim": d_head,
-        "n_key_value_heads": hf.num_key_value_heads if grouped else None,
-        "normalization_type": "RMS",
-        "final_rms": True,
-        "gated_mlp": True,
-    }
-
-
-def _rope(architecture: str, hf: PreTrainedConfig) -> dict[str, Any]:
-    rope = dict(hf.rope_parameters)
-    kind = rope.get("rope_type", "default")
-    fields: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
-    if kind == "llama3":
-        fields |= {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-            "NTK_by_parts_factor": rope["factor"],
-        }
-    elif kind != "default":
-        raise ModelError(f"{architecture} with {kind!r} rotary scaling is not supported")
-    return fields
 
 
 def _is_zero_bias(key: str) -> bool:

@@ -26,6 +26,8 @@ FLOORS = {
     "case_fields": (1, 1),
     "case_formats": (1, 2),
     "cases": (1, 3),
+    "model_config": (1, 0),
+    "model_folder": (1, 0),
     "models": (1, 1),
     "results": (1, 2),
     "sweep": (2, 0),

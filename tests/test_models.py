@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from interp import embedded
 from interp.errors import ModelError, OptionError
-from interp.models import KNOWN_MODELS, default_device, load_model, weights_hash
+from interp.model_config import MODEL_TYPES
+from interp.models import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
 
 TOLERANCE = 2e-4
 Factory = Callable[[str], HookedTransformer]
@@ -306,6 +307,217 @@ def test_unsupported_bias(tmp_path: Path, folder: Path, setting: str) -> None:
     config = transformers.LlamaConfig.from_pretrained(folder, **{setting: True})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     assert "LlamaForCausalLM with attention_bias or mlp_bias is not supported" in refusal(folder)
+
+
+def set_tokenizer_config(folder: Path, **changes: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 0}, "setting num_attention_heads must be a positive whole number, got 0"),
+        ({"num_hidden_layers": 0}, "setting num_hidden_layers must be a positive whole number, got 0"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"vocab_size": -1}, "setting vocab_size must be a positive whole number, got -1"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 cannot be divided by num_key_value_heads 3"),
+        ({"num_hidden_layers": 10**9}, "it has 1000000000 layers; expected at most 10000"),
+        ({"num_hidden_layers": 4}, "the weights lack model.layers.3.input_layernorm.weight"),
+        ({"num_hidden_layers": 2}, "the weights hold model.layers.2."),
+        ({"hidden_act": "tanh"}, "activation 'tanh' is not supported; supported are gelu_new"),
+        ({"hidden_act": "no-such"}, "activation 'no-such' is not supported"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps"),
+        ({"rms_norm_eps": -1.0}, "the epsilon of its normalization must be a number from 0 on, got -1.0"),
+        ({"intermediate_size": 40}, "mlp.down_proj.weight has shape (32, 48), the config expects (32, 40)"),
+        ({"vocab_size": 700}, "has shape (600, 32), the config expects (700, 32)"),
+        ({"vocab_size": 100}, "its tokenizer does not fit its weights: token '"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised (quantization_config, quant_method"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "'bitsandbytes'"),
+        ({"model_type": "gpt2"}, "architecture LlamaForCausalLM expects model_type 'llama', got 'gpt2'"),
+        ({"architectures": None}, "architecture unknown is not supported"),
+        ({"architectures": "LlamaForCausalLM"}, "architecture"),
+        ({"dtype": "float99"}, "float99"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "rope_theta"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters"),
+        ({"rope_parameters": []}, "rope_parameters"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_named(folder: Path, changes: dict[str, Any], message: str) -> None:
+    set_config(folder, **changes)
+    found = refusal(folder)
+    assert found.startswith(f"model folder {str(folder)!r}")
+    assert message in found
+    assert len(found) < 1000
+
+
+@pytest.mark.parametrize("changes", [{"n_head": 0}, {"n_head": 7}, {"n_layer": 0}, {"n_embd": "64"}, {"n_inner": 0}])
+def test_impossible_settings_of_gpt2(tmp_path: Path, golden: Path, changes: dict[str, Any]) -> None:
+    copied_to = shutil.copytree(golden / "tiny-gpt2", tmp_path / "model")
+    set_config(copied_to, **changes)
+    assert next(iter(changes)) in refusal(copied_to)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"a": "\\ud800"}', "[" * 5000, "\x00", "5"], ids=repr)
+def test_files_of_another_kind(folder: Path, file: str, content: str) -> None:
+    (folder / file).write_text(content)
+    try:
+        load_model(folder, device="cpu")  # a tokenizer may need no config
+    except ModelError as error:
+        message = str(error)
+        assert message.startswith(f"model folder {str(folder)!r}")
+        assert "\n" not in message
+        assert len(message) < 1000
+    else:
+        assert file == "tokenizer_config.json"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_in_place_of_a_file(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    (folder / file).mkdir()
+    assert str(folder) in refusal(folder)
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for file in folder.glob("token*"):
+        file.unlink()
+    assert "has no tokenizer; expected one of tokenizer.json, " in refusal(folder)
+
+
+def test_why_a_tokenizer_cannot_be_read_is_said(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    assert not refusal(folder).rstrip().endswith(":")
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    content["added_tokens"].append({"id": 600, "content": "<extra>", **flags})
+    path.write_text(json.dumps(content))
+    message = "token '<extra>' has id 600, expected ids below vocab_size 600 (1 such tokens)"
+    assert message in refusal(folder)
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    message = refusal(folder)
+    assert "its weights are in pytorch_model.bin; expected model.safetensors" in message
+    assert "save_pretrained" in message
+
+
+def test_pickled_weights_beside_an_index_are_not_read(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+    assert str(folder) in refusal(folder)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_named_with_its_base(folder: Path, alone: bool) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/base"}))
+    if alone:
+        (folder / "config.json").unlink()
+    message = refusal(folder)
+    assert "holds an adapter (adapter_config.json) and no model of its own; its base is 'a/base'" in message
+    (folder / "adapter_config.json").write_text("[]")
+    assert "its base is not named" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model_type": "no-such-type"},
+        {"architectures": ["M"]},
+        {"model_type": "no-such-type", "architectures": ["M"]},
+    ],
+    ids=str,
+)
+def test_code_in_a_folder_is_not_run_and_nobody_is_asked(
+    folder: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = folder / "it-ran"
+    code = f"open({str(marker)!r}, 'w')\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M"
+    (folder / "code.py").write_text(f"{code}, PreTrainedTokenizerFast as T\n")
+    set_config(folder, auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}, **changes)
+    set_tokenizer_config(
+        folder, auto_map={"AutoTokenizer": ["code.T", "code.T"]}, **changes and {"tokenizer_class": "T"}
+    )
+
+    class Asked:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"the terminal was asked: {name}")
+
+    monkeypatch.setattr("sys.stdin", Asked())
+    monkeypatch.setattr("builtins.input", lambda *text: pytest.fail(f"asked: {text}"))
+    if changes:
+        assert str(folder) in refusal(folder)
+    else:
+        load_model(folder, device="cpu")  # of a known kind, for which no code is needed
+    assert not marker.exists()
+
+
+def test_interrupts_are_not_swallowed(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("AutoConfig.from_pretrained", "AutoTokenizer.from_pretrained", "HookedTransformer"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"interp.models.{name}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                load_model(golden / "tiny-gpt2", device="cpu")
+
+
+def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model("~/model", device="cpu").cfg.n_layers == 3
+    assert refusal("~/nowhere") == "model folder '~/nowhere' does not exist or is not a folder"
+    assert not (Path.cwd() / "~").exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "x" * 300, "a\ud800", "~no-such-user/x", "/" + "x" * 5000, "a\nb"])
+def test_names_that_cannot_be(name: str) -> None:
+    assert len(refusal(name)) < 700
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", [None, 5, ["gpt2"]])
+def test_names_of_another_type(name: Any) -> None:
+    with pytest.raises(OptionError, match="a model is a name or a folder, got"):
+        load_model(name)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn, "float32", None])
+def test_unknown_dtype(golden: Path, dtype: Any) -> None:
+    with pytest.raises(OptionError, match=r"dtype must be one of torch\.float32, torch\.bfloat16, .* got"):
+        load_model(golden / "tiny-gpt2", dtype=dtype, device="cpu")
+
+
+def test_loading_leaves_the_verbosity_of_transformers(golden: Path) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    load_model(golden / "tiny-gpt2", device="cpu")
+    assert logging.get_verbosity() == before
+
+
+def test_every_supported_architecture_has_a_converter() -> None:
+    assert set(MODEL_TYPES) == set(_CONVERTERS)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:-5"])

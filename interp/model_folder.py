@@ -1,0 +1,141 @@
+"""Model folders of others: what is in them, and whether their files fit each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from interp.errors import ModelError, OptionError, excerpt
+
+__all__ = ["check_vocabulary", "check_weights", "model_source"]
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+"""Files of which one holds a tokenizer's vocabulary."""
+
+COUNTS = (
+    *("n_embd", "n_head", "n_layer", "n_positions", "n_inner", "vocab_size", "hidden_size", "num_attention_heads"),
+    *("num_hidden_layers", "intermediate_size", "max_position_embeddings", "num_key_value_heads", "head_dim"),
+)
+"""Settings that are positive whole numbers; Hugging Face divides by some as it reads them."""
+
+
+def model_source(name: str | Path) -> str | Path:
+    """The folder that a name means, checked, or the name as one for the Hugging Face hub.
+
+    A name means a folder if there is one, or if it can mean nothing else (``/...``, ``./...``, ``~...``).
+
+    Raises:
+        ModelError: If the folder does not exist, holds no model, or one in a form that is not read: an adapter, or
+            pickled weights.
+        OptionError: If the name is neither a text nor a path.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise OptionError(f"a model is a name or a folder, got {excerpt(name)}")
+    if not str(name).strip():
+        raise ModelError("the name of the model is empty")
+    try:
+        path = Path(name).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home
+        path, is_folder, exists = Path(name), False, False
+    if is_folder:
+        _check_folder(path)
+        return path
+    if path.is_absolute() or str(name).startswith((".", "~")) or exists:
+        raise ModelError(f"model folder {excerpt(str(name), 240)} does not exist or is not a folder")
+    return str(name)
+
+
+def _check_folder(path: Path) -> None:
+    label = f"model folder {excerpt(str(path), 240)}"
+    try:
+        names = set(os.listdir(path))
+    except OSError as error:
+        raise ModelError(f"{label} cannot be read: {error.strerror or error}") from error
+    if "adapter_config.json" in names:
+        raise ModelError(
+            f"{label} holds an adapter (adapter_config.json) and no model of its own; its base is {_base(path)}: load"
+            " that, or merge both with peft (PeftModel.from_pretrained(base, folder).merge_and_unload()) and save it"
+        )
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{label} has no config.json")
+    _check_config(path / "config.json", label)
+    if not names & {"model.safetensors", "model.safetensors.index.json"}:
+        others = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf")))
+        found = f"its weights are in {excerpt(others[0])[1:-1]}" if others else "there are no weights"
+        raise ModelError(
+            f"{label} cannot be read: {found}; expected model.safetensors (other formats, some of which run code when"
+            " read, are not supported: convert the folder with transformers' from_pretrained and save_pretrained)"
+        )
+    if not names & set(TOKENIZERS):
+        raise ModelError(f"{label} has no tokenizer; expected one of {', '.join(TOKENIZERS)}")
+
+
+def _check_config(path: Path, label: str) -> None:
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{label} cannot be read: config.json: {excerpt(str(error), 200)[1:-1]}") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{label} cannot be read: config.json must hold an object, got {type(settings).__name__}")
+    for name in COUNTS:
+        value = settings.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ModelError(f"{label}: setting {name} must be a positive whole number, got {excerpt(value)}")
+
+
+def _base(path: Path) -> str:
+    try:
+        base = json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        base = None
+    return excerpt(base) if isinstance(base, str) else "not named"
+
+
+def check_vocabulary(tokenizer: Any, config: PreTrainedConfig) -> None:
+    """Refuse a tokenizer that can give token ids which the embedding does not have.
+
+    Raises:
+        ModelError: Naming the token, its id and the size of the vocabulary.
+    """
+    size = config.vocab_size
+    beyond = {text: token for text, token in tokenizer.get_vocab().items() if token >= size}
+    if beyond:
+        text = min(beyond, key=lambda name: beyond[name])
+        raise ModelError(
+            f"its tokenizer does not fit its weights: token {excerpt(text)} has id {beyond[text]}, expected ids below"
+            f" vocab_size {size} ({len(beyond)} such tokens)"
+        )
+
+
+def check_weights(hf_model: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """Refuse weights that are not those of the config.
+
+    Raises:
+        ModelError: Naming weights that are missing, of another shape, or of layers that the config does not have.
+    """
+    missing = sorted(loading["missing_keys"])
+    mismatched = sorted(loading["mismatched_keys"], key=str)
+    if mismatched:
+        name, found, expected = mismatched[0]
+        raise ModelError(
+            f"weight {name} has shape {tuple(found)}, the config expects {tuple(expected)}"
+            f" ({len(mismatched)} such weights)"
+        )
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(f"the weights lack {', '.join(missing[:3])}{more}")
+    layers = hf_model.config.num_hidden_layers
+    numbers = [
+        (int(found[1]), name)
+        for name in loading["unexpected_keys"]
+        if (found := re.search(r"\.(?:h|layers)\.(\d+)\.", name))
+    ]
+    beyond = sorted((number, name) for number, name in numbers if number >= layers)
+    if beyond:
+        raise ModelError(f"the weights hold {beyond[0][1]}, the config has {layers} layers (from 0 on)")
