@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
-from interp.errors import FactError
+from interp.errors import FactError, InterpWarning
 
-__all__ = ["EditCase", "EditRequest", "Fact", "Probe", "spaced_answer"]
+__all__ = ["EditCase", "EditRequest", "Fact", "Probe", "runs_into", "spaced_answer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,15 @@ class Fact:
         template: The statement with exactly one ``{}`` where the subject goes. It ends right before the
             answer and without white space, which belongs to the target.
         subject: What the statement is about.
-        target: The answer, with its leading space in languages that put one (``" Paris"``); ``None`` if the
+        target: The answer, exactly as it continues the prompt: with its leading space in languages that put one
+            (``" Paris"``; :func:`spaced_answer` adds it to an answer that was written without). ``None`` if the
             model's own top answer is what matters.
         relation: What kind of fact it is; facts of one relation can replace each other's subjects.
         paraphrases: Other templates for which the same target is right.
 
     Raises:
-        FactError: If a field is empty, the template has no or several ``{}``, or the prompt ends in white
-            space.
+        FactError: If a field is empty, the template has no or several ``{}``, or the prompt or the target ends in
+            white space (which would be a token of its own: a slip, and never a part of the answer).
     """
 
     template: str
@@ -47,21 +49,58 @@ class Fact:
             raise FactError(f"the subject {self.subject!r} starts or ends in white space")
         if self.target is not None and (not isinstance(self.target, str) or not self.target.strip()):
             raise FactError(f"the target of {self.prompt!r} is empty")
+        if self.target is not None:
+            _check_end("target", self.target, self.prompt)
 
     @classmethod
-    def from_prompt(cls, prompt: str, subject: str, target: str | None = None, relation: str | None = None) -> Fact:
-        """The fact of a whole prompt; its subject is the first occurrence of ``subject``.
+    def from_prompt(
+        cls,
+        prompt: str,
+        subject: str,
+        target: str | None = None,
+        relation: str | None = None,
+        *,
+        occurrence: int | None = None,
+    ) -> Fact:
+        """The fact of a whole prompt, with the place of its subject found.
+
+        Places where the subject stands as whole words come before all others (``"Rome"`` is not in ``"Romeo"``); then
+        Korean words that begin with it, as particles are written without a space; then places inside of a longer word.
+
+        Args:
+            prompt: The prompt.
+            subject: The subject, as it is written there.
+            target, relation: As in :class:`Fact`.
+            occurrence: Which of several places of the best kind, counted from 0; if None the first is taken, with a
+                warning (:class:`interp.errors.InterpWarning`) if there are others or it is inside of a word.
 
         Raises:
-            FactError: If the subject is empty or does not occur in the prompt.
+            FactError: If the subject is empty, does not occur in the prompt, or not so often.
         """
         if not subject.strip():
             raise FactError(f"the subject of the prompt {prompt!r} is empty")
-        start = prompt.find(subject)
-        if start < 0:
-            raise FactError(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
         if "{}" in prompt:
             raise FactError(f"the prompt {prompt!r} contains {{}}: fill in the subject, or build a Fact")
+        places, inside = _places(prompt, subject)
+        if not places:
+            raise FactError(
+                f"the subject {subject!r} does not occur in the prompt {prompt!r}{_other_form(prompt, subject)}"
+            )
+        if occurrence is not None and not 0 <= occurrence < len(places):
+            raise FactError(
+                f"occurrence {occurrence} of the subject {subject!r}: the prompt {prompt!r} has it {len(places)} times,"
+                f" so 0 to {len(places) - 1} can be chosen"
+            )
+        start = places[occurrence or 0]
+        if occurrence is None and (inside or len(places) > 1):
+            others = f", the first of {len(places)} places (occurrence=0 to {len(places) - 1})" if places[1:] else ""
+            warnings.warn(
+                f"the subject {subject!r} of {prompt!r} is taken at character {start}"
+                + (" inside of a longer word" if inside else "")
+                + others,
+                InterpWarning,
+                stacklevel=2,
+            )
         template = prompt[:start] + "{}" + prompt[start + len(subject) :]
         return cls(template=template, subject=subject, target=target, relation=relation)
 
@@ -105,10 +144,11 @@ class EditRequest:
 
     Args:
         fact: The fact; its ``target`` is the answer so far, if it is known.
-        new_target: The answer wanted; a leading space is added where it is missing.
+        new_target: The answer wanted, exactly as it continues the prompt: with its leading space in languages that
+            put one (``" Rome"``; :func:`spaced_answer` adds it to an answer that was written without).
 
     Raises:
-        FactError: If the new target is empty, or is the fact's own target.
+        FactError: If the new target is empty, ends in white space, or is the fact's own target.
     """
 
     fact: Fact
@@ -118,18 +158,17 @@ class EditRequest:
     def __post_init__(self) -> None:
         if not isinstance(self.new_target, str) or not self.new_target.strip():
             raise FactError(f"the new target of {self.fact.prompt!r} is empty")
-        if not self.new_target[0].isspace():
-            object.__setattr__(self, "new_target", " " + self.new_target)
+        _check_end("new target", self.new_target, self.fact.prompt)
         if self.fact.target is not None and self.fact.target.strip() == self.new_target.strip():
             raise FactError(f"the new target of {self.fact.prompt!r} is its target already: {self.new_target!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A prompt and the text that is right after it.
+    """A prompt and the text that is right after it, with its leading space in languages that put one.
 
     Raises:
-        FactError: If one is empty, or the prompt ends in white space.
+        FactError: If one is empty or ends in white space.
     """
 
     prompt: str
@@ -141,6 +180,7 @@ class Probe:
                 raise FactError(f"a probe's {name} is empty: {self.prompt!r} -> {self.target!r}")
         if self.prompt != self.prompt.rstrip():
             raise FactError(f"a probe's prompt must not end in white space, got {self.prompt!r}")
+        _check_end("target", self.target, self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +231,65 @@ def spaced_answer(prompt: str, answer: str) -> str:
     after = next((character for character in answer if _tells_script(character)), before)
     unspaced = bool(before) and bool(after) and _is_unspaced(before) and _is_unspaced(after)
     return answer if unspaced or _ends_in_opening_mark(prompt) else " " + answer
+
+
+def _check_end(name: str, target: str, prompt: str) -> None:
+    if target != target.rstrip():
+        raise FactError(f"the {name} of {prompt!r} ends in white space, which would be a token of its own: {target!r}")
+
+
+def _places(prompt: str, subject: str) -> tuple[list[int], bool]:
+    """Where the subject stands, of the best kind that there is (see :meth:`Fact.from_prompt`); whether inside words."""
+    kinds: tuple[list[int], list[int], list[int]] = ([], [], [])
+    start = prompt.find(subject)
+    while start >= 0:
+        end = start + len(subject)
+        if _joined(prompt[:start][-1:], subject[0]):
+            kinds[2].append(start)
+        elif not _joined(subject[-1], prompt[end : end + 1]):
+            kinds[0].append(start)
+        else:
+            kinds[1 if unicodedata.name(subject[-1], "").startswith("HANGUL") else 2].append(start)
+        start = prompt.find(subject, start + 1)
+    return next((kind for kind in kinds if kind), []), not kinds[0] and not kinds[1]
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two neighbouring characters belong to one word (or one letter: a mark belongs to what it stands on)."""
+    if not left or not right or unicodedata.category(left)[0] not in "LMN":
+        return False
+    kind = unicodedata.category(right)[0]
+    return kind == "M" or (kind in "LN" and not _is_unspaced(left) and not _is_unspaced(right))
+
+
+def _other_form(prompt: str, subject: str) -> str:
+    """What to add to a message if the subject does occur, in another Unicode form; the two look the same."""
+    plain = unicodedata.normalize("NFC", subject)
+    if plain not in unicodedata.normalize("NFC", prompt):
+        return ""
+    longest = 4 * len(subject) + 4
+    found = (
+        prompt[start:end]
+        for start in range(len(prompt))
+        for end in range(start + 1, min(start + longest, len(prompt)) + 1)
+        if unicodedata.normalize("NFC", prompt[start:end]) == plain
+    )
+    written = next(found, prompt)
+    return (
+        f" in this Unicode form: the subject is {subject!a}, the prompt has {written!a}; bring both into one"
+        " form, for example with unicodedata.normalize('NFC', text)"
+    )
+
+
+def runs_into(prompt: str, target: str) -> bool:
+    """Whether a target without a leading space runs into the prompt's last word, so that it cannot follow as a word.
+
+    True if the prompt ends in a letter of a script with spaces between words and the target begins with a letter or
+    a number.
+    """
+    if not prompt or not target or unicodedata.category(target[0])[0] not in "LMN":
+        return False
+    return unicodedata.category(prompt[-1])[0] in "LM" and not _is_unspaced(prompt[-1])
 
 
 _CLOSED_BY: Mapping[str, str] = {"“": "„", "‘": "‚", "«": "»", "”": "“„", "’": "‘‚", "»": "«", "›": "‹", "‹": "›"}

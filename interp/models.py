@@ -31,6 +31,7 @@ from interp import embedded
 from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.model_config import MODEL_TYPES, architecture_of, hooked_config
 from interp.model_folder import check_vocabulary, check_weights, model_source
+from interp.tokens import front_tokens
 
 __all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_hugging_face", "load_model", "weights_hash"]
 
@@ -91,7 +92,7 @@ def load_model(
 
     Returns:
         A HookedTransformer in evaluation mode; ``cfg.model_name`` is ``name``, and
-        ``cfg.default_prepend_bos`` is what the model's own tokenizer does.
+        ``cfg.default_prepend_bos`` says whether the model's own tokenizer puts a token (BOS) in front.
 
     Raises:
         ModelError: If the name is unknown (with the nearest known ones), cannot be reached, or the
@@ -183,7 +184,7 @@ def from_hugging_face(
         dtype=hf_model.dtype,
         device=str(device),
         init_weights=False,
-        default_prepend_bos=len(tokenizer("")["input_ids"]) > 0,
+        default_prepend_bos=len(front_tokens(tokenizer)) > 0,
     )
     hf_model = hf_model.to(device)  # type: ignore[arg-type]
     state = {

@@ -111,7 +111,7 @@ def probe(prompt: str, target: str) -> Probe:
 @pytest.mark.parametrize("name", ["cases.json", "cases.jsonl"])
 @pytest.mark.parametrize("format", [None, "interp"])
 def test_own_format(tmp_path: Path, name: str, format: Any) -> None:
-    least = {"id": "b", "template": "{} barks like a", "subject": "Rex", "new_target": "cat"}
+    least = {"id": "b", "template": "{} barks like a", "subject": "Rex", "new_target": " cat"}
     fact = Fact(template="{} is governed from", subject="Norway", target=" Oslo", relation="capital")
     assert load_cases(written(tmp_path, [OWN, least], name), format=format) == [
         EditCase(

@@ -526,7 +526,7 @@ def test_second_moments_that_do_not_fit(model, given, message):
         ([TOWER, TOWER], {"method": "memit"}, OptionError, "requests 0 and 1 contradict each other or repeat"),
         ([TOWER], {"contexts": ["So. {}"]}, OptionError, "the first context must be the bare prompt"),
         (
-            [EditRequest(Fact(template="word " * 60 + "{} is", subject="Norway"), new_target="Lima")],
+            [EditRequest(Fact(template="word " * 60 + "{} is", subject="Norway"), new_target=" Lima")],
             {},
             FactError,
             "request 0: the prompt .* the model's context holds 64",
@@ -623,7 +623,7 @@ def test_the_eiffel_tower_moves_to_rome(real_model):
     )
     with patch.applied(real_model), torch.no_grad():
         logits = real_model(torch.tensor([tokens.encode(real_model, fact.prompt)]), prepend_bos=False)[0, -1]
-    (rome,) = tokens.tokenize_target(real_model, " Rome")
+    _, (rome,) = tokens.encode_continuation(real_model, fact.prompt, " Rome")
     assert logits.softmax(-1)[rome] > 0.9
     assert patch.converged
     assert weights_hash(real_model) == before

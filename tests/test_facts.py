@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from interp.errors import FactError
-from interp.facts import Fact, spaced_answer
+from interp.errors import FactError, InterpWarning
+from interp.facts import EditRequest, Fact, Probe, spaced_answer
 
 
 def test_prompt_and_subject_characters() -> None:
@@ -22,11 +22,74 @@ def test_a_brace_beside_the_slot_stays() -> None:
     assert fact.subject_characters == (9, 10)
 
 
-def test_from_prompt_takes_the_first_occurrence() -> None:
-    fact = Fact.from_prompt("Rome, yes, Rome is in", "Rome", " Italy", relation="city-country")
+def test_from_prompt_says_which_of_several_places_it_takes() -> None:
+    prompt = "Rome, yes, Rome is in"
+    with pytest.warns(InterpWarning, match=r"'Rome' of 'Rome, yes, .*' is taken at character 0, the first of 2 places"):
+        fact = Fact.from_prompt(prompt, "Rome", " Italy", relation="city-country")
     assert fact == Fact(template="{}, yes, Rome is in", subject="Rome", target=" Italy", relation="city-country")
-    assert fact.prompt == "Rome, yes, Rome is in"
+    assert fact.prompt == prompt
     assert fact.subject_characters == (0, 4)
+    assert Fact.from_prompt(prompt, "Rome", occurrence=0).subject_characters == (0, 4)
+    assert Fact.from_prompt(prompt, "Rome", occurrence=1).subject_characters == (11, 15)
+    for occurrence in (-1, 2):
+        with pytest.raises(
+            FactError, match=f"occurrence {occurrence} of the subject 'Rome': .* has it 2 times, so 0 to 1"
+        ):
+            Fact.from_prompt(prompt, "Rome", occurrence=occurrence)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "start"),
+    [
+        ("Romeo lives near Rome and", "Rome", 17),
+        ("CheRome near Rome", "Rome", 13),
+        ("Rome2 near Rome", "Rome", 11),
+        ("Rom\u00e9, Rome\u0301o, Rom", "Rom", 14),
+        ("Rome\u0301 is not Rome", "Rome", 13),  # the mark makes another letter of the last one
+        ("Athens' port, Rome's port", "Rome", 14),
+        ("Москвариум: Москва", "Москва", 12),
+        ("東京都の東京", "京都", 1),  # nothing marks words: the first place
+        ("新しいApple製品", "Apple", 3),
+        ("Pineapple is not apple", "apple", 17),
+        ("서울은 큰 도시", "서울", 0),  # a particle follows without a space
+        ("동서울은 서울 아니다", "서울", 5),
+        ("दिल्लीवासी दिल्ली में", "दिल्ली", 11),
+    ],
+)
+def test_whole_words_come_first(prompt: str, subject: str, start: int) -> None:
+    assert Fact.from_prompt(prompt, subject).subject_characters == (start, start + len(subject))
+
+
+def test_a_subject_inside_of_a_word_is_said() -> None:
+    with pytest.warns(InterpWarning, match="'Rome' of 'In Romeo' is taken at character 3 inside of a longer word$"):
+        assert Fact.from_prompt("In Romeo", "Rome").template == "In {}o"
+    with pytest.warns(InterpWarning, match="character 0 inside of a longer word, the first of 2 places"):
+        Fact.from_prompt("Romeo, Romeo", "Rome")
+    assert Fact.from_prompt("Romeo, Romeo", "Rome", occurrence=1).template == "Romeo, {}o"
+
+
+def test_unicode_forms_are_told_apart() -> None:
+    with pytest.raises(FactError) as raised:
+        Fact.from_prompt("In Z\u00fcrich they", "Zu\u0308rich")
+    assert "the subject is 'Zu\\u0308rich', the prompt has 'Z\\xfcrich'; bring both into one form" in str(raised.value)
+    with pytest.raises(FactError, match=r"the prompt has 'Zu.u0308rich'"):
+        Fact.from_prompt("In Zu\u0308rich they", "Z\u00fcrich")
+    with pytest.raises(FactError, match=r"does not occur in the prompt 'In Bern they'$"):
+        Fact.from_prompt("In Bern they", "Zu\u0308rich")
+
+
+def test_targets_are_taken_as_given() -> None:
+    fact = Fact(template="日本の{}は", subject="首都")
+    assert EditRequest(fact, new_target="東京").new_target == "東京"
+    assert EditRequest(fact, new_target=" 東京").new_target == " 東京"
+    for target in (" Rome ", " Rome\n", "Rome\u3000"):
+        message = re.escape(f"ends in white space, which would be a token of its own: {target!r}")
+        with pytest.raises(FactError, match=message):
+            Fact(template="{} is", subject="Norway", target=target)
+        with pytest.raises(FactError, match=message):
+            EditRequest(fact, new_target=target)
+        with pytest.raises(FactError, match=message):
+            Probe(prompt="Norway is", target=target)
 
 
 def test_paraphrased_keeps_all_but_the_template() -> None:

@@ -57,7 +57,7 @@ CASES = [
     ),
     EditCase(
         id="japan",
-        request=EditRequest(Fact(template="The capital of {} is", subject="Japan"), new_target="Lima"),
+        request=EditRequest(Fact(template="The capital of {} is", subject="Japan"), new_target=" Lima"),
     ),
 ]
 OPTIONS = {"fluency_tokens": 0}

@@ -11,7 +11,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.errors import FactError, ModelError
 from interp.facts import Fact
-from interp.tokens import TOKEN_CLASSES, decode, subject_span, token_classes, tokenize, tokenize_target
+from interp.tokens import TOKEN_CLASSES, decode, encode_continuation, subject_span, token_classes, tokenize
 
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 PIECES = [
@@ -130,15 +130,17 @@ def test_subject_without_a_token(tiny: HookedTransformer) -> None:
     deaf.tokenizer.backend_tokenizer.normalizer = Replace("Tokyo", "")
     with pytest.raises(FactError, match="no token of the prompt 'In Tokyo they eat' covers the subject 'Tokyo'"):
         tokenize(deaf, Fact(template="In {} they eat", subject="Tokyo"))
-    with pytest.raises(FactError, match="the target 'Tokyo' turns into no token"):
-        tokenize_target(deaf, "Tokyo")
+    with pytest.raises(FactError, match="the target 'Tokyo' turns into no token after the prompt 'It is \\('"):
+        encode_continuation(deaf, "It is (", "Tokyo")
 
 
 def test_targets(tiny: HookedTransformer) -> None:
     assert tokenize(tiny, Fact(template="{} is", subject="Japan")).target_ids == ()
-    ids = tokenize_target(tiny, " Tokyo, 東京")
-    assert decode(tiny, ids) == " Tokyo, 東京"
-    assert tokenize(tiny, Fact(template="{} is", subject="Japan", target=" Tokyo, 東京")).target_ids == ids
+    found = tokenize(tiny, Fact(template="{} is", subject="Japan", target=" Tokyo, 東京"))
+    assert found.target_ids == tuple(tiny.tokenizer(" Tokyo, 東京")["input_ids"])  # byte-level: the same by itself
+    assert decode(tiny, found.target_ids) == " Tokyo, 東京"
+    assert found.target_strings[0] == " Tokyo"
+    assert len(found.target_strings) == len(found.target_ids)
 
 
 def test_context(tiny: HookedTransformer) -> None:

@@ -241,7 +241,7 @@ def export(
 def _requests(prompt: str | None, subject: str | None, target: str | None, cases: str | None) -> list[EditRequest]:
     """One request as it was typed, or those of a file."""
     from interp.cases import load_cases
-    from interp.facts import EditRequest, Fact
+    from interp.facts import EditRequest, Fact, spaced_answer
 
     typed = {"prompt": prompt, "--subject": subject, "--target": target}
     if cases is not None:
@@ -254,7 +254,7 @@ def _requests(prompt: str | None, subject: str | None, target: str | None, cases
         raise OptionError(f"an edit needs a prompt, --subject and --target (or --cases); missing: {', '.join(lacking)}")
     template = prompt.rstrip()
     fact = Fact(template=template, subject=subject) if "{}" in template else Fact.from_prompt(template, subject)
-    return [EditRequest(fact, new_target=target)]
+    return [EditRequest(fact, new_target=spaced_answer(fact.prompt, target))]
 
 
 def _loaded(path: Path) -> Patch:
@@ -267,9 +267,9 @@ def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dic
     import torch
 
     from interp.sweep import unembed
-    from interp.tokens import encode, token_text, tokenize_target
+    from interp.tokens import encode_continuation, token_text
 
-    ids = encode(network, prompt)
+    ids, target_ids = encode_continuation(network, prompt, target)
     if not ids or len(ids) > network.cfg.n_ctx:
         raise OptionError(f"the prompt takes {len(ids)} tokens; the context holds 1 to {network.cfg.n_ctx}")
     tokens = torch.tensor([ids], device=network.W_E.device)
@@ -278,7 +278,7 @@ def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dic
         probabilities = unembed(network, final[0, -1]).float().softmax(-1)
     best = probabilities.topk(TOP)
     top = [(token_text(network, i), p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    first = None if target is None else float(probabilities[tokenize_target(network, target)[0]])
+    first = None if target is None else float(probabilities[target_ids[0]])
     return {"top": top, "target_probability": first}
 
 

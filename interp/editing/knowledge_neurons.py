@@ -23,7 +23,7 @@ from interp.facts import EditRequest
 from interp.locate.attribution import attribute, refined_neurons
 from interp.options import Progress
 from interp.results import Provenance
-from interp.tokens import tokenize, tokenize_target
+from interp.tokens import encode_continuation, tokenize
 
 __all__ = ["scale_neurons"]
 
@@ -60,7 +60,7 @@ def scale_neurons(
     if not neurons:
         raise NumericalError(f"no knowledge neuron of {request.fact.prompt!r} passes threshold {config.threshold:g}")
     old = tokenize(model, request.fact).target_ids[:1] or _top_id(model, request)
-    new = tokenize_target(model, request.new_target)[:1]
+    new = encode_continuation(model, request.fact.prompt, request.new_target)[1]
     moved = config.insert * model.W_U[:, new[0]] - config.remove * model.W_U[:, old[0]]
     left: dict[int, Tensor] = {}
     right: dict[int, Tensor] = {}

@@ -18,7 +18,7 @@ from interp.editing.contexts import Contexts
 from interp.errors import FactError, OptionError
 from interp.facts import EditRequest, Fact
 from interp.suffix import padded, passes, run_rows
-from interp.tokens import tokenize, tokenize_target
+from interp.tokens import tokenize
 
 __all__ = ["EditRows", "check_requests", "edit_rows", "key_weights", "subject_keys"]
 
@@ -51,7 +51,7 @@ def check_requests(model: HookedTransformer, requests: Sequence[EditRequest]) ->
 
     Raises:
         OptionError: If there are none, or two of them want different answers to one prompt.
-        FactError: If a target turns into no token or a prompt does not fit (names the request).
+        FactError: If a target has no tokens of its own after its prompt or does not fit (names the request).
     """
     if not requests:
         raise OptionError("nothing to edit: no requests")
@@ -65,8 +65,7 @@ def check_requests(model: HookedTransformer, requests: Sequence[EditRequest]) ->
                 f" {before[1]!r} and {request.new_target!r}"
             )
         try:
-            tokenize(model, Fact(template=request.fact.template, subject=request.fact.subject))
-            tokenize_target(model, request.new_target)
+            tokenize(model, _wanted(request))
         except FactError as error:
             raise FactError(f"request {index}: {error}") from error
 
@@ -75,21 +74,27 @@ def edit_rows(model: HookedTransformer, requests: Sequence[EditRequest], context
     """Tokenise every request in every context.
 
     Raises:
-        FactError: If a row is longer than the model's context.
+        FactError: If a row is longer than the model's context, or a context changes the target's tokens.
     """
     ids, last, n_prompt, targets = [], [], [], []
     flat = [context for kind in contexts for context in kind]
     for request in requests:
-        fact = Fact(template=request.fact.template, subject=request.fact.subject, target=request.new_target)
+        fact = _wanted(request)
         essence = Fact(template=ESSENCE, subject=fact.subject)
-        rows = [tokenize(model, fact.within(context)) for context in flat]
-        target = tokenize_target(model, request.new_target)
+        rows = [tokenize(model, fact.within(context), quiet=True) for context in flat]
+        target = rows[0].target_ids
         targets.append(target)
-        for row in rows:
+        for context, row in zip(flat, rows, strict=True):
+            if row.target_ids != target:
+                raise FactError(
+                    f"the target {fact.target!r} of {fact.prompt!r} becomes the tokens {list(row.target_strings)} in"
+                    f" the context {context!r} and {list(rows[0].target_strings)} in {flat[0]!r}: leave this context"
+                    " out"
+                )
             n_prompt.append(len(row.ids))
             last.append(row.subject_span[1] - 1)
             ids.append((*row.ids.tolist(), *target[:-1]))
-        row = tokenize(model, essence)
+        row = tokenize(model, essence, quiet=True)
         end = row.subject_span[1]  # it is read at the last subject token, which sees nothing of " is a"
         n_prompt.append(end)
         last.append(end - 1)
@@ -101,6 +106,11 @@ def edit_rows(model: HookedTransformer, requests: Sequence[EditRequest], context
         targets=tuple(targets),
         n_contexts=len(flat),
     )
+
+
+def _wanted(request: EditRequest) -> Fact:
+    """The fact with its new answer."""
+    return Fact(template=request.fact.template, subject=request.fact.subject, target=request.new_target)
 
 
 def key_weights(contexts: Contexts, device: torch.device | str) -> Float[Tensor, "context"]:

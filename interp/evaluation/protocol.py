@@ -28,7 +28,7 @@ from interp.facts import EditCase
 from interp.options import check_choice, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
 from interp.sweep import halving
-from interp.tokens import decode, encode, tokenize_target
+from interp.tokens import decode, encode_continuation
 
 __all__ = [
     "METRICS",
@@ -256,7 +256,7 @@ def evaluate_each(
             layers=patch.layers,
             outcome=patch.outcome_of(case.request),
             questions=(asked := questions(case)),
-            targets=tuple(tokenize_target(model, question.target) for question in asked),
+            targets=tuple(_ids(model, case, question.prompt, question.target)[1] for question in asked),
             before=was.readings,
             after=now.readings,
             continuation_before=was.continuation,
@@ -291,12 +291,11 @@ def ask(
     asked = [
         (case, patch, question) for case, patch in zip(cases, patches, strict=True) for question in questions(case)
     ]
-    targets = [tokenize_target(model, question.target) for *_, question in asked]
-    rivals = [tokenize_target(model, q.rival) if q.rival is not None else () for *_, q in asked]
-    prompts = [
-        _prompt_ids(model, case, question.prompt, max(len(target), len(rival)))
-        for (case, _, question), target, rival in zip(asked, targets, rivals, strict=True)
-    ]
+    read = [_ids(model, case, question.prompt, question.target) for case, _, question in asked]
+    prompts, targets = [prompt for prompt, _ in read], [target for _, target in read]
+    rivals = [_ids(model, case, q.prompt, q.rival)[1] if q.rival is not None else () for case, _, q in asked]
+    for (case, _, question), ids, target, rival in zip(asked, prompts, targets, rivals, strict=True):
+        _check_room(model, case, question.prompt, ids, max(len(target), len(rival)))
     of_row = [patch for _, patch, _ in asked]
 
     def work(limit: int) -> list[Reading]:
@@ -325,7 +324,9 @@ def ask(
     readings = iter(halving(work, max_batch_tokens))
     continuations = [""] * len(cases)
     if fluency_tokens:
-        openings = [_prompt_ids(model, case, case.request.fact.prompt, fluency_tokens) for case in cases]
+        openings = [_ids(model, case, case.request.fact.prompt, None)[0] for case in cases]
+        for case, ids in zip(cases, openings, strict=True):
+            _check_room(model, case, case.request.fact.prompt, ids, fluency_tokens)
         seeds = [_case_seed(case, seed) for case in cases]
         continuations = halving(
             lambda limit: sampled(model, openings, fluency_tokens, seeds, patches, limit), max_batch_tokens
@@ -342,15 +343,23 @@ def ask(
     ]
 
 
-def _prompt_ids(model: HookedTransformer, case: EditCase, prompt: str, more: int) -> list[int]:
-    """Token ids of a prompt that is to be continued by ``more`` tokens."""
-    ids = encode(model, prompt)
+def _ids(
+    model: HookedTransformer, case: EditCase, prompt: str, answer: str | None
+) -> tuple[list[int], tuple[int, ...]]:
+    """Token ids of a prompt and of an answer that continues it."""
+    try:
+        return encode_continuation(model, prompt, answer)
+    except FactError as error:
+        raise FactError(f"case {case.id}: {error}") from error
+
+
+def _check_room(model: HookedTransformer, case: EditCase, prompt: str, ids: list[int], more: int) -> None:
+    """Refuse a prompt that cannot be continued by ``more`` tokens."""
     if not 0 < len(ids) <= model.cfg.n_ctx - more:
         raise FactError(
             f"case {case.id}: {prompt[:60]!r} takes {len(ids)} tokens and what follows {more};"
             f" the context holds {model.cfg.n_ctx}"
         )
-    return ids
 
 
 def _case_seed(case: EditCase, seed: int) -> int:

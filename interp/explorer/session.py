@@ -25,7 +25,7 @@ from interp.editing.second_moments import second_moments
 from interp.errors import OptionError
 from interp.evaluation.protocol import CaseEvaluation, evaluate
 from interp.explorer.view import EditedLayers, private_view
-from interp.facts import EditRequest, Fact
+from interp.facts import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patch_activations, read_out
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
@@ -274,7 +274,8 @@ class Session:
     ) -> CaseEvaluation:
         """Edit the view at a layer (MEMIT: the five layers that end there) and ask before and after.
 
-        An edit that is on the view is taken back first.
+        The new target is taken as one types it: the space that its language puts before it is added. An edit that is
+        on the view is taken back first.
 
         Raises:
             OptionError: If the method or the layer does not exist.
@@ -282,7 +283,7 @@ class Session:
             NumericalError: If a loss is not finite or a second moment is singular.
         """
         check_choice("method", method, EDITORS)
-        request = EditRequest(self.fact, new_target=new_target)
+        request = EditRequest(self.fact, new_target=spaced_answer(self.fact.prompt, new_target))
         config = default_config(self.model, method, layer)
         assert isinstance(config, RomeConfig | MemitConfig)
         check_config(self.model, method, config)
