@@ -1,16 +1,15 @@
-"""Fields of records of edit cases, and notes of what a reader left out or had to choose."""
+"""Fields of records of edit cases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from interp.errors import DataError, excerpt
-from interp.json_records import texts
+from interp.json_records import Notes, texts
 
 __all__ = [
-    "Notes",
     "Record",
     "case_id",
     "first_text",
@@ -21,25 +20,6 @@ __all__ = [
     "whole_prompts",
     "without_nulls",
 ]
-
-
-@dataclass
-class Notes:
-    """What a reader left out or had to choose: for each reason, where."""
-
-    found: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: str, where: str) -> None:
-        """Note one more."""
-        self.found.setdefault(reason, []).append(where)
-
-    def lines(self) -> list[str]:
-        """One line for each reason: how many, and which."""
-        shown = ((reason, where, ", ".join(where[:5])) for reason, where in self.found.items())
-        return [
-            f"{reason}: {len(where)} ({first}{f' and {len(where) - 5} more' if len(where) > 5 else ''})"
-            for reason, where, first in shown
-        ]
 
 
 @dataclass(frozen=True)

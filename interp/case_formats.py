@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
+from unicodedata import normalize
 
 from interp.case_fields import Record, case_id, first_text, inner, kinds, pairs, whole_prompt, whole_prompts
 from interp.errors import DataError, excerpt
 from interp.facts import EditCase, EditRequest, Fact, Probe, spaced_answer
-from interp.json_records import check_known, optional_text, text, texts
+from interp.json_records import CHOSEN, check_known, fact_of_prompt, optional_text, text, texts
 
 __all__ = ["FORMATS", "Format", "Shape", "check_supported", "format_of", "shape_of"]
 
@@ -170,12 +171,16 @@ def _case(
     paraphrases = () if rephrased is None else whole_prompts(fields, rephrased, where)
     if wanted is None:
         record.note("left out records without a new target")
+    elif about not in whole and normalize("NFC", about) in normalize("NFC", whole):
+        record.note("left out records whose subject is in their prompt in another Unicode form only")
     elif about not in whole:
         record.note("left out records whose subject is not in their prompt")
     elif wanted == old:
         record.note(_NO_CHANGE)
     else:
-        fact = Fact.from_prompt(whole, about, None if old is None else spaced_answer(whole, old))
+        fact, chosen = fact_of_prompt(whole, about, None if old is None else spaced_answer(whole, old))
+        if chosen:
+            record.note(CHOSEN)
         return EditCase(
             id=case_id(record),
             request=EditRequest(fact, new_target=spaced_answer(whole, wanted)),

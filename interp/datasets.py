@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import DataError, FactError
 from interp.facts import Fact, spaced_answer
-from interp.json_records import check_known, fields, optional_text, read_records, shorten, shown_name, text, texts
+from interp.json_records import (
+    CHOSEN,
+    Notes,
+    check_known,
+    fact_of_prompt,
+    fields,
+    optional_text,
+    read_records,
+    text,
+    texts,
+)
 from interp.options import check_choice
+from interp.sources import shorten, shown_name
 
 __all__ = ["FORMATS", "load_facts"]
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["interp", "known"]
 FORMATS: tuple[Format, ...] = ("interp", "known")
@@ -26,7 +40,8 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
         format: ``"interp"`` (the fields of :class:`Fact`) or ``"known"`` (ROME's known facts:
             ``subject``, ``attribute``, ``prompt`` and, if wanted, ``relation_id``; ``known_id``, ``template`` and
             ``prediction`` are not read; a space is put before the attribute, :func:`interp.facts.spaced_answer`);
-            told from the first record's fields if None.
+            told from the first record's fields if None. Of several places of a subject in a prompt the first
+            as whole words is taken; a warning says in which records.
 
     Raises:
         DataError: If the source is missing, not JSON, empty, or a record lacks a field, has an unknown one or is
@@ -38,15 +53,21 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
     if format is None:
         first = records[0]
         format = "known" if isinstance(first, Mapping) and "attribute" in first else "interp"
-    name = shown_name(source)
-    return [_fact(record, format, f"{name}: record {index}") for index, record in enumerate(records)]
+    name, notes = shown_name(source), Notes()
+    found = [_fact(record, format, f"{name}: record {index}") for index, record in enumerate(records)]
+    for index, (_, chosen) in enumerate(found):
+        if chosen:
+            notes.add(CHOSEN, f"record {index}")
+    for line in notes.lines():
+        logger.warning("%s: %s", name, line)
+    return [fact for fact, _ in found]
 
 
-def _fact(record: Any, format: Format, where: str) -> Fact:
+def _fact(record: Any, format: Format, where: str) -> tuple[Fact, bool]:
     record = fields(record, where)
     _check_facts(record, where)
     try:
-        return _known(record, where) if format == "known" else _own(record, where)
+        return _known(record, where) if format == "known" else (_own(record, where), False)
     except FactError as error:
         raise DataError(f"{where}: {shorten(error)}") from error
 
@@ -62,9 +83,9 @@ def _own(record: Mapping[str, Any], where: str) -> Fact:
     )
 
 
-def _known(record: Mapping[str, Any], where: str) -> Fact:
+def _known(record: Mapping[str, Any], where: str) -> tuple[Fact, bool]:
     prompt = text(record, "prompt", where).rstrip()
-    fact = Fact.from_prompt(
+    found = fact_of_prompt(
         prompt,
         text(record, "subject", where).strip(),
         spaced_answer(prompt, text(record, "attribute", where)),
@@ -72,7 +93,7 @@ def _known(record: Mapping[str, Any], where: str) -> Fact:
     )
     unused = ("known_id", "template", "prediction")
     check_known(record, ("prompt", "subject", "attribute", "relation_id", *unused), where)
-    return fact
+    return found
 
 
 def _check_facts(record: Mapping[str, Any], where: str) -> None:

@@ -5,19 +5,53 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from interp.errors import DataError, OptionError, excerpt
+from interp.errors import DataError, InterpWarning, OptionError, excerpt
+from interp.facts import Fact
+from interp.sources import check_hub_name, hub_failure, read_text, shown_name
 
-__all__ = ["check_known", "fields", "optional_text", "read_records", "shorten", "shown_name", "text", "texts"]
+__all__ = [
+    "CHOSEN",
+    "Notes",
+    "check_known",
+    "fact_of_prompt",
+    "fields",
+    "optional_text",
+    "read_records",
+    "text",
+    "texts",
+]
+
+CHOSEN = "took the first place of a subject that is there several times, or is a part of a longer word"
 
 MAX_DEPTH = 32
 """Lists and objects inside of each other, at most: far more than any format has."""
+
+
+@dataclass
+class Notes:
+    """What a reader left out or had to choose: for each reason, where."""
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, where: str) -> None:
+        """Note one more."""
+        self.found.setdefault(reason, []).append(where)
+
+    def lines(self) -> list[str]:
+        """One line for each reason: how many, and which."""
+        shown = ((reason, where, ", ".join(where[:5])) for reason, where in self.found.items())
+        return [
+            f"{reason}: {len(where)} ({first}{f' and {len(where) - 5} more' if len(where) > 5 else ''})"
+            for reason, where, first in shown
+        ]
 
 
 def read_records(
@@ -46,46 +80,11 @@ def read_records(
     elif name.startswith("hub:"):
         records = _from_hub(str(source).removeprefix("hub:"))
     else:
-        records = _from_file(source, name, check_whole)
+        lines = str(source).endswith(".jsonl")
+        records = _parse(read_text(source), name, lines=lines, check_whole=check_whole)
     if not records:
         raise DataError(f"{name}: holds no records")
     return records
-
-
-def shown_name(source: str | Path) -> str:
-    """A source's name for messages: as it is, with escapes for what a terminal would not show."""
-    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(source))
-    return name if len(name) <= 240 else f"{name[:120]}…{name[-119:]}"
-
-
-def _from_file(
-    source: str | Path, name: str, check_whole: Callable[[Mapping[str, Any], str], None] | None
-) -> Sequence[Any]:
-    if not str(source).strip():
-        raise DataError("the name of the file is empty")
-    try:
-        path = Path(source).expanduser()
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{name}: cannot be read: it is a folder") from error
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL, a lone surrogate, a home that does not exist
-        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return _parse(_decoded(data, name), name, lines=path.suffix == ".jsonl", check_whole=check_whole)
-
-
-def _decoded(data: bytes, name: str) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{name}: cannot be read: it is UTF-16; save it as UTF-8")
-    try:
-        content = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = f"byte 0x{data[error.start]:02x} at {error.start}"
-        raise DataError(f"{name}: cannot be read: it is not UTF-8 ({at})") from error
-    if "\0" in content:
-        raise DataError(f"{name}: cannot be read: it holds NUL bytes; expected text in UTF-8")
-    return content
 
 
 def _parse(
@@ -172,11 +171,7 @@ def _check_values(value: Any, where: str) -> None:
 
 
 def _from_hub(name: str) -> Sequence[Any]:
-    part = r"[A-Za-z0-9][A-Za-z0-9_.\-]*"
-    if not re.fullmatch(f"{part}(/{part})?", name) or len(name) > 96:
-        raise DataError(f"{excerpt('hub:' + name)} is no data set of the Hugging Face hub; expected 'hub:OWNER/NAME'")
-    if Path(name).exists():
-        raise DataError(f"hub:{name}: a file or folder {name!r} is here and would be read instead; give its path")
+    check_hub_name(name)
     import datasets
 
     try:
@@ -184,14 +179,19 @@ def _from_hub(name: str) -> Sequence[Any]:
     except MemoryError:
         raise
     except Exception as error:  # whatever a foreign data set makes the library raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise DataError(f"hub:{name}: cannot be loaded from the Hugging Face hub: {reason}") from error
+        raise DataError(hub_failure(name, error)) from error
 
 
-def shorten(message: object, limit: int = 400) -> str:
-    """A message about a record, which may quote whole texts of it, cut to a length that fits a screen."""
-    shown = str(message)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+def fact_of_prompt(prompt: str, subject: str, target: str | None, relation: str | None = None) -> tuple[Fact, bool]:
+    """The fact of a whole prompt; and whether the place of its subject was a choice, to be noted once for a file.
+
+    Raises:
+        FactError: As :meth:`interp.facts.Fact.from_prompt`.
+    """
+    with warnings.catch_warnings(record=True) as chosen:
+        warnings.simplefilter("always", InterpWarning)
+        fact = Fact.from_prompt(prompt, subject, target, relation)
+    return fact, bool(chosen)
 
 
 def fields(record: Any, where: str) -> Mapping[str, Any]:

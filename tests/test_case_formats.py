@@ -376,3 +376,10 @@ def test_any_value_in_any_field_of_a_fact(tmp_path: Path, record: dict[str, Any]
     else:
         assert fact.subject in fact.prompt
         assert re.search(r"\S", fact.target or "")
+
+
+def test_a_subject_in_another_unicode_form_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = {**ZSRE, "subject": "Caf\u00e9 Holt", "src": "Who runs Cafe\u0301 Holt?"}
+    read(tmp_path, record, ZSRE)
+    (message,) = caplog.messages
+    assert "left out records whose subject is in their prompt in another Unicode form only: 1 (record 0)" in message

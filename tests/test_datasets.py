@@ -195,7 +195,7 @@ def test_builtin_facts_are_known(real_model: HookedTransformer) -> None:
     pytest.fail(f"only {known} of the built-in facts are known")
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", ["facts.json", "facts.jsonl", "facts.txt"])
 def test_lines_and_lists_are_read_under_any_name(tmp_path: Path, name: str, end: str) -> None:
     lines = end.join(json.dumps({**RECORD, "subject": subject}) for subject in ("Norway", "Sweden"))

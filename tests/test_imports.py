@@ -18,6 +18,7 @@ FLOORS = {
     "options": (0, 1),
     "readable": (0, 1),
     "shown": (0, 1),
+    "sources": (0, 1),
     "facts": (0, 1),
     "tokens": (1, 0),
     "embedded": (1, 0),

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,3 +277,26 @@ def test_text_is_written_once_for_all_layers(tiny, tmp_path, no_corpus):
     text.write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="the corpus was run"):
         second_moments(tiny, [2], corpus, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hub:", "'hub:' is no data set of the Hugging Face hub"),
+        ("hub:a/b/c", "'hub:a/b/c' is no data set of the Hugging Face hub"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\0b", "cannot be read"),
+        ("~no-such-user-here/a", "cannot be read"),
+        (".", "it is a folder"),
+    ],
+)
+def test_corpora_that_cannot_be(source: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Corpus(source=source).revision()
+
+
+def test_a_corpus_is_read_alike_with_any_line_end_and_mark(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_bytes("é one\ntwo\n".encode())
+    (tmp_path / "marked.txt").write_bytes("\ufeffé one\r\ntwo\r\n".encode())
+    revisions = {Corpus(source=str(tmp_path / name)).revision() for name in ("plain.txt", "marked.txt")}
+    assert len(revisions) == 1

@@ -13,9 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError
+from interp.errors import DataError, InterpError
 from interp.generation import generate
 from interp.options import Progress, check_positive, check_seed
+from interp.sources import check_hub_name, hub_failure, read_text, shorten
 from interp.tokens import encode
 
 __all__ = ["BATCH", "Corpus", "corpus_rows"]
@@ -145,22 +146,24 @@ def _token_lines(model: HookedTransformer, text: str) -> Iterator[list[int]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"corpus {path}: no such file (nor 'self' or 'hub:NAME')") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"corpus {path}: cannot be read: {error}") from error
+        return read_text(path)
+    except DataError as error:
+        hint = " (nor 'self' or 'hub:NAME')" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise DataError(f"corpus {error}{hint}") from error
 
 
 def _hub_texts(source: str) -> Iterator[str]:
+    name, _, config = source.removeprefix("hub:").partition(":")
+    check_hub_name(name)
     import datasets
 
-    name, _, config = source.removeprefix("hub:").partition(":")
     try:
         for record in datasets.load_dataset(name, config or None, split="train", streaming=True):
             yield record["text"]
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{source}: cannot be loaded from the Hugging Face hub: {error}") from error
+    except (InterpError, MemoryError):
+        raise
+    except Exception as error:  # whatever a foreign data set makes the library raise
+        raise DataError(hub_failure(source.removeprefix("hub:"), error)) from error
 
 
 def _hub_revision(source: str) -> str:
@@ -168,8 +171,9 @@ def _hub_revision(source: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     name = source.removeprefix("hub:").partition(":")[0]
+    check_hub_name(name)
     try:
         return str(HfApi().dataset_info(name).sha)
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = shorten(" ".join(str(error).split()) or type(error).__name__, 200)
         raise DataError(f"{source}: the Hugging Face hub cannot be asked for its revision: {reason}") from error
