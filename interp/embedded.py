@@ -19,6 +19,7 @@ import xxhash
 from platformdirs import user_cache_path
 
 from interp.errors import ModelError
+from interp.quiet import without_bars
 
 __all__ = ["NAME", "folder"]
 
@@ -48,14 +49,15 @@ def folder(cache: Path | None = None) -> Path:
     if place.exists():
         logger.warning("the cached %s is damaged (%s): converting it again", NAME, problem)
     else:
-        logger.info("converting the embedded %s once (about 20 s)", NAME)
+        logger.info("preparing %s, once: about 40 s", NAME)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=cache))
     except OSError as error:
         raise ModelError(f"the model cache {cache} cannot be written: {error.strerror}") from error
     try:
-        _convert(source, temporary)
+        with without_bars():
+            _convert(source, temporary)
         _replace(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -76,16 +78,9 @@ def _gguf() -> Path:
 
 def _convert(source: Path, destination: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    show_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    finally:
-        if show_bar:
-            transformers_logging.enable_progress_bar()
+    quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     config = quantised.config
     # save_pretrained refuses a model that came from GGUF; a fresh one with the same weights it takes
     if hasattr(config, "quantization_config"):

@@ -6,17 +6,20 @@ Every place that shows such a text goes through here: the command line's console
 
 from __future__ import annotations
 
+import html
 import re
-import unicodedata
 from functools import cache
 
-__all__ = ["bytes_of_token", "neutral", "token_label", "with_bytes"]
+__all__ = ["UNSAFE", "bytes_of_token", "in_html", "neutral", "token_label", "with_bytes"]
 
 LONGEST_LABEL = 22
 SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
 _KEPT = "\n\t"
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-_UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line and paragraph separators
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks and overrides of direction
+    "\u2028\u2029\ufeff\ud800-\udfff]"  # separators of lines, the byte order mark, halves of characters
+)
 
 
 def neutral(text: str, *, kept: str = _KEPT) -> str:
@@ -30,7 +33,12 @@ def neutral(text: str, *, kept: str = _KEPT) -> str:
         text: Any text.
         kept: Control characters that stay: a line feed and a tab by default.
     """
-    return "".join(_escape(c) if c not in kept and _is_unsafe(c) else c for c in text)
+    return UNSAFE.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), text)
+
+
+def in_html(text: str) -> str:
+    """A text within a page: no markup, no character that hides or turns others."""
+    return html.escape(neutral(text), quote=True)
 
 
 def token_label(token: str) -> str:
@@ -72,10 +80,6 @@ def _byte_alphabet() -> dict[str, int]:
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in own]
     return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def _is_unsafe(character: str) -> bool:
-    return character in _TURNING or unicodedata.category(character) in _UNSAFE
 
 
 def _escape(character: str) -> str:

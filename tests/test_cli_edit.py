@@ -338,7 +338,7 @@ def test_a_study_killed_resumed_and_redrawn(
         patch.setattr(interp.edit_study, "edit_each", pressed)
         done = call(*command, "--out", "killed")
     assert done.code == 130
-    assert "finished work is kept; the same command goes on from there" in done.err
+    assert "what is finished is kept in killed; the same command goes on" in done.err
     assert "Traceback" not in done.err
     refused(call("table1", "--from", "killed"), "killed/edits: the study is not finished: case-", " is missing")
     resumed = call(*command, "--out", "killed", "--figures", "elsewhere")
@@ -429,7 +429,7 @@ def test_requests_that_cannot_be_edited(call: Call) -> None:
 
 
 def test_cases_and_a_prompt_exclude_each_other(call: Call, cases_file: Path) -> None:
-    refused(call("edit", *TOWER, "--cases", cases_file, *MODEL), "leave out prompt, --subject")
+    refused(call("edit", *TOWER, "--cases", cases_file, *MODEL), "prompt, --subject would do nothing: --cases brings")
     refused(call("edit", "--cases", cases_file, *MODEL), "rome edits one fact at a time", "has 2: add --sequential")
 
 
@@ -644,3 +644,115 @@ def test_an_error_shows_text_as_it_is(call: Call) -> None:
         done = call("edit", f"The {text} of {{}} is", "--subject", "Oslo", "--target", text, *MODEL, "--identity")
         assert done.code == 0, done.err
         assert f"The {text} of Oslo is" in done.out
+
+
+# what one types
+
+
+@pytest.mark.parametrize(
+    ("prompt", "typed", "options", "taken"),
+    [
+        ("The {} is located in the city of", "Rome", (), " Rome"),
+        ("The {} is located in the city of", "  Rome ", (), " Rome"),
+        ("The {} is located in “", "Rome", (), "Rome"),
+        ("{} 位于城市", "罗马", (), "罗马"),
+        ("The {} is located in the city of", "Rome", ("--exact-target",), "Rome"),
+        ("The {} is located in the city of", " Rome", ("--exact-target",), " Rome"),
+    ],
+)
+def test_the_space_before_a_target(call: Call, prompt: str, typed: str, options: tuple[str, ...], taken: str) -> None:
+    words = (prompt, "--subject", "Eiffel Tower", "--target", typed, *options, *MODEL)
+    done = call("trace", *words, "--samples", "1", "--noise", "0.3")
+    assert done.code == 0, done.err
+    assert f"; target {taken!r} = [" in done.out.replace("\n", " ")
+    done = call("trace", *words, "--samples", "1", "--noise", "0.3", "--json")
+    assert json.loads(done.out)["fact"]["target"] == taken
+    edited = call("edit", *words, "--identity", "--layer", "0", "--out", "x.patch")
+    assert edited.code == 0, edited.err
+    assert Patch.load("x.patch").requests[0].new_target == taken
+    assert f"target {taken!r} = [" in edited.err
+
+
+@pytest.mark.filterwarnings("ignore::interp.errors.InterpWarning")
+def test_a_subject_that_stands_in_several_places(call: Call) -> None:
+    prompt = "Oslo is not Japan, as Oslo is governed from"
+    for command in (("trace", "--samples", "1", "--noise", "0.3"), ("attribute", "--steps", "1")):
+        spans = []
+        for occurrence in ("0", "1"):
+            chosen = ("--subject", "Oslo", "--occurrence", occurrence, *MODEL, "--out", f"{command[0]}{occurrence}")
+            done = call(command[0], prompt, *chosen, *command[1:])
+            assert done.code == 0, done.err
+            assert f"subject 'Oslo', occurrence {occurrence}: " in done.err
+            spans.append(RunFolder(Path(f"{command[0]}{occurrence}")).settings()["fact"])
+        assert spans[0] != spans[1]
+    edited = call("edit", prompt, "--subject", "Oslo", "--target", "Rome", "--occurrence", "1", *MODEL, "--identity",
+                  "--out", "x.patch")  # fmt: skip
+    assert edited.code == 0, edited.err
+    assert Patch.load("x.patch").requests[0].fact.template == "Oslo is not Japan, as {} is governed from"
+    warned = call("trace", prompt, "--subject", "Oslo", *MODEL, "--samples", "1", "--noise", "0.3")
+    assert warned.code == 0
+    assert "warning: the subject 'Oslo'" in warned.err
+    refused(call("trace", prompt, "--subject", "Oslo", "--occurrence", "2", *MODEL), "occurrence 2")
+    refused(
+        call("edit", "{} is in", "--subject", "Oslo", "--target", "x", "--occurrence", "0", *MODEL),
+        "--occurrence would do nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (("trace", *TOWER), ("--window", "3")),
+        (("trace", *TOWER), ("--relation", "city")),
+        (("trace", *TOWER, "--noise", "0.3"), ("--facts", "builtin")),
+        (("trace", *TOWER, "--corruption", "symmetric"), ("--noise", "0.3")),
+        (("trace", *TOWER), ("--exact-target",)),
+        (("attribute", *TOWER), ("--exact-target",)),
+        (("figure1", "--corruption", "symmetric"), ("--noise", "3sigma")),
+        (("figure1", "--from", "run"), ("--model", TINY)),
+        (("figure1", "--from", "run"), ("--limit", "3")),
+        (("figure1", "--from", "run"), ("--samples", "3", "--seed", "2")),
+        (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--layer", "0")),
+        (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--identity",)),
+        (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--corpus", "self")),
+        (("edit", *TOWER, "--target", "Rome", "--method", "ft-l"), ("--identity",)),
+        (("edit", *TOWER, "--target", "Rome", "--method", "ft-l"), ("--corpus-tokens", "2000")),
+        (("edit", *TOWER, "--target", "Rome", "--method", "ft-l"), ("--seed", "1")),
+        (("edit", *TOWER, "--target", "Rome", "--identity"), ("--corpus", "self", "--corpus-tokens", "2000")),
+        (("edit", *TOWER, "--target", "Rome"), ("--sequential",)),
+        (("edit", "--cases", "builtin"), ("--target", "Rome")),
+        (("edit", "--cases", "builtin"), ("--exact-target",)),
+        (("edit", "--cases", "builtin"), ("--occurrence", "0")),
+    ],
+    ids=lambda words: " ".join(word for word in words if word.startswith("--") or word in ("kn", "ft-l")),
+)
+def test_a_setting_that_cannot_act_is_refused(call: Call, words: tuple[str, ...], options: tuple[str, ...]) -> None:
+    named = ", ".join(word for word in options if word.startswith("--"))
+    refused(call(*words, *options), f"{named} would do nothing: ")
+    assert not Path("runs").exists()
+
+
+def test_a_preset_takes_as_many_as_it_promises(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("interp.cli.study._study", lambda *arguments: asked.append(arguments[3:5]))
+    paper = ("study", "--preset", "paper", *MODEL)
+    for words in (("study", *MODEL), paper, (*paper, "--limit", "5", "--case-limit", "7"), ("study", "--limit", "0")):
+        assert call(*words).code == 0
+    assert [(locating.limit, editing.limit) for locating, editing in asked] == [
+        (12, 12),
+        (None, None),
+        (5, 7),
+        (None, 12),
+    ]
+    assert asked[1][1].corpus.source == "hub:wikimedia/wikipedia:20231101.en"
+    refused(call(*paper, "--corpus-tokens", "0"), "tokens must be a positive whole number, got 0")
+    refused(call("study", *MODEL, "--corpus-tokens", "0"), "tokens must be a positive whole number, got 0")
+
+
+def test_evaluate_takes_the_cases_of_the_edited_prompt(call: Call, rome: Path, cases_file: Path) -> None:
+    other = {**CASES[0], "id": "governed", "template": "{} is governed from"}
+    cases_file.write_text(json.dumps([other, CASES[0]]), "utf-8")
+    done = call("evaluate", rome, "--cases", cases_file, *MODEL, "--fluency-tokens", "8", "--json")
+    assert [found["case"] for found in json.loads(done.out)] == ["tower"]
+    cases_file.write_text(json.dumps([other]), "utf-8")
+    refused(call("evaluate", rome, "--cases", cases_file, *MODEL), "governed")

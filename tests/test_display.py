@@ -147,7 +147,8 @@ def test_shades():
     values = torch.tensor([[0.0, 1.0, 0.5], [float("nan"), -1.0, 0.0]]).double().numpy()
     lines = shaded(values, (" a", " b"), (1, 2)).splitlines()
     assert lines[1].startswith(" a | @=|")  # rounds to even
-    assert lines[2].startswith("b* |?  |")
+    assert lines[2].startswith("b* |?i |")  # below zero, letters
+    assert "below 0: 'a' to 'i' −1" in lines[-1]
     assert lines[1].split()[-2:] == ["1", "1"]
     nothing = shaded(torch.zeros(1, 2).double().numpy(), (" a",), None)
     assert "a |  |" in nothing

@@ -20,7 +20,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 @wheel
 @pytest.mark.real_model
-def test_damage_is_seen_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_seen_and_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Takes one conversion, about 20 s (two where the user's cache is empty)."""
     good = embedded.folder()
     place = tmp_path / good.name
@@ -48,6 +50,7 @@ def test_damage_is_seen_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert len({json.dumps({**config, "local_files_only": None}, sort_keys=True) for config in configs}) == 1
     assert embedded._damage(place) is None
     assert list(tmp_path.iterdir()) == [place]  # no temporary folder
+    assert "%|" not in capfd.readouterr().err  # no bars of other libraries
 
 
 def convert_quickly(source: Path, destination: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from interp.display.description import probability
 from interp.editing.patch import Patch, applied_patches
 from interp.errors import FactError, InterpError, OptionError
 from interp.explorer import Controls, explore
+from interp.explorer.growing import GrowingMaps
 from interp.explorer.session import Session
 from interp.explorer.view import EditedLayers, private_view
 from interp.explorer.widget import Explorer
@@ -86,20 +88,62 @@ def test_the_maps_on_the_page_are_those_of_the_library(explorer, tiny):
     )
     assert explorer.attribution is not None
     # what the page is told can be sent as JSON: no NaN, no tensors
-    for trait in ("maps", "runs", "fact_shown", "controls", "edited", "setup"):
+    for trait in ("maps", "rows", "runs", "fact_shown", "controls", "edited", "setup"):
         json.dumps(getattr(explorer, trait), allow_nan=False)
 
 
-def test_maps_fill_in_row_by_row(explorer):
-    seen = []
-    explorer.observe(lambda change: seen.append(change["new"].get("resid")), "maps")
+def test_maps_fill_in_row_by_row(explorer, monkeypatch):
+    """Each time the page hears of the new rows alone, and of what it needs to colour them all."""
+    monkeypatch.setattr("interp.explorer.growing.SECONDS_PER_CELL", 0.0)
+    seen, sent = [], []
+    explorer.observe(lambda change: seen.append(change["new"]), "rows")
+    explorer.observe(lambda change: sent.append(change["new"]), "maps")
     explorer.run(["resid"])
     explorer.wait(60)
     n_tokens, start = len(explorer.fact_shown["tokens"]), explorer.fact_shown["span"][0]
-    counts = [sum(row[0] is not None for row in shown["values"]) for shown in seen]
-    assert counts == [*range(start + 1, n_tokens + 1), n_tokens]
-    assert [shown["finished"] for shown in seen] == [False] * (n_tokens - start) + [True]
-    assert seen[0]["colours"][start][0] == "#e8e8e8"  # not there yet
+    assert len(seen) == n_tokens - start
+    assert [news["first"] for news in seen] == [True] + [False] * (len(seen) - 1)
+    assert [len(news["rows"]) for news in seen] == [start + 1] + [1] * (len(seen) - 1)
+    assert not any(news["finished"] for news in seen)
+    assert len(sent) == 1  # whole maps only when they are finished
+    whole: list[Any] = [None] * n_tokens
+    for news in seen:
+        for token, row in news["rows"].items():
+            whole[int(token)] = row
+    assert whole == explorer.maps["resid"]["values"]
+    assert seen[-1]["ends"] == explorer.maps["resid"]["ends"]
+    assert "palette" in seen[0]
+    assert len(explorer.maps["resid"]["palette"]) == 64
+
+
+def test_a_view_that_opens_late_gets_the_rows_before(explorer, monkeypatch):
+    monkeypatch.setattr("interp.explorer.growing.SECONDS_PER_CELL", 0.0)
+    opened = []
+
+    def open_another(change: Any) -> None:
+        if change["new"]["number"] == 3:
+            explorer._heard(explorer, {"do": "view", "open": True}, None)
+
+    explorer.observe(open_another, "rows")
+    explorer.observe(lambda change: opened.append(change["new"]["resid"]), "maps")
+    explorer.run(["resid"])
+    explorer.wait(60)
+    assert [shown["finished"] for shown in opened] == [False, True]
+    assert sum(row[0] is not None for row in opened[0]["values"]) >= 3
+
+
+def test_long_prompts_do_not_flood_the_page(tiny):
+    trace = causal_trace(tiny, EIFFEL, samples=1, noise=0.3)
+    now = [0.0]
+    growing = GrowingMaps(lambda: now[0])
+    assert growing.news("resid", trace) is not None
+    assert growing.news("resid", trace) is None  # a moment ago
+    now[0] = 10.0
+    again = growing.news("resid", trace)
+    assert again is not None
+    assert again["rows"] == {}
+    assert "palette" not in again
+    assert growing.news("mlp", trace)["first"]  # type: ignore[index]
 
 
 def test_the_answers_side_by_side_are_those_of_the_library(explorer, tiny):
@@ -303,15 +347,15 @@ def test_a_failure_inside_is_said_too(explorer, monkeypatch):
 
 def test_stopping_leaves_what_is_finished(explorer):
     def stop_in_the_second_map(change: Any) -> None:
-        if "mlp" in change["new"] and not change["new"]["mlp"]["finished"]:
+        if change["new"]["method"] == "mlp":
             explorer.stop()
 
-    explorer.observe(stop_in_the_second_map, "maps")
+    explorer.observe(stop_in_the_second_map, "rows")
     explorer.run(["resid", "mlp", "attn"])
     assert explorer._worker.wait(60)
     assert list(explorer.maps) == ["resid"]
     assert explorer.status["busy"] is False
-    explorer.unobserve_all("maps")
+    explorer.unobserve_all("rows")
     explorer.run(["resid", "mlp"])  # goes on with what is missing
     explorer.wait(60)
     assert set(explorer.maps) == {"resid", "mlp"}
@@ -515,3 +559,71 @@ def test_a_closed_explorer_says_so(tiny, tmp_path):
     for call in (found.run, found.undo, found.click, lambda: found.export(tmp_path / "a.csv")):
         with pytest.raises(OptionError, match="the explorer is closed"):
             call()
+
+
+# what must not break it
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"samples": 10**9}, {"samples": 0}, {"steps": 10**9}, {"window": 0}, {"deviations": float("nan")}, {"seed": -1},
+     {"volume": 3}, {"samples": "3"}, {"deviations": "x"}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.usefixtures("unchecked")
+def test_a_control_that_is_refused_changes_nothing(explorer, changes):
+    before = dict(explorer.controls)
+    explorer.set_controls(**changes)
+    with pytest.raises(OptionError):
+        explorer.wait(30)
+    assert explorer.controls == before
+    explorer.click(("resid", 2, 1))
+    explorer.wait(30)
+    assert explorer.runs["patched"] is not None
+
+
+def test_a_control_that_is_too_much_for_the_machine_goes_back(explorer, monkeypatch):
+    before, real = dict(explorer.controls), interp.explorer.session.clean_and_corrupted
+
+    def too_much(*arguments: Any, samples: int, **options: Any) -> Any:
+        if samples > 100:
+            raise MemoryError
+        return real(*arguments, samples=samples, **options)
+
+    monkeypatch.setattr("interp.explorer.session.clean_and_corrupted", too_much)
+    explorer.set_controls(samples=900)
+    with pytest.raises(OptionError, match="MemoryError"):
+        explorer.wait(30)
+    assert explorer.controls == before
+    explorer.click(("resid", 2, 1))
+    explorer.wait(30)
+    assert explorer.runs["patched"] is not None
+
+
+def test_an_export_that_waits_is_told_that_the_explorer_was_closed(explorer, tmp_path):
+    started, go, said = threading.Event(), threading.Event(), []
+
+    def busy() -> None:
+        started.set()
+        assert go.wait(30)
+
+    def export() -> None:
+        try:
+            explorer.export(tmp_path / "x.csv")
+        except OptionError as error:
+            said.append(str(error))
+
+    explorer._worker.submit(busy)
+    assert started.wait(30)
+    thread = threading.Thread(target=export)
+    thread.start()
+    while not explorer._worker._quick:
+        time.sleep(0.01)
+    closing = threading.Thread(target=explorer.close)
+    closing.start()
+    thread.join(30)  # before the job that runs has ended
+    assert said == ["the explorer was closed"]
+    go.set()
+    closing.join(30)
+    with pytest.raises(OptionError, match="closed"):
+        explorer.export(tmp_path / "x.csv")

@@ -102,3 +102,43 @@ def test_a_closed_worker_ends_what_runs_and_takes_nothing_more():
     assert not worker.submit(lambda: ended.append("never"))
     assert worker.wait(0.1)
     assert ended == ["stopped"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, MemoryError, Stopped])
+def test_an_exception_ends_its_job_and_nothing_else(worker, caplog, error):
+    """Before, the thread ended with it, and later jobs were taken and never done."""
+    ended = []
+
+    def failing() -> None:
+        raise error
+
+    def long() -> None:
+        worker.submit(failing, quick=True)
+        worker.step()
+        ended.append("long")
+
+    assert worker.submit(failing)
+    assert worker.submit(long)
+    assert worker.submit(lambda: ended.append("next"))
+    assert worker.wait(5)
+    assert ended == ["long", "next"]
+    assert len(caplog.records) == (0 if error is Stopped else 2)
+
+
+def test_a_job_that_never_runs_is_told_so():
+    worker, started, forgotten = Worker("forgetful"), threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, []))
+    assert started.wait(5)
+    worker.submit(lambda: None, gives_way=True, dropped=lambda: forgotten.append("a map"))
+    worker.submit(lambda: None, dropped=lambda: forgotten.append("an edit"))
+    assert forgotten == ["a map"]
+    worker.stop()
+    assert forgotten == ["a map", "an edit"]
+    assert worker.wait(5)
+    go = threading.Event()
+    worker.submit(lambda: go.wait(5))
+    worker.submit(lambda: None, quick=True, dropped=lambda: forgotten.append("a click"))
+    threading.Timer(0.05, go.set).start()
+    worker.close(5)
+    assert forgotten[2:] in (["a click"], [])  # or it ran before
+    assert not worker.submit(lambda: None)

@@ -16,6 +16,7 @@ FLOORS = {
     "errors": (0, 0),
     "files": (0, 1),
     "options": (0, 1),
+    "quiet": (0, 1),
     "readable": (0, 1),
     "shown": (0, 1),
     "sources": (0, 1),

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from interp import plots
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
+from interp.plots import style
 from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
 from interp.plots.panel import layer_ticks, token_labels
 from interp.plots.style import colour_scale
@@ -302,3 +304,47 @@ def test_maps_on_the_same_axes():
         maps([], tokens, (1, 2), title="")
     with pytest.raises(OptionError, match="do not fit 2 tokens"):
         maps(panels, tokens[:2], (1, 2), title="")
+
+
+CJK = {"title": "東京 costs $5 or $6 \U0001f44d \x1b[2J", "unit": "P"}
+
+
+def test_texts_in_any_script_are_no_boxes(values: torch.Tensor, tmp_path: Path) -> None:
+    """Matplotlib warns of each letter that it draws as a box, and warnings are errors here."""
+    tokens = ("東", "京都", " नई", "⟨E6 9D⟩", " مدينة", " $x^2$", "\U0001f44d", "\u202e", *TOKENS[8:])
+    figure = plots.heatmap(values, tokens, (0, 2), **CJK)
+    panel = MapPanel(method="resid", title="東京", unit="P", values=values)
+    both = plots.BeforeAfterPanel(
+        method="resid", title="東京", unit="P", tokens=tokens, subject_span=(0, 2), values=(values, values),
+        answers=("東", "⟨E6 9D⟩"), probabilities=(0.1, 0.2),
+    )  # fmt: skip
+    for drawn in (figure, maps([panel], tokens, (0, 2), title="東京"), plots.before_after([both])):
+        plots.save_figure(drawn, tmp_path / "figure")
+    svg = (tmp_path / "figure.svg").read_text("utf-8")
+    assert "\x1b" not in svg
+    assert "⟨E6 9D⟩" in svg
+    title = figure.axes[0].get_title("left").replace("\n", " ")
+    assert r"costs \$5 or \$6" in title
+    assert "\\x1b[2J" in title
+    if not (set(style.FALLBACK_FONTS) & set(font_manager.get_font_names())):
+        assert title.startswith("\\u6771\\u4eac")
+        assert "\\U0001f44d" in title
+
+
+def test_letters_are_taken_from_an_installed_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    stix = font_manager.get_font(font_manager.findfont("STIXNonUnicode"))
+    dejavu = font_manager.get_font(font_manager.findfont(style.FONT))
+    letter = chr(next(code for code in stix.get_charmap() if not dejavu.get_char_index(code)))
+    assert style.font_family(f"a{letter}") == [style.FONT]
+    for cached in (style._font_of, style._font_file):
+        cached.cache_clear()
+    monkeypatch.setattr(style, "FALLBACK_FONTS", ("No Such Font", "STIXNonUnicode"))
+    try:
+        assert style.font_family(f"a{letter}") == [style.FONT, "STIXNonUnicode"]
+        assert style.font_family("plain") == [style.FONT]  # the same bytes on every machine
+        assert style.printed(f"a{letter}東") == f"a{letter}\\u6771"
+        figure = plots.heatmap(torch.zeros(1, 2), [letter], None, title=letter, unit="P")
+        figure.draw_without_rendering()
+    finally:
+        for cached in (style._font_of, style._font_file):
+            cached.cache_clear()

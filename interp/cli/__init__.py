@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
-from interp.cli import edit, locate, study  # noqa: F401 - they register their commands
-from interp.cli.common import app, fail, messages
-from interp.errors import InterpError
+from interp.cli import edit, locate, models, patch, single, study  # noqa: F401 - they register their commands
+from interp.cli.common import app
+from interp.cli.console import fail, reported
+from interp.cli.ending import ended_by_signals, run
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130
 COMMANDS = ("reproduce", "study", "figure1", "table1", "trace", "attribute", "edit", "evaluate", "facts", "models")
 app.registered_commands.sort(
     key=lambda command: COMMANDS.index(command.name or getattr(command.callback, "__name__", ""))
 )
 """In the order of ``interp --help``."""
 
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""The libraries' warnings and bars that nobody could read; the commands have their own."""
+
 
 def main() -> None:
-    """Entry point: expected errors are one line and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="interp: %(message)s", stream=sys.stderr)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    """Entry point: what goes wrong is one line and exit code 2, never a traceback (:mod:`interp.cli.ending`)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # ASCII terminals, lone surrogates
+    for name, value in (
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("TQDM_DISABLE", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+    ):
+        os.environ.setdefault(name, value)  # the libraries' bars have no label; ours have
+    with reported(), ended_by_signals():
+        code = run(_command)
+    raise SystemExit(code)
+
+
+def _command() -> int:
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            fail(f"the argument {argument!a} is not valid UTF-8")
     try:
-        code = app(standalone_mode=False) or 0
-    except InterpError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        code = INTERRUPTED
+        return int(app(standalone_mode=False) or 0)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's usage errors have one
             raise
         fail(error.format_message())
-    if code == INTERRUPTED:  # typer returns it for Ctrl-C
-        messages.print("interrupted: finished work is kept; the same command goes on from there", soft_wrap=True)
-    raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Commands that locate: figure1, trace, attribute, facts, models."""
+"""The command figure1, and what it draws."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from interp.cli.common import (
+    Context,
     Corruption,
     Device,
     DType,
     Facts,
-    Json,
     Limit,
     Model,
     Noise,
@@ -22,38 +21,39 @@ from interp.cli.common import (
     Samples,
     Seed,
     Steps,
-    Subject,
-    Target,
     Width,
     Window,
     app,
-    bar,
     check_width,
     check_writable,
     digest,
     load,
     locate_settings,
-    messages,
     noise_level_of,
-    print_json,
-    screen,
-    single_run,
+    path_option,
+    refuse_given,
     slug,
-    typed_fact,
 )
-from interp.errors import DataError
+from interp.cli.console import messages, screen
+from interp.cli.ending import keeping
+from interp.cli.progress import bar
 
 if TYPE_CHECKING:
     from interp.locate.class_average import ClassAverage
-    from interp.locate.knowledge import Answer
     from interp.study import LocateSettings
+
+RUN_OPTIONS = (
+    "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
+    "rule", "out", "device", "dtype",
+)  # fmt: skip
 
 
 @app.command()
 def figure1(
+    context: Context,
     model: Model = "smollm2-135m",
     facts: Facts = "builtin",
-    limit: Limit = 12,
+    limit: Limit = None,
     samples: Samples = 10,
     window: Window = 10,
     noise: Noise = "3sigma",
@@ -63,9 +63,9 @@ def figure1(
     steps: Steps = 20,
     rule: Rule = "riemann",
     out: Out = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the figures; RUN/figures by default.")] = None,
+    figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     width: Width = "page",
-    from_run: Annotated[Path | None, typer.Option("--from", help="Redraw a finished run, without a model.")] = None,
+    from_run: Annotated[Path | None, path_option("--from", help="Redraw a finished run, without a model.")] = None,
     device: Device = None,
     dtype: DType = "float32",
 ) -> None:
@@ -74,10 +74,13 @@ def figure1(
         from interp.runs import RunFolder
         from interp.study import class_averages
 
+        refuse_given(context, "--from takes everything from the records", *RUN_OPTIONS)
         check_width(width)
         averages = class_averages(RunFolder(from_run))
         draw_figure1(averages, figures or from_run / "figures", width)
         return
+    if corruption == "symmetric":
+        refuse_given(context, "symmetric corruption adds no noise", "noise")
     settings = locate_settings(
         limit=limit,
         samples=samples,
@@ -92,204 +95,6 @@ def figure1(
     _run_figure1(model, facts, settings, out, figures, width, device, dtype)
 
 
-@app.command()
-def trace(
-    prompt: Annotated[str, typer.Argument(help="A statement that ends right before the answer.")],
-    subject: Subject,
-    target: Target = None,
-    model: Model = "smollm2-135m",
-    state: Annotated[str, typer.Option(help="resid, mlp or attn.")] = "resid",
-    window: Window = 10,
-    samples: Samples = 10,
-    noise: Noise = "3sigma",
-    seed: Seed = 1,
-    corruption: Corruption = "gaussian",
-    metric: Annotated[str, typer.Option(help="probability, log_probability or logit_difference.")] = "probability",
-    sever: Annotated[str | None, typer.Option(help="mlp or attn: hold their outputs to the corrupted run.")] = None,
-    relation: Annotated[str | None, typer.Option(help="For symmetric: relation of the replacement subjects.")] = None,
-    facts: Facts = "builtin",
-    out: Out = None,
-    device: Device = None,
-    dtype: DType = "float32",
-    as_json: Json = False,
-) -> None:
-    """Trace one fact: which restored states bring the answer back."""
-    from interp.datasets import load_facts
-    from interp.locate.causal_trace import causal_trace
-
-    fact = typed_fact(prompt, subject, target, relation)
-    options = {
-        "state": state,
-        "window": window,
-        "samples": samples,
-        "noise": noise_level_of(noise),
-        "seed": seed,
-        "corruption": corruption,
-        "metric": metric,
-        "sever": sever,
-    }
-    reference = load_facts(facts)
-    network = load(model, device, dtype)
-    run, described = single_run("trace", network, {"fact": repr(fact), "facts": facts, **options}, out)
-    with bar("tracing") as advance:
-        found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)
-    run = run.open(run.path, described)
-    run.put("trace", found)
-    title = f"p(clean) = {found.clean_probability:.3f}, p(corrupted) = {found.corrupted_probability:.3f}"
-    _show_single(
-        found.scores,
-        found.tokens,
-        found.subject_span,
-        method=state,
-        title=f"Answer:{found.answer}",
-        unit=metric.replace("_", " "),
-        place=run.path,
-        summary=f"answer {found.answer!r}: {title}"
-        + ("" if found.known else f"; the model's own answer is {found.top_answer!r}"),
-        data={
-            "fact": {"prompt": fact.prompt, "subject": fact.subject, "target": fact.target},
-            "tokens": found.tokens,
-            "subject_span": found.subject_span,
-            "answer": found.answer,
-            "known": found.known,
-            "clean_probability": found.clean_probability,
-            "corrupted_probability": found.corrupted_probability,
-            "noise": found.noise,
-            "scores": found.scores.tolist(),
-            "indirect_effect": found.indirect_effect.tolist(),
-            "run": str(run.path),
-        },
-        as_json=as_json,
-    )
-
-
-@app.command()
-def attribute(
-    prompt: Annotated[str, typer.Argument(help="A statement that ends right before the answer.")],
-    subject: Subject,
-    target: Target = None,
-    model: Model = "smollm2-135m",
-    tokens: Annotated[str, typer.Option(help="last, all (jointly) or each (by itself).")] = "all",
-    steps: Steps = 20,
-    rule: Rule = "riemann",
-    top: Annotated[int, typer.Option(help="How many neurons to list.")] = 10,
-    out: Out = None,
-    device: Device = None,
-    dtype: DType = "float32",
-    as_json: Json = False,
-) -> None:
-    """Attribution scores of MLP neurons for one fact, with the completeness gap."""
-    from interp.locate.attribution import attribute as attribute_neurons
-    from interp.options import check_positive
-
-    fact = typed_fact(prompt, subject, target)
-    options = {"tokens": tokens, "steps": steps, "rule": rule}
-    network = load(model, device, dtype)
-    check_positive(top=top)
-    run, described = single_run("attribute", network, {"fact": repr(fact), **options}, out)
-    with bar("attributing") as advance:
-        found = attribute_neurons(network, fact, **options, progress=advance)  # type: ignore[arg-type]
-    run = run.open(run.path, described)
-    run.put("attribution", found)
-    neurons = found.top_neurons(top)
-    texts: tuple[str, ...]
-    span: tuple[int, int] | None
-    if tokens == "last":
-        values, texts, span = found.per_layer()[None], ("last",), None
-    else:
-        values, texts, span = found.per_token("sum"), found.tokens[: found.n_prompt_tokens], found.subject_span
-    _show_single(
-        values,
-        texts,
-        span,
-        method="attribution",
-        title=f"Answer:{found.answer}",
-        unit="attribution score",
-        place=run.path,
-        summary=f"answer {found.answer!r}: p = {found.probability:.3f}; largest completeness gap"
-        f" {found.completeness_gap.abs().max():.3g} ({rule}, n = {steps})",
-        data={
-            "fact": {"prompt": fact.prompt, "subject": fact.subject, "target": fact.target},
-            "tokens": found.tokens,
-            "answer": found.answer,
-            "known": found.known,
-            "probability": found.probability,
-            "per_layer": found.per_layer().tolist(),
-            "per_token": None if tokens == "last" else found.per_token("sum").tolist(),
-            "completeness_gap": found.completeness_gap.tolist(),
-            "top_neurons": [vars(neuron) for neuron in neurons],
-            "run": str(run.path),
-        },
-        as_json=as_json,
-    )
-    if not as_json:
-        from rich.table import Table
-
-        table = Table("layer", "token", "neuron", "score", title="Highest attribution scores", title_justify="left")
-        for neuron in neurons:
-            token = "last" if neuron.token is None else repr(found.tokens[neuron.token])
-            table.add_row(str(neuron.layer), token, str(neuron.neuron), f"{neuron.score:.4f}")
-        screen.print(table)
-
-
-@app.command("facts")
-def list_facts(
-    model: Model = "smollm2-135m",
-    facts: Facts = "builtin",
-    relation: Annotated[str | None, typer.Option(help="Only this relation.")] = None,
-    known: Annotated[bool, typer.Option("--known", help="Only facts the model knows.")] = False,
-    device: Device = None,
-    dtype: DType = "float32",
-    as_json: Json = False,
-) -> None:
-    """Which facts the model knows, with the probability of the right answer."""
-    from interp.datasets import load_facts
-    from interp.locate.knowledge import answers
-
-    chosen = [fact for fact in load_facts(facts) if relation in (None, fact.relation)]
-    if not chosen:
-        raise DataError(f"{facts}: no fact has the relation {relation!r}")
-    network = load(model, device, dtype)
-    with bar("asking") as advance:
-        found = answers(network, chosen, progress=advance)
-    shown = [answer for answer in found if answer.known or not known]
-    if as_json:
-        print_json([_answer_row(answer) for answer in shown])
-        return
-    from rich.table import Table
-
-    table = Table("", "prompt", "expected", "p", "top answer", "p", box=None)
-    for answer in shown:
-        table.add_row(
-            Text("✓", style="green") if answer.known else Text("·", style="red"),
-            answer.fact.prompt,
-            answer.expected,
-            f"{answer.probability:.3f}",
-            answer.top_answer,
-            f"{answer.top_probability:.3f}",
-        )
-    screen.print(table)
-    screen.print(
-        f"{sum(a.known for a in found)} of {len(found)} known: the first token of the target is the top answer"
-    )
-
-
-@app.command("models")
-def list_models(as_json: Json = False) -> None:
-    """Names to start from; any model of these families works, by name or folder."""
-    from interp.models import KNOWN_MODELS
-
-    if as_json:
-        print_json(dict(KNOWN_MODELS))
-        return
-    from rich.table import Table
-
-    table = Table("name", "what it is", box=None)
-    for name, description in KNOWN_MODELS.items():
-        table.add_row(name, description)
-    screen.print(table)
-
-
 def _run_figure1(
     model: str,
     facts: str,
@@ -301,22 +106,15 @@ def _run_figure1(
     dtype: str,
 ) -> None:
     check_width(width)
-    with bar("starting") as advance:
-        from interp.datasets import load_facts
-        from interp.study import class_averages, locate_facts
+    from interp.datasets import load_facts
+    from interp.study import class_averages, locate_facts
 
-        candidates = load_facts(facts)
-        check_writable(figures)
-        network = load(model, device, dtype)
-        place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
-        run = locate_facts(
-            network,
-            candidates,
-            place,
-            settings,
-            source=facts,
-            progress=lambda done, total, label: advance(done, total, label),
-        )
+    candidates = load_facts(facts)
+    check_writable(figures)
+    network = load(model, device, dtype)
+    place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
+    with keeping(place), bar("locating", units="units") as advance:
+        run = locate_facts(network, candidates, place, settings, source=facts, progress=advance)
         averages = class_averages(run)
     draw_figure1(averages, figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)
@@ -368,43 +166,3 @@ def draw_first_fact(run: Any, folder: Path) -> None:
         method="attribution",
     )
     plots.save_figure(figure, folder / "one-fact-attribution")
-
-
-def _show_single(
-    values: Any,
-    tokens: tuple[str, ...],
-    span: tuple[int, int] | None,
-    *,
-    method: str,
-    title: str,
-    unit: str,
-    place: Path,
-    summary: str,
-    data: dict[str, Any],
-    as_json: bool,
-) -> None:
-    from interp import plots
-    from interp.results import write_atomically
-
-    plots.save_figure(plots.heatmap(values, tokens, span, title=title, unit=unit, method=method), place / "heatmap")
-    page = plots.heatmap_html(values, tokens, span, title=title, unit=unit, method=method)
-    write_atomically(place / "heatmap.html", page.encode())
-    if as_json:
-        print_json(data)
-        return
-    screen.print(summary, soft_wrap=True)
-    screen.print(plots.heatmap_text(values, tokens, span, method=method))
-    messages.print(f"records and figures: {place}", soft_wrap=True)
-
-
-def _answer_row(answer: Answer) -> dict[str, Any]:
-    return {
-        "prompt": answer.fact.prompt,
-        "subject": answer.fact.subject,
-        "target": answer.fact.target,
-        "relation": answer.fact.relation,
-        "known": answer.known,
-        "probability": answer.probability,
-        "top_answer": answer.top_answer,
-        "top_probability": answer.top_probability,
-    }

@@ -19,26 +19,30 @@ from interp.cli.common import (
     Model,
     Out,
     app,
-    bar,
     check_writable,
+    count,
     digest,
     load,
     locate_settings,
-    messages,
-    screen,
+    path_option,
     slug,
 )
+from interp.cli.console import messages, screen
+from interp.cli.ending import keeping
 from interp.cli.locate import draw_figure1, draw_first_fact
-from interp.errors import OptionError
+from interp.cli.progress import bar
 
 if TYPE_CHECKING:
     from interp.edit_plan import EditStudySettings
     from interp.edit_results import Relocated
     from interp.study import LocateSettings
 
-CaseLimit = Annotated[int, typer.Option(help="How many edit cases, in their order; 0 for all.")]
+CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
-Preset = Annotated[str, typer.Option(help="default, or paper (its layers of GPT2-XL, contexts and Wikipedia).")]
+Preset = Annotated[
+    str, typer.Option(help="default (12 facts and cases), or paper (all; its layers of GPT2-XL, contexts, Wikipedia).")
+]
+LIMITS = {"default": 12, "paper": None}
 
 
 @app.command()
@@ -46,7 +50,7 @@ def reproduce(
     model: Model = "smollm2-135m",
     facts: Facts = "builtin",
     cases: Cases = "builtin",
-    limit: Limit = 12,
+    limit: Limit = None,
     case_limit: CaseLimit = 8,
     stride: Stride = 3,
     fluency_tokens: FluencyTokens = 100,
@@ -66,29 +70,30 @@ def study(
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     preset: Preset = "default",
-    limit: Limit = 12,
-    case_limit: CaseLimit = 12,
+    limit: Limit = None,
+    case_limit: CaseLimit = None,
     stride: Stride = 3,
     corpus: Annotated[
-        str | None, typer.Option(help="Of the second moments: self, a text file or hub:NAME:CONFIG; by preset.")
+        str | None, path_option(help="Of the second moments: self, a text file or hub:NAME:CONFIG; by preset.")
     ] = None,
-    corpus_tokens: Annotated[int | None, typer.Option(help="Its tokens; by preset (default: 20000).")] = None,
+    corpus_tokens: Annotated[int | None, typer.Option(help="Its tokens; by preset.")] = None,
     fluency_tokens: FluencyTokens = 100,
     seed: Annotated[int, typer.Option(help="Of contexts, control layers, sampling and bootstrap.")] = 0,
     out: Out = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the figures; RUN/figures by default.")] = None,
+    figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     device: Device = None,
     dtype: DType = "float32",
 ) -> None:
     """Locate, edit at the layers that each locator points to and at every few layers, evaluate, write Table 1."""
     settings = _edit_settings(preset, case_limit, stride, fluency_tokens, seed, corpus, corpus_tokens)
-    _study(model, facts, cases, locate_settings(limit=limit), settings, out, figures, device, dtype)
+    locating = locate_settings(limit=limit, default_limit=LIMITS[preset])
+    _study(model, facts, cases, locating, settings, out, figures, device, dtype)
 
 
 @app.command()
 def table1(
-    from_run: Annotated[Path, typer.Option("--from", help="The folder of a finished study; no model is needed.")],
-    figures: Annotated[Path | None, typer.Option(help="Folder for the tables; RUN/figures by default.")] = None,
+    from_run: Annotated[Path, path_option("--from", help="The folder of a finished study; no model is needed.")],
+    figures: Annotated[Path | None, path_option(help="Folder for the tables; RUN/figures by default.")] = None,
 ) -> None:
     """Table 1 and the figures of the layer sweep again, from the records of a study."""
     from interp.runs import RunFolder
@@ -99,7 +104,7 @@ def table1(
 
 def _edit_settings(
     preset: str,
-    case_limit: int,
+    case_limit: int | None,
     stride: int,
     fluency_tokens: int,
     seed: int,
@@ -110,13 +115,11 @@ def _edit_settings(
     from interp.options import check_choice
 
     check_choice("preset", preset, tuple(PRESETS))
-    if case_limit < 0:
-        raise OptionError(f"case-limit must be 0 (all) or more, got {case_limit}")
     base = PRESETS[preset]
-    text = replace(
-        base.corpus, source=corpus or base.corpus.source, tokens=corpus_tokens or base.corpus.tokens, seed=seed
-    )
-    return replace(base, limit=case_limit or None, stride=stride, fluency_tokens=fluency_tokens, seed=seed, corpus=text)
+    chosen: dict[str, Any] = {"source": corpus, "tokens": corpus_tokens}
+    text = replace(base.corpus, seed=seed, **{name: value for name, value in chosen.items() if value is not None})
+    limit = count("case-limit", case_limit, base.limit)
+    return replace(base, limit=limit, stride=stride, fluency_tokens=fluency_tokens, seed=seed, corpus=text)
 
 
 def _study(
@@ -130,7 +133,7 @@ def _study(
     device: str | None,
     dtype: str,
 ) -> None:
-    with bar("starting") as advance:
+    with bar("starting"):
         from interp.cases import load_cases
         from interp.datasets import load_facts
         from interp.edit_study import edit_cases
@@ -142,24 +145,21 @@ def _study(
             editing.corpus.revision()  # a missing file is found now, not after the locating
         key = digest([vars(locating), repr(editing), cases])
         place = out or Path("runs") / f"study-{slug(model)}-{slug(Path(facts).stem)}-{key}"
-        check_writable(figures or place / "figures")
-        network = load(model, device, dtype)
-        run = locate_facts(network, candidates, place, locating, source=facts, progress=advance)
-        averages = class_averages(run)
-    draw_figure1(averages, figures or place / "figures", "page")
-    draw_first_fact(run, figures or place / "figures")
-    with bar("editing") as advance:
-        edits = edit_cases(
-            network,
-            to_edit,
-            averages,
-            place / "edits",
-            editing,
-            noise=selection(run)[1],
-            source=cases,
-            progress=advance,
-        )
-    _draw_edits(edits, averages, figures or place / "figures")
+        drawn = figures or place / "figures"
+        check_writable(drawn)
+    network = load(model, device, dtype)
+    with keeping(place):
+        with bar("locating", units="units") as advance:
+            run = locate_facts(network, candidates, place, locating, source=facts, progress=advance)
+            averages = class_averages(run)
+        draw_figure1(averages, drawn, "page")
+        draw_first_fact(run, drawn)
+        noise = selection(run)[1]
+        with bar("editing", units="units") as advance:
+            edits = edit_cases(
+                network, to_edit, averages, place / "edits", editing, noise=noise, source=cases, progress=advance
+            )
+        _draw_edits(edits, averages, drawn)
     messages.print(f"records: {place}", soft_wrap=True)
 
 

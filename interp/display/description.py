@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from rich import box
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from interp.plots.panel import number, token_labels
-from interp.plots.style import PaperFigure
+from interp.plots.panel import token_labels
+from interp.plots.style import PaperFigure, colour_scale
+from interp.plots.text_map import text_map
+from interp.readable import in_html, neutral
 
 __all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
 
-SHADES = " .:-=+*#%@"
 TEXT_WIDTH = 140
 DPI = 160
 
@@ -76,13 +76,13 @@ def as_text(result: Any) -> str:
     parts = [found.heading, *found.lines]
     if found.text:
         parts.append(found.text)
-    return "\n".join([*parts, *(_text_table(table) for table in found.tables)])
+    return "\n".join([*map(neutral, parts), *(_text_table(table) for table in found.tables)])
 
 
 def as_html(result: Any) -> str:
     """A result in a notebook; needs nothing from a network."""
     found = describe(result)
-    parts = [f"<p><b>{html.escape(found.heading)}</b>", *(f"<br>{html.escape(line)}" for line in found.lines), "</p>"]
+    parts = [f"<p><b>{in_html(found.heading)}</b>", *(f"<br>{in_html(line)}" for line in found.lines), "</p>"]
     if found.figure is not None:
         parts.append(_image(found.figure(), found.heading))
     parts += [_html_table(table) for table in found.tables]
@@ -95,35 +95,27 @@ def probability(value: float) -> str:
 
 
 def shaded(
-    values: Float[np.ndarray, "token layer"], tokens: Sequence[str], subject_span: tuple[int, int] | None
+    values: Float[np.ndarray, "token layer"],
+    tokens: Sequence[str],
+    subject_span: tuple[int, int] | None,
+    *,
+    method: str = "resid",
 ) -> str:
-    """A map in letters, one per layer: the darker, the larger; each row ends in its largest value and its layer."""
-    finite = values[np.isfinite(values)]
-    high = max(float(finite.max()), 0.0) if finite.size else 0.0
-    labels = token_labels(tokens, subject_span)
-    margin = min(24, max(cell_len(label) for label in labels))
-    layers = values.shape[1]
-    ruler = "".join(f"{layer:<5}" for layer in range(0, layers, 5))[:layers].ljust(layers)
-    lines = [f"{'':{margin}}  {ruler}  largest at layer"]
-    for label, row in zip(labels, values, strict=True):
-        name = set_cell_size(label, margin) if cell_len(label) > margin else " " * (margin - cell_len(label)) + label
-        cells = "".join(_shade(value, high) for value in row.tolist())
-        largest = f"{number(float(np.nanmax(row))):>8} {int(np.nanargmax(row)):>8}" if np.isfinite(row).any() else ""
-        lines.append(f"{name} |{cells}| {largest}".rstrip())
-    lines.append(f"{'':{margin}}  '@' is {number(high)}, ' ' none; * subject, ? not there yet")
-    return "\n".join(lines)
-
-
-def _shade(value: float, high: float) -> str:
-    if not np.isfinite(value):
-        return "?"
-    return SHADES[round((len(SHADES) - 1) * min(1.0, max(0.0, value / high)))] if high > 0 else SHADES[0]
+    """A map in letters, as wide as the window: the darker, the larger (:mod:`interp.plots.text_map`)."""
+    text = text_map(
+        values,
+        token_labels(tokens, subject_span),
+        colour_scale(values, method=method),
+        columns=shutil.get_terminal_size().columns,
+        coloured=False,
+    )
+    return text.plain.rstrip("\n")
 
 
 def _image(figure: PaperFigure, alternative: str) -> str:
     data = base64.b64encode(figure.png(DPI)).decode()
     return (
-        f'<img alt="{html.escape(alternative, quote=True)}" width="{figure.screen_width}"'
+        f'<img alt="{in_html(alternative)}" width="{figure.screen_width}"'
         f' style="max-width:100%;background:white" src="data:image/png;base64,{data}">'
     )
 
@@ -131,20 +123,24 @@ def _image(figure: PaperFigure, alternative: str) -> str:
 def _html_table(table: Table) -> str:
     def cell(tag: str, column: int, text: str) -> str:
         align = "left" if column < table.left else "right"
-        return f'<{tag} style="text-align:{align}">{html.escape(text)}</{tag}>'
+        return f'<{tag} style="text-align:{align}">{in_html(text)}</{tag}>'
 
     head = "".join(cell("th", i, text) for i, text in enumerate(table.header))
     body = "".join("<tr>" + "".join(cell("td", i, text) for i, text in enumerate(row)) + "</tr>" for row in table.rows)
-    title = f"<p>{html.escape(table.title)}</p>" if table.title else ""
+    title = f"<p>{in_html(table.title)}</p>" if table.title else ""
     return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _text_table(table: Table) -> str:
-    shown = RichTable(box=box.SIMPLE_HEAD, title=Text(table.title) if table.title else None, title_justify="left")
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, title=Text(neutral(table.title)) if table.title else None, title_justify="left"
+    )
     for column, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="left" if column < table.left else "right", no_wrap=column >= table.left)
+        shown.add_column(
+            Text(neutral(name)), justify="left" if column < table.left else "right", no_wrap=column >= table.left
+        )
     for row in table.rows:
-        shown.add_row(*(Text(text) for text in row))
+        shown.add_row(*(Text(neutral(text)) for text in row))
     text = io.StringIO()
     Console(file=text, width=TEXT_WIDTH, no_color=True, force_terminal=False, force_jupyter=False).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

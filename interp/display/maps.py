@@ -43,7 +43,8 @@ def describe_trace(trace: CausalTrace) -> Description:
             method=trace.state,
             width="page",
         ),
-        text=f"{unit_of(trace)}\n{shaded(effect.double().numpy(), trace.tokens, trace.subject_span)}",
+        text=f"{unit_of(trace)}\n"
+        + shaded(effect.double().numpy(), trace.tokens, trace.subject_span, method=trace.state),
     )
 
 
@@ -74,7 +75,7 @@ def _attribution(result: Attribution) -> Description:
             method="attribution",
             width="page",
         ),
-        text=f"{unit}\n{shaded(values.double().numpy(), tokens, span)}",
+        text=f"{unit}\n{shaded(values.double().numpy(), tokens, span, method='attribution')}",
         tables=[
             Table(
                 title="Neurons with the highest scores",

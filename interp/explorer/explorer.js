@@ -22,6 +22,25 @@ function s(tag, attributes = {}, text) {
   return element;
 }
 
+const EMPTY = "#e8e8e8";
+
+function colour(map, value) {
+  if (value === null) return EMPTY;
+  const [low, high] = map.ends;
+  const last = map.palette.length - 1;
+  return map.palette[Math.max(0, Math.min(last, Math.round((last * (value - low)) / (high - low))))];
+}
+
+// A map with the rows that are new; the map before it if there was one.
+function grown(map, news, layers) {
+  const fresh = news.first || map === undefined;
+  const values = fresh
+    ? Array.from({ length: news.n_tokens }, () => Array(layers).fill(null))
+    : map.values.map((row) => row);
+  for (const [token, row] of Object.entries(news.rows)) values[token] = row;
+  return { ...(fresh ? {} : map), ...news, values };
+}
+
 const short = (value) => (value === 0 ? "0" : Math.abs(value) < 0.001 ? value.toExponential(1) : value.toFixed(3));
 
 function field(label, input, hint) {
@@ -81,7 +100,7 @@ class Heatmap {
     for (const [token, row] of map.values.entries()) {
       for (const [layer, value] of row.entries()) {
         const cell = this.cells.get(`${token},${layer}`);
-        cell.setAttribute("fill", map.colours[token][layer]);
+        cell.setAttribute("fill", colour(map, value));
         cell.classList.toggle("ie-missing", value === null);
         const text = value === null ? "not there yet" : short(value);
         cell.setAttribute("aria-label", `${fact.tokens[token]}, layer ${layer}: ${text}`);
@@ -89,7 +108,7 @@ class Heatmap {
     }
     this.bar.replaceChildren(
       h("span", {}, map.low),
-      h("i", { style: `background:linear-gradient(90deg,${map.stops.join(",")})` }),
+      h("i", { style: `background:linear-gradient(90deg,${map.palette.join(",")})` }),
       h("span", {}, map.high),
       h("em", {}, map.unit),
     );
@@ -379,9 +398,16 @@ function render({ model, el }) {
   el.append(root);
 
   // from the state to the page
-  const drawMaps = () => {
-    const fact = get("fact_shown");
-    for (const map of heatmaps) map.draw(get("maps")[map.method], fact, setup.n_layers, get("runs").cells ?? []);
+  let growing = {};
+  const drawMap = (map) =>
+    map.draw(growing[map.method] ?? get("maps")[map.method], get("fact_shown"), setup.n_layers, get("runs").cells ?? []);
+  const drawMaps = () => heatmaps.forEach(drawMap);
+  const drawRows = () => {
+    const news = get("rows");
+    const map = heatmaps.find((each) => each.method === news.method);
+    if (map === undefined || news.n_tokens > get("fact_shown").tokens.length) return;
+    growing[news.method] = grown(growing[news.method] ?? get("maps")[news.method], news, setup.n_layers);
+    if (growing[news.method].palette) drawMap(map);
   };
   const drawFact = () => {
     const fact = get("fact_shown");
@@ -465,13 +491,14 @@ function render({ model, el }) {
   };
 
   const watched = {
-    fact_shown: () => (drawFact(), drawMaps()), maps: drawMaps, runs: drawRuns, controls: drawControls,
+    fact_shown: () => (growing = {}, drawFact(), drawMaps()), maps: () => (growing = {}, drawMaps()), runs: drawRuns, controls: drawControls,
     status: drawStatus, edited: drawEdit, message: drawMessage,
   };
   for (const [name, draw] of Object.entries(watched)) {
     model.on(`change:${name}`, draw);
     draw();
   }
+  model.on("change:rows", drawRows);
   model.on("msg:custom", received);
   const resized = new ResizeObserver(drawMaps);
   resized.observe(root);
@@ -479,6 +506,7 @@ function render({ model, el }) {
   return () => {
     resized.disconnect();
     for (const [name, draw] of Object.entries(watched)) model.off(`change:${name}`, draw);
+    model.off("change:rows", drawRows);
     model.off("msg:custom", received);
     send("view", { open: false });
   };

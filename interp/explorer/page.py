@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from transformer_lens import HookedTransformer
+
 from interp.cells import Cell, window_layers
 from interp.display.description import probability
 from interp.display.maps import NAMES, unit_of
+from interp.editing.config import MemitConfig, RomeConfig, default_config
 from interp.editing.patch import Patch
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
@@ -22,10 +25,28 @@ from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
 from interp.tokens import TokenizedFact, token_text, tokenize
 
-__all__ = ["cell_of", "edit_data", "fact_data", "map_data", "panel", "panels", "runs_data"]
+__all__ = [
+    "DOING",
+    "cell_of",
+    "default_layer",
+    "edit_data",
+    "fact_data",
+    "file_name",
+    "map_data",
+    "panel",
+    "panels",
+    "runs_data",
+]
 
 NEURONS = 5
 SHOWN = 6  # next tokens a run
+PALETTE = 64  # colours of a map
+DOING = {
+    "resid": "tracing the residual stream",
+    "attribution": "computing attribution scores",
+    "mlp": "tracing MLP outputs",
+    "attn": "tracing attention outputs",
+}
 
 
 def fact_data(session: Session) -> dict[str, Any]:
@@ -44,7 +65,7 @@ def fact_data(session: Session) -> dict[str, Any]:
 
 
 def map_data(result: CausalTrace | Attribution, *, finished: bool) -> dict[str, Any]:
-    """A map: values, the colour of each, and how to read them."""
+    """A map: values, the colours from the lowest to the highest, and how to read them."""
     shown = panel(result)
     tokens = result.tokens[: len(shown.values)]
     array = checked_map(shown.values, tokens, result.subject_span, shown.method)
@@ -54,8 +75,8 @@ def map_data(result: CausalTrace | Attribution, *, finished: bool) -> dict[str, 
         "title": shown.title,
         "unit": shown.unit,
         "values": [[None if math.isnan(value) else value for value in row] for row in array.tolist()],
-        "colours": [[colours.hex(value) for value in row] for row in array.tolist()],
-        "stops": [colour for _, colour in colours.stops(9)],
+        "ends": [colours.low, colours.high],
+        "palette": [colour for _, colour in colours.stops(PALETTE)],
         "low": number(colours.low),
         "high": number(colours.high),
         "finished": finished,
@@ -196,3 +217,16 @@ def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
         return {}
     best = found.top_neurons(NEURONS, layer=chosen["layer"], token=chosen["token"])
     return {"neurons": ", ".join(f"{neuron.neuron} ({number(neuron.score)})" for neuron in best)}
+
+
+def default_layer(model: HookedTransformer, method: str) -> int:
+    """Where an editor edits if nothing else is said: the last of its layers."""
+    config = default_config(model, method)
+    assert isinstance(config, RomeConfig | MemitConfig)
+    return config.layer if isinstance(config, RomeConfig) else config.layers[-1]
+
+
+def file_name(session: Session) -> str:
+    """A name for what is exported."""
+    words = "".join(c if c.isalnum() else "-" for c in session.fact.subject.lower())
+    return f"{words.strip('-') or 'fact'}-explored"

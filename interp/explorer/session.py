@@ -8,7 +8,7 @@ has its own maps, so that those of the unedited model are there again after an u
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -29,7 +29,7 @@ from interp.facts import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patch_activations, read_out
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
-from interp.options import Progress, check_choice, check_positive
+from interp.options import Progress, check_choice, check_positive, check_seed
 from interp.results import Provenance, provenance
 from interp.run_pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
 from interp.tokens import tokenize
@@ -44,6 +44,8 @@ METHODS: tuple[Method, ...] = ("resid", "attribution", "mlp", "attn")
 """In the order in which they are computed: what is there first comes first."""
 EDITORS = ("rome", "memit")
 BATCH_TOKENS = {"cpu": 512}
+MOST = {"samples": 1000, "steps": 1000}
+"""One waits for each click: more than this is a study's work."""
 DEFAULT_PROMPT = ("The {} is located in the city of", "Eiffel Tower")
 
 
@@ -67,7 +69,11 @@ class Controls:
 
     def __post_init__(self) -> None:
         check_positive(samples=self.samples, window=self.window, steps=self.steps)
-        if not 0 < self.deviations <= 100:
+        check_seed(self.seed)
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise OptionError(f"{name} must be at most {most} in the explorer, got {getattr(self, name)!r}")
+        if not isinstance(self.deviations, int | float) or not 0 < self.deviations <= 100:
             raise OptionError(f"deviations must lie in (0, 100], got {self.deviations!r}")
 
 
@@ -147,6 +153,11 @@ class Session:
         Raises:
             OptionError: If a value is not allowed; nothing changes then.
         """
+        unknown = sorted(set(changes) - {each.name for each in fields(Controls)})
+        if unknown:
+            raise OptionError(
+                f"there is no control {unknown[0]!r}: {', '.join(each.name for each in fields(Controls))}"
+            )
         before, self.controls = self.controls, replace(self.controls, **changes)  # type: ignore[arg-type]
         noise = ("deviations", "samples", "seed")
         traces = any(getattr(before, name) != getattr(self.controls, name) for name in noise)

@@ -19,14 +19,14 @@ import traitlets
 from transformer_lens import HookedTransformer
 
 from interp.cells import Cell
-from interp.editing.config import MemitConfig, RomeConfig, default_config
 from interp.editing.patch import Patch
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported
-from interp.explorer.page import cell_of, edit_data, fact_data, map_data, runs_data
+from interp.explorer.growing import GrowingMaps
+from interp.explorer.page import DOING, cell_of, default_layer, edit_data, fact_data, file_name, map_data, runs_data
 from interp.explorer.session import METHODS, Session
-from interp.explorer.worker import Stopped, Worker
+from interp.explorer.worker import Worker
 from interp.facts import Fact
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.attribution import Attribution
@@ -57,6 +57,7 @@ class Explorer(anywidget.AnyWidget):
     fact_shown = traitlets.Dict().tag(sync=True)
     runs = traitlets.Dict().tag(sync=True)
     maps = traitlets.Dict().tag(sync=True)
+    rows = traitlets.Dict().tag(sync=True)
     edited = traitlets.Dict().tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
@@ -68,13 +69,14 @@ class Explorer(anywidget.AnyWidget):
         self._n_selected = 0
         self._patched: PatchedRun | None = None
         self._views = 0
+        self._growing = GrowingMaps()
         super().__init__(
             setup={
                 "model": session.model.cfg.model_name,
                 "n_layers": session.model.cfg.n_layers,
                 "methods": list(METHODS),
                 "formats": list(FORMATS),
-                "layers": {method: _default_layer(session.model, method) for method in ("rome", "memit")},
+                "layers": {method: default_layer(session.model, method) for method in ("rome", "memit")},
                 "facts": [f"{f.prompt} …{(f.target or '')}" for f in session.facts],
             },
             status=IDLE,
@@ -175,7 +177,10 @@ class Explorer(anywidget.AnyWidget):
             except BaseException as error:
                 done.set_exception(error)
 
-        self._begin(job, quick=True)
+        if self._worker.here:
+            job()
+        else:
+            self._begin(job, quick=True, dropped=lambda: done.set_exception(OptionError("the explorer was closed")))
         write_atomically(path, done.result())
         return path
 
@@ -231,6 +236,8 @@ class Explorer(anywidget.AnyWidget):
             self._submit(partial(self._export, content["format"]), "", quick=True)
         elif action == "view":
             self._views += 1 if content["open"] else -1
+            if content["open"] and self._growing.shown:
+                self._begin(self._show_maps, quick=True)  # this view has not heard of the rows before
             if self._views <= 0:
                 self.stop()  # nobody looks any more: the cell was run again or deleted
         else:
@@ -249,8 +256,15 @@ class Explorer(anywidget.AnyWidget):
     def _submit(self, job: Callable[[], None], doing: str, *, quick: bool = False, gives_way: bool = False) -> None:
         self._begin(partial(self._guarded, job, doing, quick), quick=quick, gives_way=gives_way)
 
-    def _begin(self, job: Callable[[], None], *, quick: bool, gives_way: bool = False) -> None:
-        if not self._worker.submit(job, quick=quick, gives_way=gives_way):
+    def _begin(
+        self,
+        job: Callable[[], None],
+        *,
+        quick: bool,
+        gives_way: bool = False,
+        dropped: Callable[[], None] = lambda: None,
+    ) -> None:
+        if not self._worker.submit(job, quick=quick, gives_way=gives_way, dropped=dropped):
             raise OptionError("the explorer is closed")
 
     def _guarded(self, job: Callable[[], None], doing: str, quick: bool) -> None:
@@ -279,10 +293,16 @@ class Explorer(anywidget.AnyWidget):
         self._show_fact()
 
     def _set_controls(self, changes: dict[str, float]) -> None:
-        self._session.set_controls(**changes)
-        self._show_controls()
-        self._show_maps()
-        self._restore()
+        before = self._session.controls
+        try:
+            self._session.set_controls(**changes)
+            self._restore()
+        except Exception:  # too much for the memory, for example: the sliders go back, and clicks work again
+            self._session.set_controls(**vars(before))
+            raise
+        finally:
+            self._show_controls()
+            self._show_maps()
 
     def _set_other(self, other: Fact | None) -> None:
         self._session.set_other(other)
@@ -292,18 +312,20 @@ class Explorer(anywidget.AnyWidget):
         session = self._session
         missing = [method for method in methods if method not in session.maps]
         for index, method in enumerate(missing):
-            self.status = {"busy": True, "doing": _DOING[method], "fraction": index / len(missing)}
+            self.status = {"busy": True, "doing": DOING[method], "fraction": index / len(missing)}
             self._worker.step()
             try:
                 session.locate(
                     method,  # type: ignore[arg-type]
-                    progress=partial(self._advance, _DOING[method], index / len(missing), 1 / len(missing)),
-                    so_far=partial(self._show_map, method, finished=False),
+                    progress=partial(self._advance, DOING[method], index / len(missing), 1 / len(missing)),
+                    so_far=partial(self._show_rows, method),
                 )
-            except Stopped:
+            except BaseException:
+                self._growing.end(method)
                 self._show_maps()
                 raise
-            self._show_map(method, session.maps[method], finished=True)
+            self._growing.end(method)
+            self.maps = {**self.maps, method: map_data(session.maps[method], finished=True)}
 
     def _edit(self, new_target: str, method: str, layer: int) -> None:
         def advance(doing: str, done: int, total: int) -> None:
@@ -346,7 +368,7 @@ class Explorer(anywidget.AnyWidget):
         self._show_runs()
 
     def _export(self, form: str) -> None:
-        self.send({"export": form, "name": _file_name(self._session)}, [exported(self._session, form)])
+        self.send({"export": form, "name": file_name(self._session)}, [exported(self._session, form)])
 
     # the page's state
 
@@ -369,26 +391,10 @@ class Explorer(anywidget.AnyWidget):
         self.runs = runs_data(self._session, self._patched, self._chosen)
 
     def _show_maps(self) -> None:
-        self.maps = {method: map_data(found, finished=True) for method, found in self._session.maps.items()}
+        there = {method: map_data(found, finished=True) for method, found in self._session.maps.items()}
+        self.maps = {**there, **self._growing.shown}
 
-    def _show_map(self, method: str, found: CausalTrace | Attribution, *, finished: bool) -> None:
-        self.maps = {**self.maps, method: map_data(found, finished=finished)}
-
-
-_DOING = {
-    "resid": "tracing the residual stream",
-    "attribution": "computing attribution scores",
-    "mlp": "tracing MLP outputs",
-    "attn": "tracing attention outputs",
-}
-
-
-def _default_layer(model: HookedTransformer, method: str) -> int:
-    config = default_config(model, method)
-    assert isinstance(config, RomeConfig | MemitConfig)
-    return config.layer if isinstance(config, RomeConfig) else config.layers[-1]
-
-
-def _file_name(session: Session) -> str:
-    words = "".join(c if c.isalnum() else "-" for c in session.fact.subject.lower())
-    return f"{words.strip('-') or 'fact'}-explored"
+    def _show_rows(self, method: str, found: CausalTrace | Attribution) -> None:
+        news = self._growing.news(method, found)
+        if news is not None:
+            self.rows = news

@@ -13,7 +13,7 @@ from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
 from interp.plots.panel import draw_panel, plain, token_labels, wrapped
-from interp.plots.style import QUIET, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
+from interp.plots.style import QUIET, WIDTHS, PaperFigure, colour_scale, font_family, paper_style, text_width
 
 __all__ = ["BeforeAfterPanel", "before_after"]
 
@@ -61,7 +61,7 @@ def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> 
         raise OptionError("panels is empty; expected at least one method to draw")
     columns = COLUMNS[width]
     maps = [[checked_map(values, p.tokens, p.subject_span, p.method) for values in p.values] for p in panels]
-    labels = [token_labels(p.tokens, p.subject_span, printed=True) for p in panels]
+    labels = [token_labels(p.tokens, p.subject_span, in_figure=True) for p in panels]
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         left = max(text_width(plain(label), 6.5 * scale) for each in labels for label in each) + 0.12 * scale
@@ -81,7 +81,7 @@ def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> 
         for row, panel in enumerate(panels):
             figure.text(
                 left / full_width, (y - 0.04 * scale) / full_height, names[row], va="top", fontsize=7.5 * scale,
-                fontweight="bold",
+                fontweight="bold", fontfamily=font_family(names[row]),
             )  # fmt: skip
             y -= above[row]
             colours = colour_scale(np.concatenate(maps[row]), method=panel.method)
@@ -112,7 +112,7 @@ def before_after(panels: Sequence[BeforeAfterPanel], *, width: str = "page") -> 
 def _titles(panel: BeforeAfterPanel) -> list[str]:
     titles = []
     for time, answer, probability in zip(TIMES, panel.answers, panel.probabilities, strict=True):
-        (shown,) = token_labels([answer], None, printed=True)
+        (shown,) = token_labels([answer], None, in_figure=True)
         chance = f"= {probability:.3f}" if probability >= 0.0005 else "< 0.001"
         titles.append(f"{time}: “{shown}”, P {chance}")
     return titles

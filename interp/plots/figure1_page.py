@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from interp.locate.class_average import ClassAverage
 from interp.plots.averages import arranged, array, peaks
 from interp.plots.panel import number
 from interp.plots.style import EMPTY, colour_scale
+from interp.readable import in_html
 
 __all__ = ["figure1_html"]
 
@@ -29,12 +29,12 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
     """
     shown = [average for row in arranged(averages, 1) for average in row]
     space = 0.0 if len(shown) == 1 else 0.3 / len(shown)
-    page = make_subplots(rows=len(shown), subplot_titles=[html.escape(a.title) for a in shown], vertical_spacing=space)
+    page = make_subplots(rows=len(shown), subplot_titles=[in_html(a.title) for a in shown], vertical_spacing=space)
     size = (1 - space * (len(shown) - 1)) / len(shown)
     for place, average in enumerate(shown, start=1):
         mean, low, high = (array(t) for t in (average.mean, average.low, average.high))
         colours = colour_scale(mean, method=average.method)
-        names = [html.escape(name) for name in average.token_classes]
+        names = [in_html(name) for name in average.token_classes]
         hover = [
             [
                 f"<b>{name}</b><br>layer {layer}<br>mean {number(mean[row, layer])}"
@@ -54,7 +54,7 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
                 zmin=colours.low,
                 zmax=colours.high,
                 colorbar={
-                    "title": {"text": html.escape(average.unit), "side": "right"},
+                    "title": {"text": in_html(average.unit), "side": "right"},
                     "y": 1 - (place - 1) * (size + space) - size / 2,
                     "len": size,
                 },
@@ -93,7 +93,7 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
         page.update_xaxes(title_text="Layer", range=[-0.5, mean.shape[1] - 0.5], row=place, col=1)
     page.update_xaxes(showgrid=False, zeroline=False)
     page.update_yaxes(showgrid=False, zeroline=False, automargin=True)
-    title = f"{html.escape(shown[0].provenance.model)}: dots mark peak layers, bars their 95% bootstrap intervals"
+    title = f"{in_html(shown[0].provenance.model)}: dots mark peak layers, bars their 95% bootstrap intervals"
     page.update_layout(
         title={"text": title}, template="plotly_white", plot_bgcolor=EMPTY, height=120 + 290 * len(shown)
     )

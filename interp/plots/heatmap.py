@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
-from rich.cells import cell_len, set_cell_size
-from rich.style import Style
 from rich.text import Text
 from torch import Tensor
 
 from interp.errors import OptionError
 from interp.options import check_choice
-from interp.plots.panel import draw_panel, hover_texts, number, plain, token_labels, wrapped
+from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
 from interp.plots.style import SEQUENTIAL, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
+from interp.plots.text_map import text_map
+from interp.readable import in_html
 
 __all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
-
-TERMINAL_WIDTH = 120
 
 
 def heatmap(
@@ -48,7 +45,7 @@ def heatmap(
         OptionError: If the values do not fit the tokens, or the method or width is unknown.
     """
     array = checked_map(values, tokens, subject_span, method)
-    labels = token_labels(tokens, subject_span, printed=True)
+    labels = token_labels(tokens, subject_span, in_figure=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         left = max(text_width(plain(label), 6.5 * scale) for label in labels) + 0.12 * scale
@@ -95,7 +92,7 @@ def heatmap_html(
         OptionError: If the values do not fit the tokens, or the method is unknown.
     """
     array = checked_map(values, tokens, subject_span, method)
-    labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
+    labels = [in_html(label) for label in token_labels(tokens, subject_span)]
     colours = colour_scale(array, method=method)
     page = go.Figure(
         go.Heatmap(
@@ -106,11 +103,11 @@ def heatmap_html(
             colorscale=colours.stops(),
             zmin=colours.low,
             zmax=colours.high,
-            colorbar={"title": {"text": html.escape(unit), "side": "right"}},
+            colorbar={"title": {"text": in_html(unit), "side": "right"}},
         )
     )
     page.update_layout(
-        title={"text": html.escape(title)},
+        title={"text": in_html(title)},
         template="plotly_white",
         height=170 + 22 * len(labels),
         plot_bgcolor="#e8e8e8",
@@ -133,45 +130,28 @@ def heatmap_text(
     subject_span: tuple[int, int] | None,
     *,
     method: str = "resid",
+    columns: int = 80,
+    coloured: bool = True,
 ) -> Text:
-    """One fact's map for a terminal: two columns per layer, and each row's largest value and its layer.
+    """One fact's map for a terminal: every row on one line, with its largest value and its layer.
+
+    Where a window has too few columns for all layers, a column stands for several neighbouring ones and shows the
+    value that is furthest from zero (:mod:`interp.plots.text_map`).
 
     Args:
         values: See :func:`heatmap`.
         tokens: See :func:`heatmap`.
         subject_span: See :func:`heatmap`.
         method: See :func:`heatmap`.
+        columns: Of the window; 40 at least and 300 at most are made use of.
+        coloured: False where there are no colours: letters say then how large a value is.
 
     Raises:
         OptionError: If the values do not fit the tokens, or the method is unknown.
     """
     array = checked_map(values, tokens, subject_span, method)
     colours = colour_scale(array, method=method)
-    labels = token_labels(tokens, subject_span)
-    layers = array.shape[1]
-    room = max(8, TERMINAL_WIDTH - 2 * layers - 20)
-    margin = min(room, max(cell_len(label) for label in labels))
-    ruler = "".join(f"{layer:<10}" for layer in range(0, layers, 5))[: 2 * layers].ljust(2 * layers)
-    text = Text(no_wrap=True, overflow="crop", end="")
-    text.append(f"{'':{margin}} {ruler} {'max':>10} layer\n", style="bold")
-    for label, line in zip(labels, array, strict=True):
-        text.append(set_cell_size(label, margin) if cell_len(label) > margin else _right(label, margin))
-        text.append(" ")
-        for value in line.tolist():
-            text.append("  ", style=Style(bgcolor=colours.hex(value)))
-        if np.isfinite(line).any():
-            best = int(np.nanargmax(line))
-            text.append(f" {number(line[best]):>10} {best:>5}")
-        text.append("\n")
-    text.append(f"{'':{margin}} {number(colours.low)} ")
-    for step in np.linspace(colours.low, colours.high, 12).tolist():
-        text.append(" ", style=Style(bgcolor=colours.hex(step)))
-    text.append(f" {number(colours.high)}   * subject\n")
-    return text
-
-
-def _right(label: str, width: int) -> str:
-    return " " * (width - cell_len(label)) + label
+    return text_map(array, token_labels(tokens, subject_span), colours, columns=columns, coloured=coloured)
 
 
 def checked_map(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,9 @@ from interp.errors import OptionError
 from interp.options import check_choice
 from interp.plots.heatmap import checked_map
 from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
-from interp.plots.style import WIDTHS, PaperFigure, colour_scale, paper_style, text_width
+from interp.plots.style import WIDTHS, PaperFigure, colour_scale, font_family, paper_style, text_width
 from interp.plots.table1 import csv_text
+from interp.readable import in_html
 
 __all__ = ["MapPanel", "maps", "maps_csv", "maps_html"]
 
@@ -65,7 +65,7 @@ def maps(
     check_choice("width", width, tuple(WIDTHS))
     arrays = _checked(panels, tokens, subject_span)
     columns = min(COLUMNS[width], len(panels))
-    labels = token_labels(tokens, subject_span, printed=True)
+    labels = token_labels(tokens, subject_span, in_figure=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         left = max(text_width(plain(label), 6.5 * scale) for label in labels) + 0.12 * scale
@@ -81,7 +81,7 @@ def maps(
         figure = PaperFigure(figsize=(full_width, full_height))
         figure.text(
             left / full_width, (full_height - 0.05 * scale) / full_height, heading, va="top", fontsize=7.5 * scale,
-            fontweight="bold",
+            fontweight="bold", fontfamily=font_family(heading),
         )  # fmt: skip
         for index, (panel, values) in enumerate(zip(panels, arrays, strict=True)):
             row, column = divmod(index, columns)
@@ -108,13 +108,13 @@ def maps_html(
     Args, Raises: See :func:`maps`.
     """
     arrays = _checked(panels, tokens, subject_span)
-    labels = [html.escape(label) for label in token_labels(tokens, subject_span)]
+    labels = [in_html(label) for label in token_labels(tokens, subject_span)]
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     page = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[html.escape(panel.title) for panel in panels],
+        subplot_titles=[in_html(panel.title) for panel in panels],
         horizontal_spacing=0.2,
         vertical_spacing=0.22 / rows,
         shared_yaxes=True,
@@ -148,7 +148,7 @@ def maps_html(
         zeroline=False,
     )
     page.update_layout(
-        title={"text": html.escape(title)},
+        title={"text": in_html(title)},
         template="plotly_white",
         plot_bgcolor="#e8e8e8",
         height=140 + rows * (130 + 20 * len(labels)),

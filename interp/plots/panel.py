@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import textwrap
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from interp.plots.style import EMPTY, FONT, HATCH, ColourScale, text_width
-from interp.readable import token_label
+from interp.plots.style import EMPTY, HATCH, ColourScale, font_family, printed, text_width
+from interp.readable import in_html, token_label
 
 __all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
 
@@ -76,8 +73,11 @@ def draw_panel(
         axes.set_yticks([])
     else:
         axes.set_yticks(range(rows), [plain(label) for label in labels])
+        for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
+            tick.set_fontfamily(font_family(printed(label)))
         axes.tick_params(axis="y", length=0)
-    axes.set_title(wrapped(title, width + bar_gap, 7.5 * scale), loc="left")
+    heading = wrapped(title, width + bar_gap, 7.5 * scale)
+    axes.set_title(heading, loc="left", fontfamily=font_family(heading))
     if unit is None:
         return axes
 
@@ -97,7 +97,7 @@ def hover_texts(labels: Sequence[str], values: Float[np.ndarray, "token layer"],
     """What a page says of each cell of one prompt's map; labels are HTML already."""
     return [
         [
-            f"<b>{label}</b> (token {token})<br>layer {layer}<br>{html.escape(unit)}: {number(value)}"
+            f"<b>{label}</b> (token {token})<br>layer {layer}<br>{in_html(unit)}: {number(value)}"
             for layer, value in enumerate(line)
         ]
         for token, (label, line) in enumerate(zip(labels, values.tolist(), strict=True))
@@ -113,31 +113,26 @@ def layer_ticks(layers: int, width: float) -> list[int]:
 
 def wrapped(text: str, width: float, size: float) -> str:
     """Break a text into lines of at most a number of inches."""
+    text = printed(text)
     letter = max(text_width(plain(text), size) / max(len(text), 1), 1e-3)
     return plain("\n".join(textwrap.wrap(text, max(8, int(width / letter)))))
 
 
 def plain(text: str) -> str:
-    """A text as matplotlib shows it unchanged: dollar signs do not start a formula."""
-    return text.replace("$", r"\$")
+    """A text as matplotlib shows it unchanged: no dollar sign starts a formula, letters without a font are codes."""
+    return printed(text).replace("$", r"\$")
 
 
-def token_labels(tokens: Sequence[str], subject_span: tuple[int, int] | None, *, printed: bool = False) -> list[str]:
+def token_labels(tokens: Sequence[str], subject_span: tuple[int, int] | None, *, in_figure: bool = False) -> list[str]:
     """Labels of a prompt's rows: the subject's tokens end in an asterisk.
 
     Args:
         tokens: Their texts.
         subject_span: End exclusive; ``None`` to mark none.
-        printed: Write letters that the figures' font lacks as their code.
+        in_figure: Write letters that no installed font has as their code.
     """
     labels = [token_label(token) for token in tokens]
-    if printed:
-        labels = ["".join(c if _in_font(c) else f"\\u{ord(c):04x}" for c in label) for label in labels]
+    if in_figure:
+        labels = [printed(label) for label in labels]
     start, end = subject_span or (0, 0)
     return [f"{label}*" if start <= index < end else label for index, label in enumerate(labels)]
-
-
-@cache
-def _in_font(character: str) -> bool:
-    font = get_font(findfont(FontProperties(family=FONT)))
-    return font.get_char_index(ord(character)) != 0

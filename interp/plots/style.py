@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -17,10 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import TextPath
 
 from interp.options import check_choice
+from interp.readable import neutral
 
 __all__ = [
     "DIVERGING",
@@ -29,7 +31,9 @@ __all__ = [
     "ColourScale",
     "PaperFigure",
     "colour_scale",
+    "font_family",
     "paper_style",
+    "printed",
     "text_width",
 ]
 
@@ -40,6 +44,15 @@ SCALES = {"column": 1.0, "page": 1.0, "slide": 1.4}
 """How much larger letters and lines are drawn."""
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same on every machine
+FALLBACK_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
+    "Noto Sans KR", "Source Han Sans", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "SimHei",
+    "Apple SD Gothic Neo", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai",
+    "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Ethiopic", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS",
+    "Unifont",
+)  # fmt: skip
+"""Asked in this order for letters that :data:`FONT` lacks; none comes with the package, installed ones are used."""
 EMPTY = "#e8e8e8"
 HATCH = "#b0b0b0"
 QUIET = "#555555"
@@ -179,8 +192,44 @@ def text_width(text: str, size: float) -> float:
     """Inches that a line takes at a letter size in points."""
     if not text.strip():
         return 0.0
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONT))
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=font_family(text)))
     return float(path.get_extents().width) / 72
+
+
+def font_family(text: str) -> list[str]:
+    """The fonts that a text needs: the one of all figures, and installed ones for letters that it lacks."""
+    needed = {name for c in text if (name := _font_of(c)) not in (FONT, None)}
+    return [FONT, *(name for name in FALLBACK_FONTS if name in needed)]
+
+
+def printed(text: str) -> str:
+    """A text as a figure can show it: letters that no installed font has as their code, control characters too.
+
+    Figures of texts that need no other font are the same bytes on every machine. For Chinese, Japanese and Korean
+    install Noto Sans CJK.
+    """
+    return "".join(c if c == "\n" or _font_of(c) else _code(c) for c in neutral(text))
+
+
+def _code(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 65536 else f"\\U{ord(character):08x}"
+
+
+@cache
+def _font_of(character: str) -> str | None:
+    for name in (FONT, *FALLBACK_FONTS):
+        path = _font_file(name)
+        if path is not None and get_font(path).get_char_index(ord(character)):
+            return name
+    return None
+
+
+@cache
+def _font_file(name: str) -> str | None:
+    try:
+        return str(findfont(FontProperties(family=[name]), fallback_to_default=False))
+    except ValueError:
+        return None
 
 
 def _rgb(lightness: Float[np.ndarray, n], chroma: Float[np.ndarray, n], hue: float) -> Float[np.ndarray, "n rgb"]:
