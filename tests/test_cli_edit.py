@@ -116,9 +116,10 @@ def test_edit_shows_before_and_after_and_says_where_the_patch_is(call: Call) -> 
     assert call("edit", *TO_ROME).out == done.out
     assert list(Path("runs").iterdir()) == [place]
     first = place.read_bytes()
-    for other in (("--identity",), ("--seed", "1"), ("--dtype", "bfloat16")):
+    bare = (*TOWER, "--target", "Rome", *MODEL, "--layer", "0", "--identity")
+    for command in (bare, (*TO_ROME, "--seed", "1"), (*TO_ROME, "--dtype", "bfloat16")):
         before = len(list(Path("runs").iterdir()))
-        assert call("edit", *TO_ROME, *other).code == 0
+        assert call("edit", *command).code == 0
         assert len(list(Path("runs").iterdir())) == before + 1
     assert place.read_bytes() == first
 
@@ -143,7 +144,8 @@ def test_in_a_template_any_occurrence_may_be_the_subject(call: Call) -> None:
 
 @pytest.mark.parametrize("method", ["rome", "r-rome", "memit", "pmet", "ft-l", "kn"])
 def test_every_method(call: Call, method: str) -> None:
-    done = call("edit", *TOWER, "--target", "Rome", *MODEL, "--method", method, "--corpus-tokens", "1024", "--json")
+    sized = () if method in ("ft-l", "kn") else ("--corpus-tokens", "1024")
+    done = call("edit", *TOWER, "--target", "Rome", *MODEL, "--method", method, *sized, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert Path(found["patch"]).name.startswith(f"{method}-")
@@ -300,7 +302,7 @@ def test_evaluate_finds_no_case(call: Call, rome: Path, cases_file: Path) -> Non
     refused(call("evaluate", rome, "--cases", cases_file, "--case", "nope", *MODEL), "no case has the id 'nope'")
     records = copy.deepcopy(CASES[1:])
     cases_file.write_text(json.dumps(records), "utf-8")
-    refused(call("evaluate", rome, "--cases", cases_file, *MODEL), "no case has", "('Eiffel Tower', ' Rome')", "--case")
+    refused(call("evaluate", rome, "--cases", cases_file, *MODEL), "no case has", "'Eiffel Tower', ' Rome')", "--case")
 
 
 # study and table1
@@ -671,32 +673,6 @@ def test_the_space_before_a_target(call: Call, prompt: str, typed: str, options:
     assert edited.code == 0, edited.err
     assert Patch.load("x.patch").requests[0].new_target == taken
     assert f"target {taken!r} = [" in edited.err
-
-
-@pytest.mark.filterwarnings("ignore::interp.errors.InterpWarning")
-def test_a_subject_that_stands_in_several_places(call: Call) -> None:
-    prompt = "Oslo is not Japan, as Oslo is governed from"
-    for command in (("trace", "--samples", "1", "--noise", "0.3"), ("attribute", "--steps", "1")):
-        spans = []
-        for occurrence in ("0", "1"):
-            chosen = ("--subject", "Oslo", "--occurrence", occurrence, *MODEL, "--out", f"{command[0]}{occurrence}")
-            done = call(command[0], prompt, *chosen, *command[1:])
-            assert done.code == 0, done.err
-            assert f"subject 'Oslo', occurrence {occurrence}: " in done.err
-            spans.append(RunFolder(Path(f"{command[0]}{occurrence}")).settings()["fact"])
-        assert spans[0] != spans[1]
-    edited = call("edit", prompt, "--subject", "Oslo", "--target", "Rome", "--occurrence", "1", *MODEL, "--identity",
-                  "--out", "x.patch")  # fmt: skip
-    assert edited.code == 0, edited.err
-    assert Patch.load("x.patch").requests[0].fact.template == "Oslo is not Japan, as {} is governed from"
-    warned = call("trace", prompt, "--subject", "Oslo", *MODEL, "--samples", "1", "--noise", "0.3")
-    assert warned.code == 0
-    assert "warning: the subject 'Oslo'" in warned.err
-    refused(call("trace", prompt, "--subject", "Oslo", "--occurrence", "2", *MODEL), "occurrence 2")
-    refused(
-        call("edit", "{} is in", "--subject", "Oslo", "--target", "x", "--occurrence", "0", *MODEL),
-        "--occurrence would do nothing",
-    )
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel
 from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
+from interp.readable import neutral
 from interp.tokens import TokenizedFact, token_text, tokenize
 
 __all__ = [
@@ -153,10 +154,10 @@ def edit_data(evaluation: CaseEvaluation, patch: Patch) -> dict[str, Any]:
         rows.append(
             {
                 "metric": question.metric + (f" ({question.kind})" if question.kind else ""),
-                "prompt": question.prompt,
-                "expected": question.target.strip(),
-                "before": was.text.strip(),
-                "after": now.text.strip(),
+                "prompt": neutral(question.prompt),
+                "expected": neutral(question.target.strip()),
+                "before": neutral(was.text.strip()),
+                "after": neutral(now.text.strip()),
                 "p_before": probability(math.exp(was.log_probability)),
                 "p_after": probability(math.exp(now.log_probability)),
                 "changed": was.generated != now.generated,
@@ -166,8 +167,8 @@ def edit_data(evaluation: CaseEvaluation, patch: Patch) -> dict[str, Any]:
     return {
         "method": patch.method.upper(),
         "layers": ", ".join(map(str, patch.layers)),
-        "target": request.new_target.strip(),
-        "prompt": request.fact.prompt,
+        "target": neutral(request.new_target.strip()),
+        "prompt": neutral(request.fact.prompt),
         "converged": outcome.converged,
         "norm": ", ".join(number(norm) for norm in patch.norms().values()),
         "rows": rows,

@@ -32,6 +32,7 @@ from interp.locate.activation_patching import PatchedRun
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
 from interp.options import check_choice
+from interp.readable import neutral
 from interp.results import write_atomically
 
 __all__ = ["Explorer"]
@@ -209,7 +210,7 @@ class Explorer(anywidget.AnyWidget):
         try:
             self._act(dict(content))
         except InterpError as error:
-            self.message = str(error)
+            self.message = neutral(str(error))
         except (KeyError, TypeError, ValueError) as error:
             self.message = f"the page sent something that makes no sense: {error!r}"
 
@@ -256,15 +257,8 @@ class Explorer(anywidget.AnyWidget):
     def _submit(self, job: Callable[[], None], doing: str, *, quick: bool = False, gives_way: bool = False) -> None:
         self._begin(partial(self._guarded, job, doing, quick), quick=quick, gives_way=gives_way)
 
-    def _begin(
-        self,
-        job: Callable[[], None],
-        *,
-        quick: bool,
-        gives_way: bool = False,
-        dropped: Callable[[], None] = lambda: None,
-    ) -> None:
-        if not self._worker.submit(job, quick=quick, gives_way=gives_way, dropped=dropped):
+    def _begin(self, job: Callable[[], None], **how: Any) -> None:
+        if not self._worker.submit(job, **how):
             raise OptionError("the explorer is closed")
 
     def _guarded(self, job: Callable[[], None], doing: str, quick: bool) -> None:
@@ -275,10 +269,10 @@ class Explorer(anywidget.AnyWidget):
         try:
             job()
         except InterpError as error:
-            self.message = str(error)
+            self.message = neutral(str(error))
         except Exception as error:
             logger.exception("the explorer could not do this")
-            self.message = f"{type(error).__name__}: {error}"
+            self.message = neutral(f"{type(error).__name__}: {error}")
         finally:
             if not quick:
                 self.status = IDLE
