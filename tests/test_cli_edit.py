@@ -675,6 +675,32 @@ def test_the_space_before_a_target(call: Call, prompt: str, typed: str, options:
     assert f"target {taken!r} = [" in edited.err
 
 
+@pytest.mark.filterwarnings("ignore::interp.errors.InterpWarning")
+def test_a_subject_that_stands_in_several_places(call: Call) -> None:
+    prompt = "Oslo is not Japan, as Oslo is governed from"
+    for command in (("trace", "--samples", "1", "--noise", "0.3"), ("attribute", "--steps", "1")):
+        spans = []
+        for occurrence in ("0", "1"):
+            chosen = ("--subject", "Oslo", "--occurrence", occurrence, *MODEL, "--out", f"{command[0]}{occurrence}")
+            done = call(command[0], prompt, *chosen, *command[1:])
+            assert done.code == 0, done.err
+            assert f"subject 'Oslo', occurrence {occurrence}: " in done.err
+            spans.append(RunFolder(Path(f"{command[0]}{occurrence}")).settings()["fact"])
+        assert spans[0] != spans[1]
+    edited = call("edit", prompt, "--subject", "Oslo", "--target", "Rome", "--occurrence", "1", *MODEL, "--identity",
+                  "--out", "x.patch")  # fmt: skip
+    assert edited.code == 0, edited.err
+    assert Patch.load("x.patch").requests[0].fact.template == "Oslo is not Japan, as {} is governed from"
+    warned = call("trace", prompt, "--subject", "Oslo", *MODEL, "--samples", "1", "--noise", "0.3")
+    assert warned.code == 0
+    assert "warning: the subject 'Oslo'" in warned.err
+    refused(call("trace", prompt, "--subject", "Oslo", "--occurrence", "2", *MODEL), "occurrence 2")
+    refused(
+        call("edit", "{} is in", "--subject", "Oslo", "--target", "x", "--occurrence", "0", *MODEL),
+        "--occurrence would do nothing",
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [
