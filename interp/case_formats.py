@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 from interp.case_fields import Record, case_id, first_text, inner, kinds, pairs, whole_prompt, whole_prompts
 from interp.errors import DataError, excerpt
-from interp.facts import EditCase, EditRequest, Fact, Probe, spaced_answer
+from interp.facts import EditCase, EditRequest, Fact, Probe, runs_into, spaced_answer
 from interp.json_records import CHOSEN, check_known, fact_of_prompt, optional_text, text, texts
 
 __all__ = ["FORMATS", "Format", "Shape", "check_supported", "format_of", "shape_of"]
@@ -84,7 +84,7 @@ def _own_probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
 
 
 def _note_glued(record: Record, prompt: str, target: str | None, path: str) -> None:
-    if target is not None and not target[0].isspace() and spaced_answer(prompt, target)[0].isspace():
+    if target is not None and runs_into(prompt, target):
         record.note("read answers as they are, without a space between them and their prompt", path)
 
 

@@ -383,3 +383,21 @@ def test_a_subject_in_another_unicode_form_is_told(tmp_path: Path, caplog: pytes
     read(tmp_path, record, ZSRE)
     (message,) = caplog.messages
     assert "left out records whose subject is in their prompt in another Unicode form only: 1 (record 0)" in message
+
+
+def test_a_subject_that_is_there_twice_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    twice = {**ZSRE, "src": "Is Mill Bridge on Mill Bridge Road?"}
+    inside = {**ZSRE, "subject": "Mill", "src": "Who runs Millbridge?"}
+    whole = {**ZSRE, "subject": "Mill", "src": "Is Millbridge near Mill?"}
+    cases = read(tmp_path, ZSRE, twice, inside, whole)
+    assert [case.request.fact.template for case in cases[1:]] == [
+        "Is {} on Mill Bridge Road?",
+        "Who runs {}bridge?",
+        "Is Millbridge near {}?",
+    ]
+    message = "took the first place of a subject that is there several times, or is a part of a longer word: 2"
+    assert caplog.messages == [f"{tmp_path / 'cases.json'}: {message} (record 1, record 2)"]
+    caplog.clear()
+    (tmp_path / "facts.json").write_text(json.dumps([KNOWN, {**KNOWN, "prompt": "Mill Bridge, or Mill Bridge, is"}]))
+    load_facts(tmp_path / "facts.json")
+    assert caplog.messages == [f"{tmp_path / 'facts.json'}: {message[:-1]}1 (record 1)"]
