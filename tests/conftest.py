@@ -35,6 +35,7 @@ if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
 
 from interp.facts import Fact  # noqa: E402
 from interp.models import load_model  # noqa: E402
+from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -181,3 +182,26 @@ def bos_model(tmp_path_factory: pytest.TempPathFactory) -> HookedTransformer:
     tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
     tokenizer.save(str(path))
     return load_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def kind_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], HookedTransformer]:
+    """A tiny random model with a tokenizer of a kind that puts something around texts; built once, to be left as it is.
+
+    See :mod:`tests.tokenizer_kinds` for the names of both.
+    """
+    root = tmp_path_factory.mktemp("kinds")
+    models: dict[tuple[str, str], HookedTransformer] = {}
+
+    def model(kind: str, around: str = "nothing") -> HookedTransformer:
+        if (kind, around) not in models:
+            folder = root / f"{kind}-{around}"
+            tokenizer = tokenizer_of(kind, around)
+            special = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
+            config = transformers.LlamaConfig(**{**_GROUPED, "max_position_embeddings": 256}, **special)
+            random_model(config).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            models[kind, around] = load_model(folder, device="cpu")
+        return models[kind, around]
+
+    return model

@@ -37,7 +37,7 @@ _SPECIAL = ("<unk>", "<s>", "</s>")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _ALPHABET = bytes_to_unicode()
 _TO_TEXT = (decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0))
-_LETTERS = sorted({letter for text in TEXTS for letter in text if letter != " "})
+_LETTERS = sorted({letter for text in TEXTS for letter in text if letter != " "} | {"("})
 _SPLIT = sorted({word.strip(".,;।。") for text in TEXTS for word in text.split()})
 _WORDS = [*(word for word in _SPLIT if 1 < len(word) < 12), "東京", "パリ", "首都"]
 

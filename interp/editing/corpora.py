@@ -32,6 +32,7 @@ OPENINGS = (
     "The president of the", "The company was founded", "The film tells the", "The river flows through",
     "Last week, the",
 )  # fmt: skip
+_LINE_END = "\n"
 BATCH = 160
 """Rows a batch: many, because a step of sampling reads all weights for few rows too; more gain nothing on a CPU."""
 
@@ -138,10 +139,17 @@ def _cut(model: HookedTransformer, texts: Iterable[str], length: int) -> Iterato
 
 
 def _token_lines(model: HookedTransformer, text: str) -> Iterator[list[int]]:
+    """The tokens of each line as it follows another one: without the mark that SentencePiece puts before a text."""
     skip = len(encode(model, ""))
+    before = encode(model, _LINE_END)
+    first = True
     for line in text.splitlines(keepends=True):
-        if line.strip():
-            yield encode(model, line)[skip:]
+        if not line.strip():
+            continue
+        ids = [] if first else encode(model, _LINE_END + line)
+        follows = not first and ids[: len(before)] == before
+        yield ids[len(before) :] if follows else encode(model, line)[skip:]
+        first = False
 
 
 def _read(path: Path) -> str:

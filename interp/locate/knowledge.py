@@ -59,7 +59,7 @@ def answers(
             batch = torch.stack([tokenized[i].ids for i in chunk])
             with torch.no_grad():
                 final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
-                probabilities = unembed(model, final).softmax(-1)
+                probabilities = unembed(model, final).float().softmax(-1)
             top_probability, top = probabilities.max(-1)
             for row, i in enumerate(chunk):
                 expected = tokenized[i].target_ids[0] if tokenized[i].target_ids else int(top[row])
