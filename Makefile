@@ -1,6 +1,7 @@
 # make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
 # make test        the tests; those in a browser need Chromium (apt-get install chromium) and are skipped without it
 # make notebooks   runs the notebooks
+# make mutants     which of 150 small changes, drawn with SEED, no test notices (an hour or more; goes on where it stopped)
 # make check       format, lint and types
 # Each creates .venv and installs what it needs the first time; a second call installs nothing.
 
@@ -12,11 +13,12 @@ LIMIT ?= 12
 CASES ?= 8
 STRIDE ?= 3
 FIGURES ?= figures
+SEED ?= 0
 # NBFLAGS=--overwrite keeps the outputs
 NBFLAGS ?=
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
-.PHONY: install reproduce test notebooks check format clean
+.PHONY: install reproduce test notebooks mutants check format clean
 
 install: $(INSTALLED)
 
@@ -35,6 +37,9 @@ test: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 $(NBFLAGS) notebooks
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutation --count 150 --seed $(SEED)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

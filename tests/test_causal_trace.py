@@ -68,9 +68,36 @@ def test_effects_are_differences_from_the_corrupted_run(tiny, facts):
 
 
 def test_standard_error_is_that_of_single_samples(tiny, facts):
-    trace = causal_trace(tiny, facts[0], samples=4, noise=0.33)
+    n, fact = 4, facts[0]
+    trace = causal_trace(tiny, fact, samples=n, noise=0.33, seed=1)
     assert trace.standard_error.shape == trace.scores.shape
-    assert trace.standard_error[-1].max() > 0
+    tokenized = tokenize(tiny, fact)
+    start, end = tokenized.subject_span
+    noise = torch.from_numpy(np.random.RandomState(1).randn(n, end - start, tiny.cfg.d_model)).float() * 0.33
+
+    def probabilities(hooks):
+        """Of the answer, one whole run per draw; row 0 is not corrupted."""
+
+        def corrupt(value, hook):
+            value[1:, start:end] += noise
+            return value
+
+        batch = tokenized.ids.expand(1 + n, -1)
+        with torch.no_grad():
+            logits = tiny.run_with_hooks(batch, prepend_bos=False, fwd_hooks=[("hook_embed", corrupt), *hooks])
+        return logits[1:, -1].softmax(-1)[:, trace.answer_id]
+
+    corrupted = probabilities([])
+    for token, layer in [(end - 1, 1), (end - 1, 3), (len(trace.tokens) - 1, 4)]:
+
+        def restore(value, hook, token=token):
+            value[1:, token] = value[0, token]
+            return value
+
+        restored = probabilities([(f"blocks.{layer}.hook_resid_post", restore)])
+        expected = float((restored - corrupted).std(correction=1)) / n**0.5
+        assert trace.standard_error[token, layer] == pytest.approx(expected, rel=1e-3)
+        assert float(restored.std()) / n**0.5 != pytest.approx(expected, rel=1e-2)  # it is that of the effect
     one = causal_trace(tiny, facts[0], samples=1, noise=0.33)
     assert one.standard_error.isnan().all()
 
@@ -99,6 +126,15 @@ def test_metrics(tiny, facts):
     clean = float(logits[difference.answer_id] - logits[difference.foil_id])
     assert difference.clean_score == pytest.approx(clean, abs=1e-4)
     assert difference.scores[-1, -1] == pytest.approx(clean, abs=1e-4)
+
+
+def test_the_foil_is_another_token_than_the_answer(tiny, facts):
+    """Noise that is too weak to change anything: the answer stays on top, the second is the foil."""
+    trace = causal_trace(tiny, facts[0], metric="logit_difference", samples=2, noise=1e-5)
+    with torch.no_grad():
+        logits = tiny(tokenize(tiny, facts[0]).ids[None], prepend_bos=False)[0, -1]
+    assert [trace.answer_id, trace.foil_id] == logits.topk(2).indices.tolist()
+    assert trace.corrupted_score > 0.1
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "uniform"])

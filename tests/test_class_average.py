@@ -139,6 +139,16 @@ def test_peak_interval() -> None:
     assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, 3)
 
 
+@pytest.mark.parametrize(("rare", "high"), [(0.6, 3), (0.25, 0)])
+def test_peak_interval_is_of_95_percent(rare: float, high: int) -> None:
+    """Layer 3 wins about one resample in ten, or one in several hundred: a 95% interval holds the first alone."""
+    steady = torch.tensor([[0.3, 0.0, 0.0, 0.0]])
+    other = torch.tensor([[0.0, 0.0, 0.0, rare]])
+    entries = [TokenLayerMap(values=other if i % 4 == 0 else steady, subject_span=(0, 1)) for i in range(40)]
+    result = averaged(entries, resamples=4000)
+    assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, high)
+
+
 def test_no_facts() -> None:
     with pytest.raises(OptionError, match="no facts to average for mlp"):
         averaged([])

@@ -92,6 +92,16 @@ def test_a_stop_does_not_reach_the_next_job(worker):
     assert ended[-1] == "again"
 
 
+def test_a_stop_forgets_what_waits(worker):
+    started, ended = threading.Event(), []
+    worker.submit(lambda: until_stopped(worker, started, ended))
+    assert started.wait(5)
+    worker.submit(lambda: ended.append("waited"))
+    worker.stop()
+    assert worker.wait(5)
+    assert ended == ["stopped"]
+
+
 def test_a_closed_worker_ends_what_runs_and_takes_nothing_more():
     worker, started, ended = Worker("closed"), threading.Event(), []
     worker.submit(lambda: until_stopped(worker, started, ended))

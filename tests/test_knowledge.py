@@ -16,6 +16,7 @@ from interp.facts import Fact
 from interp.locate.knowledge import answers, known_facts, spread_over_relations
 from interp.models import load_model
 from interp.tokens import token_text, tokenize
+from tests.conftest import FAMILIES
 
 
 def forward(model: HookedTransformer, fact: Fact) -> torch.Tensor:
@@ -49,14 +50,25 @@ def test_answers_are_those_of_one_forward_pass_per_fact(tiny: HookedTransformer,
     assert [answer.known for answer in found] == [True, False, True, True, True, True, True, False, False]
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "bos"])
 def test_a_family_with_a_bos_or_other_blocks_agrees_too(
-    family: str, family_model: Callable[[str], HookedTransformer], facts: list[Fact]
+    name: str,
+    family_model: Callable[[str], HookedTransformer],
+    bos_model: HookedTransformer,
+    tiny: HookedTransformer,
+    facts: list[Fact],
 ) -> None:
-    model = family_model(family)
+    model = bos_model if name == "bos" else family_model(name)
+    first = tokenize(model, facts[0]).ids[0]
+    assert (int(first) == model.tokenizer.bos_token_id) == (name == "bos")
     for fact, answer in zip(facts, answers(model, facts), strict=True):
-        expected = forward(model, fact)
+        expected = forward(model, fact)  # with the BOS token, if the tokenizer's own rule puts one in front
+        wanted = model.tokenizer(fact.target, add_special_tokens=False)["input_ids"][0]
         assert answer.top_answer == token_text(model, int(expected.argmax()))
         assert answer.top_probability == pytest.approx(float(expected.max()), rel=1e-4)
+        assert answer.probability == pytest.approx(float(expected[wanted]), rel=1e-3)
+        # the weights of no other model give these numbers, and a BOS token in front changes them
+        assert answer.top_probability != pytest.approx(float(forward(tiny, fact).max()), rel=1e-4)
 
 
 @pytest.mark.parametrize("limit", [1, 15, 40])
@@ -98,6 +110,20 @@ def test_known_facts_come_in_order_and_stop_at_the_limit(tiny: HookedTransformer
     assert [answer.fact for answer in known_facts(tiny, mixed)] == known
     for limit in (1, 5, 6, 7):
         assert [answer.fact for answer in known_facts(tiny, mixed, limit=limit)] == known[:limit]
+
+
+def test_known_facts_may_be_turned_down(tiny: HookedTransformer, facts: list[Fact]) -> None:
+    unknown = replace(facts[0], target=" Oslo")
+    asked: list[Fact] = []
+
+    def accept(fact: Fact) -> bool:
+        asked.append(fact)
+        return fact not in (facts[1], facts[3])
+
+    found = known_facts(tiny, [unknown, *facts], limit=3, accept=accept)
+    assert [answer.fact for answer in found] == [facts[0], facts[2], facts[4]]  # three, and none that was turned down
+    assert unknown not in asked
+    assert list(known_facts(tiny, facts, accept=lambda _: False)) == []
 
 
 def test_known_facts_asks_on_until_the_limit_is_reached(tiny: HookedTransformer, facts: list[Fact]) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from interp import embedded
 from interp.errors import ModelError, OptionError
-from interp.model_config import MODEL_TYPES
+from interp.model_config import MAX_CONTEXT, MODEL_TYPES
 from interp.models import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
 
 TOLERANCE = 2e-4
@@ -137,6 +137,53 @@ def test_config(tiny: HookedTransformer, golden: Path) -> None:
     assert tiny.cfg.model_name == str(golden / "tiny-gpt2")
     assert tiny.cfg.dtype == torch.float32
     assert (tiny.cfg.n_layers, tiny.cfg.n_ctx, tiny.cfg.d_vocab) == (6, 64, 600)
+
+
+@pytest.mark.parametrize("name", ["neox", "llama", "mistral"])
+def test_a_long_context_is_cut(name: str, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder(name), folder)
+    long = {"max_position_embeddings": 4096, **({"sliding_window": 3000} if name == "mistral" else {})}
+    set_config(folder, **long)
+    assert load_model(folder, device="cpu").cfg.n_ctx == MAX_CONTEXT == 2048
+    set_config(folder, max_position_embeddings=2047)
+    assert load_model(folder, device="cpu").cfg.n_ctx == 2047
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj"])
+def test_a_long_context_is_cut_in_models_with_learned_positions_or_tables(
+    name: str, family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], monkeypatch
+) -> None:
+    monkeypatch.setattr("interp.model_config.MAX_CONTEXT", 24)
+    model = load_model(family_folder(name), device="cpu")
+    assert model.cfg.n_ctx == 24
+    assert difference(model, family_hf(name), 24) < TOLERANCE
+
+
+def test_no_prompt_is_longer_than_the_sliding_window(
+    family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], tmp_path: Path
+) -> None:
+    """Within the window, attention that slides is attention; beyond it, HookedTransformer would see too much."""
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder("mistral"), folder)
+    set_config(folder, sliding_window=16)
+    model, reference = load_model(folder, device="cpu"), AutoModelForCausalLM.from_pretrained(folder)
+    assert model.cfg.n_ctx == 16
+    assert difference(model, reference, 16) < TOLERANCE
+    tokens = some_tokens(model, 24)
+    with torch.inference_mode():
+        beyond = (family_hf("mistral")(tokens).logits - reference(tokens).logits).abs()
+    assert beyond[:, :16].max() < TOLERANCE
+    assert beyond[:, 16:].max() > 100 * TOLERANCE
+
+
+def test_attention_that_is_scaled_by_layer(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder("gpt2"), folder)
+    set_config(folder, scale_attn_by_inverse_layer_idx=True)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    assert difference(load_model(folder, device="cpu"), reference, 24) < TOLERANCE
+    assert difference(load_model(family_folder("gpt2"), device="cpu"), reference, 24) > 100 * TOLERANCE
 
 
 def test_dtype(family_folder: Callable[[str], Path]) -> None:

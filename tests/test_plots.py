@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import re
 import subprocess
 import sys
@@ -150,6 +151,18 @@ def test_figure1_html(averages: list[ClassAverage]) -> None:
         "First subject token (n = 11)",
     ):
         assert part in page
+
+
+def test_bars_on_the_page_are_the_peaks_intervals(averages: list[ClassAverage]) -> None:
+    lopsided = dataclasses.replace(
+        averages[2], peak=(3,) * 6, peak_low=(1, 0, 3, 2, 3, 1), peak_high=(4, 5, 3, 3, 4, 5)
+    )
+    page = plots.figure1_html([lopsided])
+    bars = re.search(r'"error_x":(\{.*?\})', page)
+    assert bars is not None
+    found = json.loads(bars[1])
+    assert found["array"] == [1, 2, 0, 0, 1, 2]  # lengths, to the right
+    assert found["arrayminus"] == [2, 3, 0, 1, 0, 2]  # and to the left
 
 
 def test_figure1_csv(averages: list[ClassAverage]) -> None:

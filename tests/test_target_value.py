@@ -175,6 +175,16 @@ def test_pmet_lowers_the_weight_of_a_target_that_is_on_top(tiny, clamp, ends_ear
     assert alike.steps == 25  # ROME and MEMIT have no such rule
 
 
+def test_pmet_stops_by_the_weighted_divergence(tiny):
+    sites = ("attn_out", "mlp_out")
+    config = PmetConfig(layers=(1,), weight_decay=0.01, clamp=0.75, steps=25, kl_weight=0.05)
+    found = target_values(tiny, [TOWER], (("{}",),), layer=1, sites=sites, config=config)[0]
+    expected = brute_force(tiny, TOWER, (("{}",),), layer=1, sites=sites, config=config)
+    assert found.steps < 25
+    assert config.kl_weight * found.divergence <= 0.01 < found.divergence  # by itself it would not have ended it
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("sites", SITES, ids="+".join)
 @pytest.mark.parametrize("limit", [4096, 1, 60])
 def test_a_batch_gives_each_fact_what_it_gets_alone(tiny, sites, limit):

@@ -96,11 +96,7 @@ def mutant(source: str, number: int) -> Mutant:
     else:
         getattr(site.node, site.field)[site.index] = site.new()
     ast.fix_missing_locations(tree)
-    statement = site.statement
-    if site.operator == "statement dropped":
-        after = "pass"
-    else:
-        after = _head(statement)
+    after = "pass" if site.operator == "statement dropped" else _head(site.statement)
     return Mutant(
         line=site.line, operator=site.operator, before=before, after=after, reach=_reach(site), source=ast.unparse(tree)
     )
@@ -226,10 +222,11 @@ def _in_call(node: ast.Call, site: Any) -> Iterator[_Site]:
     called = _called(node)
     for at in range(len(node.args) - 1):
         pair = node.args[at : at + 2]
-        if called not in SYMMETRIC and not any(isinstance(arg, ast.Starred) for arg in pair):
-            if ast.dump(pair[0]) != ast.dump(pair[1]):
-                swapped = [*node.args[:at], pair[1], pair[0], *node.args[at + 2 :]]
-                yield site("arguments swapped", node, "args", None, lambda swapped=swapped: swapped)
+        if called in SYMMETRIC or any(isinstance(arg, ast.Starred) for arg in pair):
+            continue
+        if ast.dump(pair[0]) != ast.dump(pair[1]):
+            swapped = [*node.args[:at], pair[1], pair[0], *node.args[at + 2 :]]
+            yield site("arguments swapped", node, "args", None, lambda swapped=swapped: swapped)
     for at, keyword in enumerate(node.keywords):
         if keyword.arg not in {None, *KEPT_KEYWORDS} and not called[:1].isupper():
             rest = [*node.keywords[:at], *node.keywords[at + 1 :]]
@@ -292,7 +289,9 @@ def _other_calls(node: ast.Call) -> Iterator[tuple[str, Callable[[], ast.expr]]]
         if isinstance(node.func, ast.Attribute) and not node.args:
             yield "call dropped", lambda: node.func.value
         elif len(node.args) == 1 and not isinstance(node.args[0], ast.Starred):
-            new = _call(ast.Call(ast.Name("list", ast.Load()), [], []), node.args) if called == "sorted" else node.args[0]
+            new = (
+                _call(ast.Call(ast.Name("list", ast.Load()), [], []), node.args) if called == "sorted" else node.args[0]
+            )
             yield "call dropped", lambda: new
 
 
@@ -311,7 +310,9 @@ def _constant(value: int) -> ast.expr:
 
 
 def _negated(node: Any) -> ast.expr:
-    return node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) else ast.UnaryOp(ast.Not(), node)
+    return (
+        node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) else ast.UnaryOp(ast.Not(), node)
+    )
 
 
 def _other(op: Any, table: dict[Any, Any]) -> list[Any]:

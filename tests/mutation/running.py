@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -290,10 +290,8 @@ def _forked(work: Callable[[], dict[str, Any]], seconds: float | None) -> dict[s
                 break
             parts.append(part)
     timed_out = deadline is not None and time.monotonic() >= deadline
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     _, status = os.waitpid(process, 0)
     if timed_out or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return None
