@@ -57,7 +57,7 @@ def test_each_mutant_is_another_module() -> None:
         ("renamed", "found.append(max(value, low) - 1)", "found.append(min(value, low) - 1)"),
         ("arithmetic", "found.append(max(value, low) - 1)", "found.append(max(value, low) + 1)"),
         ("slice", "for value in values[1:]:", "for value in values[:]:"),
-        ("condition negated", "if not values:", "if values:"),
+        ("sign or not dropped", "if not values:", "if values:"),
     ],
 )
 def test_kinds_of_change(expected: tuple[str, str, str]) -> None:

@@ -91,12 +91,13 @@ def mutant(source: str, number: int) -> Mutant:
     tree = ast.parse(source)
     site = list(_sites(tree))[number]
     before = _head(site.statement)
+    new = site.new()
     if site.index is None:
-        setattr(site.node, site.field, site.new())
+        setattr(site.node, site.field, new)
     else:
-        getattr(site.node, site.field)[site.index] = site.new()
+        getattr(site.node, site.field)[site.index] = new
     ast.fix_missing_locations(tree)
-    after = "pass" if site.operator == "statement dropped" else _head(site.statement)
+    after = _head(new if isinstance(new, ast.stmt) else site.statement)
     return Mutant(
         line=site.line, operator=site.operator, before=before, after=after, reach=_reach(site), source=ast.unparse(tree)
     )
@@ -150,7 +151,7 @@ def _in_statement(
     if isinstance(statement, ast.AugAssign):
         for op in _other(statement.op, COMPUTED):
             yield site("arithmetic", statement, "op", None, op)
-    if isinstance(statement, ast.If) and _name(statement.test) not in SPOKEN:
+    if isinstance(statement, ast.If) and _name(statement.test) not in SPOKEN and not _is_not(statement.test):
         yield site("condition negated", statement, "test", None, lambda: _negated(statement.test))
     if isinstance(statement, ast.Return):
         if isinstance(statement.value, ast.Tuple) and len(statement.value.elts) > 1:
@@ -270,10 +271,12 @@ def _instead(node: ast.expr) -> Iterator[tuple[str, Callable[[], ast.expr]]]:
 def _other_slices(node: ast.Slice) -> Iterator[tuple[str, Callable[[], ast.expr]]]:
     if node.lower is not None:
         yield "slice", lambda: ast.Slice(None, node.upper, node.step)
-        yield "slice", lambda: ast.Slice(_plus(node.lower, 1), node.upper, node.step)
+        if not isinstance(node.lower, ast.Constant):  # constants are changed anyway
+            yield "slice", lambda: ast.Slice(_plus(node.lower, 1), node.upper, node.step)
     if node.upper is not None:
         yield "slice", lambda: ast.Slice(node.lower, None, node.step)
-        yield "slice", lambda: ast.Slice(node.lower, _plus(node.upper, -1), node.step)
+        if not isinstance(node.upper, ast.Constant):
+            yield "slice", lambda: ast.Slice(node.lower, _plus(node.upper, -1), node.step)
 
 
 def _other_calls(node: ast.Call) -> Iterator[tuple[str, Callable[[], ast.expr]]]:
@@ -310,9 +313,11 @@ def _constant(value: int) -> ast.expr:
 
 
 def _negated(node: Any) -> ast.expr:
-    return (
-        node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) else ast.UnaryOp(ast.Not(), node)
-    )
+    return node.operand if _is_not(node) else ast.UnaryOp(ast.Not(), node)
+
+
+def _is_not(node: Any) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
 def _other(op: Any, table: dict[Any, Any]) -> list[Any]:
