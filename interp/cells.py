@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from interp.base_runs import Site
 from interp.errors import OptionError
-from interp.options import check_choice, check_positive
-from interp.sweep import Site
+from interp.options import check_choice, check_positive, python_numbers
 
 __all__ = ["SITES", "STATES", "Cell", "State", "check_cells", "window_layers"]
 
@@ -39,6 +39,7 @@ class Cell:
     window: int = 1
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_choice("state", self.state, STATES)
         check_positive(window=self.window)
         if self.state == "resid" and self.window != 1:

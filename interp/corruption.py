@@ -7,6 +7,7 @@ Sources: Meng et al. 2022, section 2 and appendix B (noise of three standard dev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from interp.base_runs import Hook
 from interp.errors import FactError
 from interp.facts import Fact
-from interp.sweep import Hook, unembed
-from interp.tokens import TokenizedFact, tokenize
+from interp.sweep import unembed, wide
+from interp.tokens import TokenizedFact, subject_tokens, tokenize
 
 __all__ = ["CORRUPTIONS", "Corruption", "noise_hook", "noise_level", "replacement_facts"]
 
@@ -35,12 +37,9 @@ def noise_level(model: HookedTransformer, facts: Sequence[Fact], *, deviations: 
     """
     if not facts:
         raise FactError("the noise level needs at least one fact")
-    ids = []
-    for fact in facts:
-        tokenized = tokenize(model, fact)
-        ids.append(tokenized.ids[slice(*tokenized.subject_span)])
+    ids = [token for own in subject_tokens(model, facts) for token in own]
     with torch.no_grad():
-        return deviations * float(model.embed(torch.cat(ids)).float().std())
+        return deviations * float(model.embed(torch.tensor(ids, device=model.W_E.device)).float().std())
 
 
 def noise_hook(
@@ -51,6 +50,7 @@ def noise_hook(
     seed: int,
     corruption: Corruption,
     replace: bool,
+    rows: slice | None = None,
 ) -> Hook:
     """The hook that corrupts all rows but the first: noise on the embeddings of the subject's tokens.
 
@@ -62,34 +62,53 @@ def noise_hook(
         seed: Of the published generator.
         corruption: ``gaussian`` or ``uniform``.
         replace: Put the noise in the place of the embeddings instead of adding it.
+        rows: Which of the rows run; all of them if None.
     """
     start, end = tokenized.subject_span
+    rows = slice(0, 1 + samples) if rows is None else rows
     generator = np.random.RandomState(seed)  # the published generator, so that numbers can be compared
     shape = (samples, end - start, model.cfg.d_model)
     drawn = generator.randn(*shape) if corruption == "gaussian" else generator.uniform(-1, 1, shape)
-    scaled = torch.from_numpy(drawn).to(model.W_E) * level
+    weights = model.W_E
+    # rounded once, after the product
+    scaled = (torch.from_numpy(drawn).to(wide(weights[:0])) * level).to(weights)
 
     def corrupt(embedding: Tensor, hook: HookPoint) -> Tensor:
+        # of the rows that run, which are noisy: all of them but the first of all
+        clean = 1 if rows.start == 0 else 0
+        noise = scaled[max(0, rows.start - 1) : rows.stop - 1]
         embedding = embedding.clone()
         if replace:
-            embedding[1:, start:end] = scaled
+            embedding[clean:, start:end] = noise
         else:
-            embedding[1:, start:end] += scaled
+            embedding[clean:, start:end] += noise
         return embedding
 
     return "hook_embed", corrupt
 
 
 def replacement_facts(
-    model: HookedTransformer, fact: Fact, candidates: Sequence[Fact], limit: int
+    model: HookedTransformer,
+    fact: Fact,
+    candidates: Sequence[Fact],
+    limit: int,
+    *,
+    seed: int = 1,
+    max_batch_tokens: int = 4096,
 ) -> list[tuple[Fact, Int[Tensor, "token"]]]:
-    """Other subjects that fit into this prompt token by token and for which the model answers differently.
+    """Other subjects that fit into this prompt token by token and for which the model does not give the answer traced.
+
+    Which of them are taken, and in which order, is drawn by the seed; the order of the candidates does not matter.
 
     Args:
         model: The model.
-        fact: Whose subject is to be replaced.
-        candidates: Facts of the same relation and another target are considered, in order.
+        fact: Whose subject is to be replaced. Its answer is the first token of its target, or the model's own top
+            answer.
+        candidates: Facts of the same relation and another target are considered. Where either has no relation, the
+            same template stands for one: facts without a relation have nothing in common.
         limit: At most so many.
+        seed: Of the draw.
+        max_batch_tokens: The most tokens that are asked at once.
 
     Returns:
         The fact with each other subject, and its prompt's token ids.
@@ -97,33 +116,65 @@ def replacement_facts(
     Raises:
         FactError: If there is none.
     """
-    tokenized = tokenize(model, fact)
-    found: dict[str, tuple[Fact, Tensor]] = {}
-    start, end = tokenized.subject_span
-    for other in candidates:
-        if other.relation != fact.relation or other.subject in (fact.subject, *found) or other.target == fact.target:
-            continue
-        swapped = Fact(template=fact.template, subject=other.subject, target=other.target, relation=fact.relation)
-        ids = tokenize(model, swapped)
-        outside = torch.cat([ids.ids[:start], ids.ids[end:]])
-        if ids.subject_span == (start, end) and torch.equal(
-            outside, torch.cat([tokenized.ids[:start], tokenized.ids[end:]])
-        ):
-            found[other.subject] = (swapped, ids.ids)
+    tokenized = tokenize(model, fact, quiet=True)
+    found = _fitting(model, fact, tokenized, candidates)
     if not found:
+        kind = f"relation {fact.relation!r}" if fact.relation is not None else "its template (it has no relation)"
+        start, end = tokenized.subject_span
         raise FactError(
-            f"no replacement for {fact.subject!r}: among {len(candidates)} facts none of relation"
-            f" {fact.relation!r} has a subject of {end - start} tokens and another answer"
+            f"no replacement for {fact.subject!r}: among {len(candidates)} facts none of {kind} has a subject of"
+            f" {end - start} tokens and another answer"
         )
+    order = np.random.RandomState(seed).permutation(len(found))
+    asked = [found[index] for index in order]
+    answer = tokenized.target_ids[0] if tokenized.target_ids else _top_answers(model, [tokenized.ids])[0]
     # the model must answer differently for it, or nothing was corrupted
-    batch = torch.stack([tokenized.ids, *(ids for _, ids in found.values())])
-    with torch.no_grad():
-        final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
-        answers = unembed(model, final).argmax(-1)
-    different = [pair for pair, top in zip(found.values(), answers[1:], strict=True) if top != answers[0]]
+    different: list[tuple[Fact, Tensor]] = []
+    size = max(1, max_batch_tokens // len(tokenized.ids))
+    for first in range(0, len(asked), size):
+        part = asked[first : first + size]
+        tops = _top_answers(model, [ids for _, ids in part])
+        different += [pair for pair, top in zip(part, tops, strict=True) if top != answer]
+        if len(different) >= limit:
+            break
     if not different:
         raise FactError(
-            f"no replacement for {fact.subject!r}: the model answers the same for all"
+            f"no replacement for {fact.subject!r}: the model gives the answer that is traced for all"
             f" {len(found)} other subjects of its length"
         )
     return different[:limit]
+
+
+def _fitting(
+    model: HookedTransformer, fact: Fact, tokenized: TokenizedFact, candidates: Sequence[Fact]
+) -> list[tuple[Fact, Tensor]]:
+    """The fact with each other subject of its kind and length, by subject, and its prompt's token ids."""
+    found: dict[str, tuple[Fact, Tensor]] = {}
+    start, end = tokenized.subject_span
+    around = torch.cat([tokenized.ids[:start], tokenized.ids[end:]])
+    for other in sorted(candidates, key=lambda other: (other.subject, other.target or "")):
+        if not _of_a_kind(fact, other) or other.subject in (fact.subject, *found) or _same_target(fact, other):
+            continue
+        swapped = Fact(template=fact.template, subject=other.subject, relation=fact.relation)
+        ids = tokenize(model, swapped, quiet=True)
+        outside = torch.cat([ids.ids[:start], ids.ids[end:]])
+        if ids.subject_span == (start, end) and torch.equal(outside, around):
+            found[other.subject] = (replace(swapped, target=other.target), ids.ids)
+    return list(found.values())
+
+
+def _of_a_kind(fact: Fact, other: Fact) -> bool:
+    if fact.relation is None or other.relation is None:
+        return fact.template == other.template
+    return fact.relation == other.relation
+
+
+def _same_target(fact: Fact, other: Fact) -> bool:
+    return fact.target is not None and other.target is not None and fact.target.strip() == other.target.strip()
+
+
+def _top_answers(model: HookedTransformer, prompts: Sequence[Tensor]) -> list[int]:
+    """The likeliest next token of prompts of one length."""
+    with torch.no_grad():
+        final = model(torch.stack([*prompts]), prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
+        return [int(top) for top in unembed(model, final).argmax(-1)]

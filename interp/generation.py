@@ -17,10 +17,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
+from interp.base_runs import Hook
 from interp.errors import OptionError
 from interp.options import check_positive, check_seed
 from interp.suffix import padded
-from interp.sweep import Hook, unembed
+from interp.sweep import unembed
 
 __all__ = ["generate"]
 
@@ -96,7 +97,6 @@ def generate(
 def _draw(
     logits: Float[Tensor, "row d_vocab"], top_k: int | None, uniform: Float[np.ndarray, "row"]
 ) -> Int[Tensor, "row"]:
-    logits = logits.float()
     indices: Tensor | None = None
     if top_k is not None and top_k < logits.shape[-1]:
         logits, indices = logits.topk(top_k, -1)

@@ -15,24 +15,30 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.options import Progress, check_choice, check_positive
-from interp.sweep import BaseRun, Join, groups, sweep, unembed
+from interp.base_runs import BaseRun
+from interp.batches import batch_cost, groups
+from interp.options import Progress, check_choice, whole_number
+from interp.sweep import Join, sweep, unembed, wide
 
 __all__ = ["RULES", "Rule", "integrate", "quadrature"]
 
 Rule = Literal["riemann", "gauss-legendre"]
 
 RULES: tuple[Rule, ...] = ("riemann", "gauss-legendre")
+MOST_NODES = 1_000
 
 
 def quadrature(rule: Rule, steps: int) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
     """Nodes a_k and weights c_k on [0, 1].
 
     Raises:
-        OptionError: If the rule does not exist or ``steps`` is not positive.
+        OptionError: If the rule does not exist, or ``steps`` is not positive or more than can help.
     """
     check_choice("rule", rule, RULES)
-    check_positive(steps=steps)
+    most, why = None, ""
+    if rule == "gauss-legendre":
+        most, why = MOST_NODES, "a hundred nodes are exact to what float32 keeps, and finding them takes steps^2 memory"
+    steps = whole_number("steps", steps, most=most, why=why)
     if rule == "riemann":
         return np.arange(1, steps + 1) / steps, np.full(steps, 1 / steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -63,18 +69,20 @@ def integrate(
     start, stop = scaled
     wanted = answer_ids[answers[0] : answers[1]]
     # nothing after the last answer is read
-    end = answers_at + answers[1]
+    first_read, end = answers_at + answers[0], answers_at + answers[1]
     truncated = base if end == base.resid.shape[2] else _until(base, end)
-    read_at = range(answers_at + answers[0] - start, end - start)
-    scale = torch.tensor([*nodes], dtype=w.dtype, device=w.device)
-    weight = torch.tensor([*weights], dtype=w.dtype, device=w.device)
+    read_at = range(first_read - start, end - start)
+    # nodes, sums and scores in float32 whatever the model's number format: bfloat16 would round the nodes to 3 digits
+    exact: Any = {"dtype": torch.promote_types(w.dtype, torch.float32), "device": w.device}
+    scale, weight = torch.tensor([*nodes], **exact), torch.tensor([*weights], **exact)
 
     def rows(layer: int, scales: Tensor) -> Tensor:
-        bias = mlps[layer].b_out
-        resid = truncated.resid[layer + 1, :, start:].expand(len(scales), -1, -1).clone()
-        contribution = truncated.output("mlp_out")[layer, 0, start:stop] - bias
+        bias = mlps[layer].b_out.detach()
+        before = truncated.resid[layer + 1, :, start:]
+        contribution = wide(truncated.output("mlp_out")[layer, 0, start:stop]) - wide(bias)
+        resid = wide(before).expand(len(scales), -1, -1).clone()
         resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
-        return resid
+        return resid.to(before.dtype)
 
     def probability(joins: list[Join]) -> Float[Tensor, "row"]:
         final = sweep(model, truncated, start, joins, read_at)
@@ -87,25 +95,28 @@ def integrate(
         return torch.zeros(count, dtype=torch.long, device=w.device)
 
     layers = list(range(n_layers))
-    if end - 1 >= stop:  # the last block's output at a token that is not read changes nothing
+    # no token reads another above the last attention: there, scaling acts only if a scaled token is itself read
+    if not max(start, first_read) < min(stop, end):
         layers = layers[:-1]
     length = end - start
-    scores = torch.zeros(n_layers, stop - start, w.shape[-1], dtype=w.dtype, device=w.device)
+    cost = batch_cost(length, end)
+    scores = torch.zeros(n_layers, stop - start, w.shape[-1], **exact)
+    activations = wide(w[:, start:stop])
     without = (clean[answers[0] : answers[1]].sum() / n_answers).repeat(n_layers)
     change = without.clone()
 
-    zero = torch.zeros(1, dtype=w.dtype, device=w.device)
-    for group in groups(layers, [1] * len(layers), length, max_batch_tokens):
+    zero = torch.zeros(1, **exact)
+    for group in groups(layers, [1] * len(layers), cost, max_batch_tokens):
         with torch.no_grad():
             joins = [Join(layer=layer + 1, resid=rows(layer, zero), samples=samples(1)) for layer in group]
             without[group] = probability(joins)
         progress(0, n_layers)
     change = change - without
 
-    chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), length, max_batch_tokens)]
+    chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), cost, max_batch_tokens)]
     sizes = [len(range(*chosen.indices(len(scale)))) for _, chosen in chunks]
     done = 0.0
-    for pieces in groups(chunks, sizes, length, max_batch_tokens):
+    for pieces in groups(chunks, sizes, cost, max_batch_tokens):
         leaves = [rows(layer, scale[chosen]).requires_grad_() for layer, chosen in pieces]
         with torch.enable_grad():
             joins = [
@@ -114,13 +125,13 @@ def integrate(
             ]
             gradients = torch.autograd.grad(probability(joins).sum(), leaves)
         for (layer, chosen), gradient in zip(pieces, gradients, strict=True):
-            mean = torch.einsum("r,rtm->tm", weight[chosen], gradient[:, : stop - start])
-            scores[layer] += mean @ mlps[layer].W_out.T
+            mean = torch.einsum("r,rtm->tm", weight[chosen], wide(gradient[:, : stop - start]))
+            scores[layer] += mean @ wide(mlps[layer].W_out.detach()).T
             done += len(gradient) / len(scale)
         progress(round(done), n_layers)
-        arrived(*_until_layer(scores * w[:, start:stop], change, int(done + 1e-6)))
+        arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
-    return scores * w[:, start:stop], change
+    return scores * activations, change
 
 
 def _until_layer(scores: Tensor, change: Tensor, n_done: int) -> tuple[Tensor, Tensor]:

@@ -15,21 +15,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import xxhash
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp.base_runs import BaseRun, Hook, Site, base_run, check_decoder, run_bytes, sublayers
+from interp.batches import check_fits, halving
 from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
 from interp.datasets import load_facts
 from interp.errors import OptionError
 from interp.facts import Fact
-from interp.options import check_choice, check_noise, check_positive, check_seed
-from interp.sweep import BaseRun, Hook, Site, base_run, unembed
+from interp.options import check_choice, check_noise, check_seed, whole_number
+from interp.sweep import unembed
 from interp.tokens import TokenizedFact, tokenize
 
 __all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
 
-SUBLAYERS: tuple[Site, ...] = ("attn_out", "mlp_out")
+_READOUT_ROWS = 512  # rows of logits computed at once
+_CHECKED_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +56,7 @@ class RunPair:
         noise: Standard deviation (half the width, if uniform) of the noise; 0 without.
         replacements: The subjects that replaced this one (symmetric corruption).
         seed, corruption, replace: See :func:`clean_and_corrupted`; ``corruption`` is ``"none"`` for two prompts.
-        weights: What tells whether the weights were changed since.
+        weights: A checksum of the weights' content, which tells whether they were changed since.
     """
 
     model: HookedTransformer
@@ -71,7 +75,7 @@ class RunPair:
     seed: int
     corruption: str
     replace: bool
-    weights: tuple[tuple[int, int], ...]
+    weights: str
 
 
 def clean_and_corrupted(
@@ -84,52 +88,71 @@ def clean_and_corrupted(
     corruption: Corruption = "gaussian",
     replace: bool = False,
     reference_facts: Sequence[Fact] | None = None,
-    record: Sequence[Site] = SUBLAYERS,
+    record: Sequence[Site] | None = None,
+    max_batch_tokens: int = 4096,
 ) -> RunPair:
     """Run a fact's prompt clean and with its subject corrupted.
 
     Args:
-        model: Any HookedTransformer decoder; left as it was found.
+        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`); left as it was found.
         fact: The fact. Its answer is the first token of its target, or the model's own top answer.
         samples: Noise draws, or (symmetric) at most so many other subjects.
         noise: Standard deviation of the noise, or ``"3sigma"``: three times that of the subject embeddings of
             ``reference_facts``.
-        seed: Of the noise: ``numpy.random.RandomState(seed)``, as published.
+        seed: Of the noise: ``numpy.random.RandomState(seed)``, as published; or of the draw of other subjects.
         corruption: ``gaussian`` or ``uniform`` noise on the subject's embeddings, or ``symmetric``
-            replacement by other subjects of the same relation and token length with another answer.
+            replacement by other subjects of the same relation and token length with another answer, drawn by
+            ``seed``.
         replace: Put the noise in the place of the embeddings instead of adding it.
         reference_facts: Where ``"3sigma"`` and replacement subjects come from; the built-in facts if None.
-        record: Which sublayer outputs to keep.
+        record: Which sublayer outputs to keep; those that the model has if None.
+        max_batch_tokens: The most tokens that run at once (one sample at least).
 
     Raises:
-        OptionError: If an option is not one of the above.
+        OptionError: If an option is not one of the above, or the runs do not fit into memory.
         FactError: If the fact does not fit the model, or no replacement subject is found.
+        ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
     """
     check_choice("corruption", corruption, CORRUPTIONS)
-    check_noise(noise)
-    check_seed(seed)
-    check_positive(samples=samples)
+    noise, seed = check_noise(noise), check_seed(seed)
+    samples = whole_number("samples", samples)
+    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
+    check_decoder(model)
+    record = sublayers(model) if record is None else record
     tokenized = tokenize(model, fact)
     replacements: tuple[str, ...] = ()
     level = 0.0
     if corruption == "symmetric":
         candidates = load_facts("builtin") if reference_facts is None else reference_facts
-        others = replacement_facts(model, fact, candidates, samples)
+        others = replacement_facts(model, fact, candidates, samples, seed=seed, max_batch_tokens=max_batch_tokens)
         replacements = tuple(other.subject for other, _ in others)
         batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
-        hooks: list[Hook] = []
     else:
         if noise == "3sigma":
             level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
         else:
             level = float(noise)
         batch = tokenized.ids.expand(1 + samples, -1)
-        hooks = [noise_hook(model, tokenized, samples, level, seed, corruption, replace)]
+
+    def hooks(rows: slice) -> list[Hook]:
+        if corruption == "symmetric":
+            return []
+        return [noise_hook(model, tokenized, samples, level, seed, corruption, replace, rows)]
+
+    check_fits(
+        f"the clean and the corrupted run of {batch.shape[1]} tokens with {len(batch) - 1} samples",
+        run_bytes(model, len(batch), batch.shape[1], record) + 4 * len(batch) * model.cfg.d_vocab,
+        model.W_E.device,
+        "take fewer samples, a shorter prompt or a narrower number format",
+    )
     weights = _weights(model)
-    runs = base_run(model, batch, hooks=hooks, record=record)  # row 0 is the clean run
+    # row 0 is the clean run
+    runs = halving(
+        lambda limit: base_run(model, batch, hooks=hooks, record=record, max_batch_tokens=limit), max_batch_tokens
+    )
     with torch.no_grad():
-        logits = unembed(model, runs.resid[-1, :, -1])
+        logits = torch.cat([unembed(model, rows) for rows in runs.resid[-1, :, -1].split(_READOUT_ROWS)])
     top_id = int(logits[0].argmax())
     return RunPair(
         model=model,
@@ -157,12 +180,13 @@ def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
 
     Raises:
         FactError: If a fact does not fit the model.
+        ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
     """
     here, there = tokenize(model, fact), tokenize(model, other)
     weights = _weights(model)
-    base = base_run(model, here.ids[None], record=SUBLAYERS)
-    source = base_run(model, there.ids[None], record=SUBLAYERS)
+    base = base_run(model, here.ids[None], record=sublayers(model))
+    source = base_run(model, there.ids[None], record=sublayers(model))
     with torch.no_grad():
         base_logits, source_logits = (unembed(model, run.resid[-1, :, -1]) for run in (base, source))
     top_id = int(base_logits[0].argmax())
@@ -190,6 +214,9 @@ def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
 def check_current(pair: RunPair) -> None:
     """Refuse runs of weights that the model no longer has.
 
+    It reads all weights (about 0.1 s for the embedded model): nothing less notices a value that was written through
+    ``parameter.data``. Weights that were changed and have their values back are the same.
+
     Raises:
         OptionError: If the weights were changed since.
     """
@@ -197,9 +224,34 @@ def check_current(pair: RunPair) -> None:
         raise OptionError(f"the weights of {pair.model.cfg.model_name} changed since these runs: run them again")
 
 
-def _weights(model: HookedTransformer) -> tuple[tuple[int, int], ...]:
-    """Where each parameter lies and how often it was written to; cheap, unlike a hash."""
-    return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+def _weights(model: HookedTransformer) -> str:
+    """A checksum of all parameters' content, computed where they are.
+
+    Unlike :func:`interp.models.weights_hash` it may depend on the layout in memory and the device, and copies nothing.
+    """
+    digest = xxhash.xxh3_128()
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        strides = value.stride()
+        value = value.permute(sorted(range(value.ndim), key=lambda axis: -strides[axis]))  # no copy where it is dense
+        flat = value.contiguous().view(-1)
+        if flat.device.type == "cpu":
+            digest.update(flat.view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(_checksum(flat)).encode())
+    return digest.hexdigest()
+
+
+def _checksum(flat: Tensor) -> list[int]:
+    """Sums modulo 2^64 of the bits, each times an odd number of its own: any one that changes changes its sum."""
+    bits = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+    sums = []
+    for part in bits.split(_CHECKED_AT_ONCE):
+        place = torch.arange(len(part), device=flat.device)
+        mixed = (place + 1) * 0x2545F4914F6CDD1D
+        sums.append((part.to(torch.int64) * ((mixed ^ (mixed >> 29)) | 1)).sum())
+    return torch.stack(sums).tolist() if sums else []
 
 
 def _aligned(here: TokenizedFact, there: TokenizedFact) -> tuple[int | None, ...]:

@@ -21,9 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
-from interp.sweep import frozen_cache, until_read
+from interp.base_runs import check_decoder, frozen_cache, noting_cache
+from interp.sweep import until_read
 
 __all__ = ["Suffixes", "padded", "passes", "run_rows", "suffixes"]
 
@@ -148,6 +150,7 @@ def run_rows(
     stop: int,
     record: Sequence[str] = (),
     hooks: Sequence[Any] = (),
+    cache: TransformerLensKeyValueCache | None = None,
 ) -> tuple[Float[Tensor, "row token d_model"], dict[str, Tensor]]:
     """Run some blocks on whole rows that are padded on the right, without gradients.
 
@@ -158,6 +161,7 @@ def run_rows(
         stop: The block before which to stop.
         record: Names of hooks to read.
         hooks: Interventions, as HookedTransformer takes them.
+        cache: Notes what attention reads (:func:`interp.base_runs.noting_cache`).
 
     Returns:
         The residual stream that enters block ``stop``, and what the hooks saw.
@@ -171,6 +175,8 @@ def run_rows(
     if embedded and start == stop:
         return x, seen
     at: dict[str, Any] = {"start_at_layer": start} if embedded else {"prepend_bos": False}
+    if cache is not None:
+        at["past_kv_cache"] = cache
     with torch.no_grad():
         after = model.run_with_hooks(x, stop_at_layer=stop, fwd_hooks=[*hooks, *((n, keep) for n in record)], **at)
     return after, seen
@@ -209,28 +215,31 @@ def _prefix(
     model: HookedTransformer, entering: Float[Tensor, "row token d_model"], starts: Sequence[int], layer: int
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Keys and values of the tokens before the starts in the blocks from ``layer`` on, padded on the left."""
+    check_decoder(model)
     blocks, n_prefix = range(layer, model.cfg.n_layers), max(starts)
-    names = [f"blocks.{block}.attn.hook_{kind}" for block in blocks for kind in "kv"]
-    found: dict[str, Tensor] = {}
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     for members in passes(starts, entering.device):
         longest = max(starts[row] for row in members)
         if not longest:
             continue
+        cache, noted = noting_cache(model, len(members), blocks)
         # what comes out of the last block is not needed
-        _, seen = run_rows(
+        run_rows(
             model,
             entering[members, :longest],
             start=layer,
             stop=model.cfg.n_layers,
-            record=names,
             hooks=until_read(model, lambda resid: resid[:, :1]),
+            cache=cache,
         )
         first = torch.tensor([starts[row] for row in members], device=entering.device)
         reach = torch.arange(longest, device=entering.device)[None] - (longest - first)[:, None]
         index = reach.clamp(min=0)[:, :, None, None]
-        for name in names:
-            states = seen[name]
-            if name not in found:
-                found[name] = states.new_zeros(len(starts), n_prefix, *states.shape[2:])
-            found[name][members, n_prefix - longest :] = states.gather(1, index.expand(-1, -1, *states.shape[2:]))
-    return {block: (found[f"blocks.{block}.attn.hook_k"], found[f"blocks.{block}.attn.hook_v"]) for block in blocks}
+        for block in blocks:
+            read = noted[block].read
+            if block not in found:
+                keys, values = (states.new_zeros(len(starts), n_prefix, *states.shape[2:]) for states in read)
+                found[block] = (keys, values)
+            for kept, states in zip(found[block], read, strict=True):
+                kept[members, n_prefix - longest :] = states.gather(1, index.expand(-1, -1, *states.shape[2:]))
+    return found

@@ -18,21 +18,21 @@ suffix (windows, severing). Everything goes through HookedTransformer, so any ho
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 from transformer_lens.hook_points import HookPoint
 
-from interp.errors import NumericalError, OptionError
+from interp.base_runs import BaseRun, Hook, base_run, frozen_cache
+from interp.batches import groups, halving
+from interp.errors import NumericalError
 
 __all__ = [
     "BaseRun",
@@ -40,60 +40,18 @@ __all__ = [
     "Join",
     "Pin",
     "Place",
-    "Site",
     "base_run",
     "check_finite",
     "enter_block",
-    "frozen_cache",
     "groups",
     "halving",
     "sweep",
     "unembed",
     "until_read",
+    "wide",
 ]
 
-logger = logging.getLogger(__name__)
-
-Site = Literal["attn_out", "mlp_out"]
 Place = Literal["attn_out", "mlp_out", "resid_post"]
-Hook = tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseRun:
-    """A finished run that others join.
-
-    Args:
-        resid: The residual stream before each block; the last entry is what the final norm reads.
-        keys: Per block, before any rotation (the cache of HookedTransformer holds them so).
-        values: Per block.
-        attn_out: Attention outputs, if asked for.
-        mlp_out: MLP outputs, if asked for.
-    """
-
-    resid: Float[Tensor, "boundary sample token d_model"]
-    keys: tuple[Float[Tensor, "sample token kv_head d_head"], ...]
-    values: tuple[Float[Tensor, "sample token kv_head d_head"], ...]
-    attn_out: Float[Tensor, "layer sample token d_model"] | None = None
-    mlp_out: Float[Tensor, "layer sample token d_model"] | None = None
-
-    def rows(self, index: slice) -> BaseRun:
-        """The same run for some of its samples."""
-        return BaseRun(
-            resid=self.resid[:, index],
-            keys=tuple(k[index] for k in self.keys),
-            values=tuple(v[index] for v in self.values),
-            attn_out=None if self.attn_out is None else self.attn_out[:, index],
-            mlp_out=None if self.mlp_out is None else self.mlp_out[:, index],
-        )
-
-    def output(self, site: Site) -> Float[Tensor, "layer sample token d_model"]:
-        """The recorded outputs of one kind of sublayer."""
-        recorded = self.attn_out if site == "attn_out" else self.mlp_out
-        if recorded is None:
-            raise OptionError(f"the base run did not record {site}")
-        return recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,47 +86,6 @@ class Join:
     resid: Float[Tensor, "row token d_model"]
     samples: Int[Tensor, "row"]
     pins: tuple[Pin, ...] = ()
-
-
-def base_run(
-    model: HookedTransformer,
-    tokens: Int[Tensor, "sample token"],
-    *,
-    hooks: Sequence[Hook] = (),
-    record: Sequence[Site] = (),
-) -> BaseRun:
-    """Run whole prompts once and keep what other runs join to.
-
-    Args:
-        model: Any HookedTransformer decoder.
-        tokens: One row per sample.
-        hooks: Interventions during this run (noise on embeddings, say).
-        record: Which sublayer outputs to keep as well.
-    """
-    n_layers = model.cfg.n_layers
-    kept = {f"blocks.{i}.hook_{site}" for i in range(n_layers) for site in record}
-    for layer in range(n_layers):
-        kept |= {f"blocks.{layer}.{name}" for name in ("hook_resid_pre", "attn.hook_k", "attn.hook_v")}
-    stored: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        stored[str(hook.name)] = value
-
-    with torch.no_grad():
-        final = model.run_with_hooks(
-            tokens,
-            prepend_bos=False,
-            stop_at_layer=n_layers,
-            fwd_hooks=[*hooks, *((name, keep) for name in sorted(kept))],
-        )
-    at = [f"blocks.{layer}." for layer in range(n_layers)]
-    outputs = {site: torch.stack([stored[f"{block}hook_{site}"] for block in at]) for site in record}
-    return BaseRun(
-        resid=torch.stack([*(stored[f"{block}hook_resid_pre"] for block in at), final]),
-        keys=tuple(stored[f"{block}attn.hook_k"] for block in at),
-        values=tuple(stored[f"{block}attn.hook_v"] for block in at),
-        **outputs,
-    )
 
 
 def sweep(
@@ -229,8 +146,9 @@ def enter_block(
     layer: int,
     tokens: slice,
     *,
-    attn_out: Float[Tensor, "sample token d_model"],
-    mlp_out: Float[Tensor, "sample token d_model"] | None = None,
+    attn_out: Float[Tensor, "#sample token d_model"],
+    mlp_out: Float[Tensor, "#sample token d_model"] | None = None,
+    max_batch_tokens: int | None = None,
 ) -> Float[Tensor, "sample token d_model"]:
     """The residual stream after block ``layer`` if each of some tokens, by itself, had other sublayer outputs there.
 
@@ -244,18 +162,30 @@ def enter_block(
         tokens: Which tokens.
         attn_out: The attention output at each.
         mlp_out: The MLP output at each; what the block computes if None.
+        max_batch_tokens: The most tokens at once; all of them if None.
     """
     x = base.resid[layer, :, tokens]
+    size = x.shape[0] * x.shape[1] if max_batch_tokens is None else max_batch_tokens
+
+    def rows(of: Tensor) -> Tensor:
+        return of.expand(x.shape).reshape(-1, 1, x.shape[-1])
 
     def put(output: Tensor, hook: HookPoint, *, value: Tensor) -> Tensor:
-        return value.expand(x.shape).reshape(output.shape)
+        return value.reshape(output.shape)
 
-    hooks: list[Any] = [(f"blocks.{layer}.hook_attn_out", partial(put, value=attn_out))]
+    entering, put_in = rows(x), {"attn_out": rows(attn_out)}
     if mlp_out is not None:
-        hooks.append((f"blocks.{layer}.hook_mlp_out", partial(put, value=mlp_out)))
-    rows = x.reshape(-1, 1, x.shape[-1])
-    after = model.run_with_hooks(rows, start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
-    return after.reshape(x.shape)
+        put_in["mlp_out"] = rows(mlp_out)
+    after = []
+    for first in range(0, len(entering), size):
+        part = slice(first, first + size)
+        hooks: list[Any] = [
+            (f"blocks.{layer}.hook_{site}", partial(put, value=value[part])) for site, value in put_in.items()
+        ]
+        after.append(
+            model.run_with_hooks(entering[part], start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
+        )
+    return torch.cat(after).reshape(x.shape)
 
 
 def until_read(model: HookedTransformer, take: Callable[[Tensor], Tensor]) -> tuple[Hook, ...]:
@@ -273,8 +203,16 @@ def until_read(model: HookedTransformer, take: Callable[[Tensor], Tensor]) -> tu
     return ((name, hook),) if name in model.hook_dict else ()
 
 
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if that is what they are: what sums and probabilities are computed in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
     """Logits of final residual streams: the last norm and the unembedding, nothing else.
+
+    They come in float32 whatever the model's number format, so that every probability, score and mean that is read off
+    them is computed in float32.
 
     Raises:
         NumericalError: If a logit is NaN or infinite.
@@ -282,31 +220,7 @@ def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) ->
     flat = resid.reshape(-1, 1, resid.shape[-1])
     logits = model(flat, start_at_layer=model.cfg.n_layers)
     check_finite(logits)
-    return logits.reshape(*resid.shape[:-1], -1)
-
-
-def frozen_cache(
-    model: HookedTransformer,
-    prefix: Mapping[int, tuple[Tensor, Tensor]],
-    present: Int[Tensor, "row prefix"],
-) -> TransformerLensKeyValueCache:
-    """What HookedTransformer attends to before the tokens that it is given, left as it is by the run.
-
-    Args:
-        model: The model.
-        prefix: Keys (before any rotation) and values per block; only these blocks may run.
-        present: 1 where a row has a token, 0 where it is padded.
-    """
-    entries = {
-        layer: TransformerLensKeyValueCacheEntry(past_keys=keys, past_values=values, frozen=True)
-        for layer, (keys, values) in prefix.items()
-    }
-    some = next(iter(entries.values()))
-    return TransformerLensKeyValueCache(
-        entries=[entries.get(layer, some) for layer in range(model.cfg.n_layers)],
-        previous_attention_mask=present,
-        frozen=True,
-    )
+    return wide(logits).reshape(*resid.shape[:-1], -1)
 
 
 def check_finite(logits: Float[Tensor, "*batch d_vocab"]) -> None:
@@ -315,62 +229,17 @@ def check_finite(logits: Float[Tensor, "*batch d_vocab"]) -> None:
     Raises:
         NumericalError: If a logit is NaN or infinite.
     """
-    if torch.isfinite(logits.detach().sum()):  # one pass; any NaN or infinity survives a sum
+    # one pass; any NaN or infinity survives a sum
+    if torch.isfinite(logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))):
         return
     bad = int((~torch.isfinite(logits)).sum())
     if bad:
+        narrow = torch.finfo(logits.dtype).bits < 32
+        format_ = str(logits.dtype).removeprefix("torch.")
         raise NumericalError(
-            f"{bad} of {logits.numel()} logits are NaN or infinite: the weights are damaged, or {logits.dtype}"
-            " is too narrow for this model (try float32)"
+            f"{bad} of {logits.numel()} logits are NaN or infinite: the weights are damaged"
+            + (f", or {format_} is too narrow for this model (try float32)" if narrow else "")
         )
-
-
-def groups(joins: Sequence[T], rows: Sequence[int], length: int, max_batch_tokens: int) -> Iterator[list[T]]:
-    """Cut joins into consecutive groups of at most ``max_batch_tokens`` tokens (at least one join each).
-
-    Args:
-        joins: Anything, in the order in which it joins.
-        rows: How many rows each of them has.
-        length: Tokens per row.
-        max_batch_tokens: The most tokens that a block may be run on at once.
-
-    Raises:
-        OptionError: If ``max_batch_tokens`` is not positive.
-    """
-    if max_batch_tokens < 1:
-        raise OptionError(f"max_batch_tokens must be positive, got {max_batch_tokens}")
-    group: list[T] = []
-    size = 0
-    for join, count in zip(joins, rows, strict=True):
-        if group and size + count * length > max_batch_tokens:
-            yield group
-            group, size = [], 0
-        group.append(join)
-        size += count * length
-    if group:
-        yield group
-
-
-def halving(work: Callable[[int], T], max_batch_tokens: int) -> T:
-    """Do some work with a batch limit; when memory runs out, halve the limit, say so and try again.
-
-    Raises:
-        torch.OutOfMemoryError, RuntimeError: If even a limit of one token does not fit.
-    """
-    while True:
-        try:
-            return work(max_batch_tokens)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator raises a plain one
-            if max_batch_tokens <= 1 or not _is_out_of_memory(error):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        max_batch_tokens //= 2
-        logger.warning("out of memory: going on with max_batch_tokens=%d", max_batch_tokens)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _run_block(

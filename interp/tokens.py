@@ -30,6 +30,7 @@ __all__ = [
     "encode_continuation",
     "front_tokens",
     "subject_span",
+    "subject_tokens",
     "token_classes",
     "token_text",
     "tokenize",
@@ -179,6 +180,22 @@ def front_tokens(tokenizer: Any) -> list[int]:
 
 _LETTER = "a"
 """A text that every tokenizer knows and that no special token is."""
+
+
+def subject_tokens(model: HookedTransformer, facts: Sequence[Fact]) -> list[list[int]]:
+    """Token ids of each fact's subject within its prompt, by one call of the tokenizer for all of them.
+
+    Raises:
+        FactError: As :func:`tokenize` for a subject.
+        ModelError: If the model has no tokenizer that knows character offsets.
+    """
+    tokenizer = _tokenizer(model)
+    encoded = tokenizer([fact.prompt for fact in facts], add_special_tokens=False, return_offsets_mapping=True)
+    rows = zip(facts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [
+        list(ids)[slice(*_span_of(tokenizer, fact, list(ids), [tuple(pair) for pair in offsets]))]
+        for fact, ids, offsets in rows
+    ]
 
 
 def subject_span(offsets: Sequence[tuple[int, int]], subject_characters: tuple[int, int]) -> tuple[int, int] | None:

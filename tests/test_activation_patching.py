@@ -15,7 +15,7 @@ from interp.errors import OptionError
 from interp.facts import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
-from interp.run_pairs import clean_and_corrupted, prompt_pair
+from interp.run_pairs import _checksum, clean_and_corrupted, prompt_pair
 from interp.tokens import tokenize
 
 QUICK = {"samples": 3, "noise": 0.33}
@@ -162,15 +162,40 @@ def test_a_state_that_does_not_exist(unchecked):
         Cell(token=0, layer=0, state="mpl")  # type: ignore[arg-type]
 
 
-def test_runs_of_other_weights_are_refused(tiny, facts):
+@pytest.mark.parametrize("how", ["in place", "through data", "one value", "another tensor", "the unembedding"])
+def test_runs_of_other_weights_are_refused(tiny, facts, how):
     pair = clean_and_corrupted(tiny, facts[0], **QUICK)
-    W_out = tiny.blocks[2].mlp.W_out
-    before = W_out.detach().clone()
-    with torch.no_grad():
-        W_out.mul_(1.0)
-    assert torch.equal(W_out, before)
-    with pytest.raises(OptionError, match="changed since these runs"):
-        patch_activations(pair, [Cell(token=0, layer=0)])
+    weight = tiny.unembed.W_U if how == "the unembedding" else tiny.blocks[2].mlp.W_out
+    before = weight.detach().clone()
+    try:
+        if how == "in place":
+            weight.mul_(2.0)
+        elif how == "through data":
+            weight.data.mul_(2.0)
+        elif how == "another tensor":
+            weight.data = before * 2
+        else:
+            weight.data[3, 5] += 1e-3
+        with pytest.raises(OptionError, match="changed since these runs"):
+            patch_activations(pair, [Cell(token=0, layer=0)])
+    finally:
+        weight.data.copy_(before)
+    patch_activations(pair, [Cell(token=0, layer=0)])  # the same values again: the runs are theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_checksum_on_other_devices_notices_every_value(dtype):
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = _checksum(values)
+    assert before == _checksum(values.clone())
+    for index in (0, 1, 500, 999):
+        changed = values.clone()
+        changed[index] = -changed[index]
+        assert _checksum(changed) != before
+    swapped = values.clone()
+    swapped[[3, 7]] = swapped[[7, 3]]
+    assert _checksum(swapped) != before
+    assert _checksum(values.roll(1)) != before
 
 
 def test_a_record_like_others(tiny, facts, tmp_path):

@@ -1,6 +1,7 @@
 """Attribution scores against brute force, their completeness, and their definitions."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from interp.errors import OptionError
 from interp.facts import Fact
 from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
+from interp.models import load_model
 from interp.tokens import tokenize
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, GOLDEN
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -101,6 +103,83 @@ def test_targets_of_several_tokens_average_their_own_predictions(tiny):
     assert joint.per_token().shape == (len(tokenized.ids), 6)
 
 
+@pytest.mark.parametrize("tokens", ["last", "all", "each"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_of_several_tokens_equal_full_passes_in_every_layer(family_model, family, tokens):
+    """Also in the last one, where scaling acts on the tokens that are read themselves, whichever of them it is."""
+    model = family_model(family)
+    fact = Fact(template="{} is governed from", subject="Norway", target=" Oslo Tokyo")
+    tokenized = tokenize(model, fact)
+    targets, n_prompt, steps = tokenized.target_ids, len(tokenized.ids), 2
+    assert len(targets) >= 2
+    extended = torch.cat([tokenized.ids, torch.tensor(targets[:-1])])
+    found = attribute(model, fact, tokens=tokens, steps=steps)
+
+    def part(j, positions):
+        return attribute_layers(model, extended[: n_prompt + j], targets[j], steps=steps, positions=positions)
+
+    if tokens == "all":
+        expected = torch.zeros_like(found.scores)
+        for j in range(len(targets)):
+            expected[:, : n_prompt + j] += part(j, slice(None)) / len(targets)
+        torch.testing.assert_close(found.scores, expected, atol=1e-9, rtol=1e-3)
+    elif tokens == "last":
+        expected = sum(part(j, slice(n_prompt + j - 1, n_prompt + j)) for j in range(len(targets)))[:, 0] / len(targets)
+        torch.testing.assert_close(found.scores, expected, atol=1e-9, rtol=1e-3)
+    else:
+        for token in (1, n_prompt - 1, n_prompt, len(extended) - 1):
+            answers = range(max(0, token - n_prompt + 1), len(targets))
+            expected = sum(part(j, slice(token, token + 1))[:, 0] for j in answers) / len(targets)
+            torch.testing.assert_close(found.scores[:, token], expected, atol=1e-9, rtol=1e-3)
+            assert (found.scores[-1, token].abs().max() > 0) == (token >= n_prompt - 1)
+
+
+@pytest.mark.parametrize("token", [1, -2, -1])
+def test_the_change_is_that_of_erasing_one_token_in_one_layer(tiny, token):
+    fact = Fact(template="{} is governed from", subject="Norway", target=" Oslo Tokyo")
+    tokenized = tokenize(tiny, fact)
+    extended = torch.cat([tokenized.ids, torch.tensor(tokenized.target_ids[:-1])])
+    token %= len(extended)
+    found = attribute(tiny, fact, tokens="each", steps=40, rule="gauss-legendre")
+    answers_at = len(tokenized.ids) - 1
+    for layer in range(tiny.cfg.n_layers):
+
+        def erase(value, hook):
+            value[:, token] = 0
+            return value
+
+        def probability(hooks):
+            logits = tiny.run_with_hooks(extended[None], prepend_bos=False, fwd_hooks=hooks)[0, answers_at:]
+            return logits.softmax(-1).gather(-1, torch.tensor(tokenized.target_ids)[:, None]).mean()
+
+        with torch.no_grad():
+            change = probability([]) - probability([(f"blocks.{layer}.mlp.hook_post", erase)])
+        assert found.change[layer, token] == pytest.approx(float(change), abs=1e-6)
+        assert found.scores[layer, token].sum() == pytest.approx(float(change), abs=2e-4)
+
+
+def test_inference_mode_makes_no_difference(tiny, facts):
+    expected = attribute(tiny, facts[0], steps=3)
+    with torch.inference_mode():
+        found = attribute(tiny, facts[0], steps=3)
+        model = load_model(GOLDEN / "tiny-gpt2", device="cpu")
+    assert torch.equal(found.scores, expected.scores)
+    with pytest.raises(OptionError, match=r"were made under torch.inference_mode.*load the model outside"):
+        attribute(model, facts[0])
+
+
+def test_a_model_that_is_being_trained_is_left_as_it_is(tiny, facts):
+    expected = attribute(tiny, facts[0], tokens="all", steps=3)
+    tiny.requires_grad_(True)
+    try:
+        found = attribute(tiny, facts[0], tokens="all", steps=3)
+        assert all(parameter.grad is None for parameter in tiny.parameters())
+    finally:
+        tiny.requires_grad_(False)
+    assert not found.scores.requires_grad
+    assert torch.equal(found.scores, expected.scores)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(["riemann", "gauss-legendre"]), st.integers(1, 60), st.integers(0, 5))
 def test_quadrature_integrates_polynomials(rule, steps, degree):
@@ -159,13 +238,24 @@ def test_refined_neurons_are_those_that_paraphrases_share(tiny, facts):
         ({"tokens": "first"}, "tokens must be one of 'last', 'all', 'each', got 'first'"),
         ({"rule": "rieman"}, "did you mean 'riemann'"),
         ({"steps": 0}, "steps must be a positive whole number, got 0"),
+        ({"steps": 10**9}, "steps must be at most 100,000 (an error of about"),
+        ({"steps": 60_000, "rule": "gauss-legendre"}, "steps must be at most 1,000 (a hundred nodes are exact"),
+        ({"max_batch_tokens": 10**9}, "max_batch_tokens must be at most"),
         ({"max_batch_tokens": 0}, "max_batch_tokens must be a positive"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_options(tiny, facts, options, message):
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(OptionError, match=re.escape(message)):
         attribute(tiny, facts[0], **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numpys_numbers_are_numbers(tiny, facts, tmp_path):
+    found = attribute(tiny, facts[0], steps=np.int64(3), max_batch_tokens=np.int32(100))
+    assert torch.equal(found.scores, attribute(tiny, facts[0], steps=3, max_batch_tokens=100).scores)
+    found.save(tmp_path / "found.safetensors")
+    assert type(found.steps) is int
 
 
 def test_leaves_no_gradient_and_no_hook(tiny, facts):

@@ -1,6 +1,7 @@
 """Causal tracing against the published numbers, an independent computation, and its own definitions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from benchmarks.baseline import trace_cells
 from interp.cells import window_layers
-from interp.corruption import noise_level
+from interp.corruption import noise_level, replacement_facts
+from interp.datasets import load_facts
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts import Fact
 from interp.locate.causal_trace import causal_trace
@@ -55,6 +57,25 @@ def test_noise_level_is_three_standard_deviations_of_the_subjects_embeddings(tin
         noise_level(tiny, [])
     trace = causal_trace(tiny, facts[0], samples=2, noise="3sigma", reference_facts=facts)
     assert trace.noise == pytest.approx(noise_level(tiny, facts))
+
+
+def test_the_noise_level_asks_the_tokenizer_once(tiny, facts, bos_model, monkeypatch):
+    many = load_facts("builtin")
+    calls = []
+    for model in (tiny, bos_model):
+        kind = type(model.tokenizer)
+        own = kind.__call__
+
+        def counted(*args, own=own, **options):
+            calls.append(args)
+            return own(*args, **options)
+
+        rows = [model.W_E[tokenize(model, fact).ids[slice(*tokenize(model, fact).subject_span)]] for fact in many[:100]]
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "__call__", counted)
+            found = noise_level(model, many[:100], deviations=2)
+        assert found == pytest.approx(2 * float(torch.cat(rows).std()), rel=1e-6)
+    assert len(calls) == 2
 
 
 def test_effects_are_differences_from_the_corrupted_run(tiny, facts):
@@ -190,6 +211,84 @@ def test_symmetric_replacement(tiny, facts):
     assert trace.scores[token, layer] == pytest.approx(expected, abs=1e-6)
 
 
+CAPITALS = "The capital city of {} is"
+
+
+@pytest.fixture(scope="module")
+def pool(tiny):
+    """Countries of one length in tokens, as facts of one relation, whose capitals the model tells apart."""
+    names = [fact for fact in load_facts("builtin") if fact.relation and fact.target]
+    shape = tokenize(tiny, Fact(template=CAPITALS, subject="Norway"))
+    found = {}
+    for fact in names:
+        swapped = Fact(template=CAPITALS, subject=fact.subject, target=f" X{len(found)}", relation="capital")
+        tokenized = tokenize(tiny, swapped)
+        if (len(tokenized.ids), tokenized.subject_span) == (len(shape.ids), shape.subject_span):
+            found[fact.subject] = swapped
+    assert len(found) > 20
+    return [*found.values()][:40]
+
+
+def test_replacements_are_drawn_by_the_seed_whatever_the_order_of_the_file(tiny, pool):
+    fact = pool[0]
+    drawn = [[f.subject for f, _ in replacement_facts(tiny, fact, pool, 4, seed=seed)] for seed in range(6)]
+    assert len({tuple(subjects) for subjects in drawn}) > 3
+    turned = [[f.subject for f, _ in replacement_facts(tiny, fact, pool[::-1], 4, seed=seed)] for seed in range(6)]
+    assert turned == drawn
+    every = [f.subject for f, _ in replacement_facts(tiny, fact, pool, 1000)]
+    small = [f.subject for f, _ in replacement_facts(tiny, fact, pool, 1000, max_batch_tokens=20)]
+    assert small == every
+    assert {subject for subjects in drawn for subject in subjects} <= set(every)
+    traces = [
+        causal_trace(tiny, fact, corruption="symmetric", reference_facts=pool, samples=3, seed=seed) for seed in (1, 2)
+    ]
+    assert [list(trace.replacements) for trace in traces] == [drawn[1][:3], drawn[2][:3]]
+
+
+def test_a_replacement_gives_another_answer_than_the_one_traced(tiny, pool):
+    """The answer traced is the target's first token, which need not be what the model says."""
+
+    def top(fact):
+        with torch.no_grad():
+            return int(tiny(tokenize(tiny, fact).ids[None], prepend_bos=False)[0, -1].argmax())
+
+    answers = {fact.subject: top(fact) for fact in pool}
+    clean = answers[pool[0].subject]
+    other = next(answer for answer in answers.values() if answer != clean)
+    for answer in (clean, other):
+        traced = Fact(
+            template=CAPITALS, subject=pool[0].subject, target=tiny.tokenizer.decode([answer]), relation="capital"
+        )
+        assert tokenize(tiny, traced).target_ids == (answer,)
+        found = {f.subject for f, _ in replacement_facts(tiny, traced, pool, 1000)}
+        assert found == {fact.subject for fact in pool[1:] if answers[fact.subject] != answer}
+    bare = Fact(template=CAPITALS, subject=pool[0].subject, relation="capital")
+    found = {f.subject for f, _ in replacement_facts(tiny, bare, pool, 1000)}
+    assert found == {fact.subject for fact in pool[1:] if answers[fact.subject] != clean}
+
+
+def test_a_replacement_has_another_target(tiny, pool):
+    first, *others = (f for f, _ in replacement_facts(tiny, pool[0], pool, 1000))
+    same = [replace(first, target=pool[0].target), replace(first, target=pool[0].target.strip())]
+    for fact in same:
+        found = replacement_facts(tiny, pool[0], [fact, *others], 1000)
+        assert first.subject not in {f.subject for f, _ in found}
+
+
+def test_facts_without_a_relation_have_only_their_template_in_common(tiny, pool):
+    first, second, third, *_ = (f for f, _ in replacement_facts(tiny, pool[0], pool, 1000))
+    fact = replace(pool[0], relation=None)
+    stranger = replace(first, relation=None, template="{} was seen by")
+    alike = replace(second, relation=None)
+    named = replace(third, template="{} was seen by")
+    found = replacement_facts(tiny, fact, [stranger, alike, named], 10)
+    assert [f.subject for f, _ in found] == [second.subject]
+    with pytest.raises(FactError, match=r"none of its template \(it has no relation\)"):
+        replacement_facts(tiny, fact, [stranger, named], 10)
+    with pytest.raises(FactError, match="none of relation 'capital'"):
+        replacement_facts(tiny, pool[0], [stranger], 10)
+
+
 def test_symmetric_replacement_needs_a_candidate(tiny, facts):
     with pytest.raises(FactError, match="no replacement for 'Japan'"):
         causal_trace(tiny, facts[1], corruption="symmetric", reference_facts=[facts[1]])
@@ -214,6 +313,10 @@ def test_a_fact_without_target_traces_the_models_own_answer(tiny, facts):
         ({"sever": "mlps"}, "sever must be one of"),
         ({"state": "mlp", "sever": "mlp"}, "would undo"),
         ({"samples": 0}, "samples must be a positive whole number, got 0"),
+        ({"samples": 10**9}, "samples must be at most 10,000 .the standard error is then a hundredth"),
+        ({"window": 10**9}, "window must be at most 1,000 .no model has as many blocks"),
+        ({"max_batch_tokens": 10**9}, "max_batch_tokens must be at most"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
         ({"window": 2.5}, "window must be a positive whole number, got 2.5"),
         ({"noise": -1.0}, "noise must be a positive number or '3sigma', got -1.0"),
         ({"noise": float("nan")}, "noise must be a positive number"),
@@ -235,6 +338,24 @@ def test_weights_that_are_not_finite_give_no_score(tiny, facts):
             causal_trace(tiny, facts[0], **QUICK)
     finally:
         weight[0, 0] = before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numpys_numbers_are_numbers(tiny, facts, tmp_path):
+    found = causal_trace(
+        tiny,
+        facts[0],
+        state="mlp",
+        window=np.int64(3),
+        samples=np.int16(2),
+        noise=np.float64(0.33),
+        seed=np.uint32(4),
+        max_batch_tokens=np.int64(64),
+    )
+    expected = causal_trace(tiny, facts[0], state="mlp", window=3, samples=2, noise=0.33, seed=4, max_batch_tokens=64)
+    assert torch.equal(found.scores, expected.scores)
+    found.save(tmp_path / "found.safetensors")
+    assert [type(getattr(found, name)) for name in ("window", "samples", "noise", "seed")] == [int, int, float, int]
 
 
 @pytest.mark.real_model

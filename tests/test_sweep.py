@@ -94,9 +94,14 @@ def test_leaves_no_hook_behind_also_after_an_error(tiny, facts):
     assert all(not hook.fwd_hooks and not hook.bwd_hooks for hook in tiny.hook_dict.values())
 
 
-def test_logits_that_are_not_finite_are_refused():
-    with pytest.raises(NumericalError, match="1 of 3 logits"):
-        check_finite(torch.tensor([0.0, float("nan"), 1.0]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_logits_that_are_not_finite_are_refused_with_advice_that_can_help(dtype):
+    with pytest.raises(NumericalError, match="1 of 3 logits") as caught:
+        check_finite(torch.tensor([0.0, float("nan"), 1.0], dtype=dtype))
+    narrow = torch.finfo(dtype).bits < 32
+    assert ("try float32" in str(caught.value)) == narrow
+    assert ("too narrow" in str(caught.value)) == narrow
+    check_finite(torch.full((10,), 6e4, dtype=dtype))  # whose sum has no place in float16
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(caplog):
@@ -107,7 +112,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(caplog):
 
     assert halving(work, 100) == 12
     assert "max_batch_tokens=12" in caplog.text
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OptionError, match="out of memory with max_batch_tokens=1 already"):
         halving(lambda limit: work(100), 4)
     with pytest.raises(RuntimeError, match="another"):
         halving(lambda limit: (_ for _ in ()).throw(RuntimeError("another")), 100)

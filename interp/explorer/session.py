@@ -26,7 +26,7 @@ from interp.errors import OptionError
 from interp.evaluation.protocol import CaseEvaluation, evaluate
 from interp.explorer.view import EditedLayers, private_view
 from interp.facts import EditRequest, Fact, spaced_answer
-from interp.locate.activation_patching import PatchedRun, Readout, patch_activations, read_out
+from interp.locate.activation_patching import PatchedRun, Readout, patched_run, read_out
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.options import Progress, check_choice, check_positive, check_seed
@@ -232,8 +232,8 @@ class Session:
         Raises:
             OptionError: If a cell does not exist or has no counterpart.
         """
-        pair = self.source_pair()
-        found = patch_activations(pair, cells, model_provenance=self.provenance)
+        pair = self.source_pair()  # of the weights as they are: to check them twice would double the wait
+        found = patched_run(pair, cells, 10, self.provenance)
         self.cells = tuple(cells)
         return found
 

@@ -20,16 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.base_runs import check_site
 from interp.cells import SITES, Cell, check_cells, window_layers
 from interp.errors import OptionError
 from interp.facts import Fact
-from interp.options import check_positive
+from interp.options import whole_number
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current
-from interp.sweep import Join, Pin, Place, sweep, unembed
+from interp.sweep import Join, Pin, Place, sweep, unembed, wide
 from interp.tokens import token_text
 
-__all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "read_out"]
+__all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "patched_run", "read_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,17 @@ def patch_activations(
             prompt, or the model's weights changed since the runs.
         NumericalError: If the model returns NaN or infinite logits.
     """
-    check_positive(top=top)
+    top = whole_number("top", top)
     check_current(pair)
+    return patched_run(pair, cells, top, model_provenance)
+
+
+def patched_run(pair: RunPair, cells: Sequence[Cell], top: int, model_provenance: Provenance | None) -> PatchedRun:
+    """:func:`patch_activations` for runs that are known to be of the weights as they are."""
     check_cells(cells, len(pair.tokenized.ids), pair.model.cfg.n_layers)
+    for cell in cells:
+        if cell.state in SITES:
+            check_site(pair.model, SITES[cell.state], f"a cell with state={cell.state!r}")
     start = min(cell.token for cell in cells)
     with torch.no_grad():
         last = len(pair.tokenized.ids) - 1 - start
@@ -126,7 +135,7 @@ def patch_activations(
 
 def read_out(pair: RunPair, logits: Float[Tensor, "sample d_vocab"], top: int = 10) -> Readout:
     """The likeliest next tokens, and the answer's probability."""
-    distribution = logits.softmax(-1)
+    distribution = wide(logits).softmax(-1)
     answer = distribution[:, pair.answer_id]
     n = len(answer)
     values, ids = distribution.mean(0).topk(min(top, distribution.shape[-1]))

@@ -32,13 +32,15 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from interp.base_runs import base_run, check_decoder, run_bytes
+from interp.batches import check_fits, halving, warn_if_long
 from interp.errors import OptionError
 from interp.facts import Fact
 from interp.integrated_gradients import Rule, integrate, quadrature
 from interp.models import check_linear_output
-from interp.options import Progress, check_choice, check_positive
+from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results import Provenance, Record, provenance
-from interp.sweep import base_run, halving, unembed
+from interp.sweep import unembed
 from interp.tokens import token_text, tokenize
 
 __all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
@@ -145,6 +147,7 @@ class Attribution(Record):
         )
 
 
+@torch.inference_mode(False)
 def attribute(
     model: HookedTransformer,
     fact: Fact,
@@ -160,11 +163,12 @@ def attribute(
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
 
     Args:
-        model: Any HookedTransformer decoder with plain or gated MLPs; left as it was found.
+        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`) with plain or gated MLPs; left as
+            it was found.
         fact: The statement; without a target, the model's own top answer is attributed.
         tokens: What is scaled: the ``last`` token of what the model reads (for each answer token its own, as
             published for GPT models), ``all`` tokens jointly (one path), or ``each`` token by itself.
-        steps: Quadrature nodes n.
+        steps: Quadrature nodes n; at most 1,000 of ``gauss-legendre``.
         rule: ``riemann`` (right sum, equation 3) or ``gauss-legendre``.
         max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
         model_provenance: To spare hashing the weights in a loop.
@@ -175,12 +179,18 @@ def attribute(
     Raises:
         OptionError: If an option is not one of the above, or the model's MLPs are of another kind.
         FactError: If the fact does not fit the model.
+        ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
+
+    Warns:
+        InterpWarning: If it will take hours.
     """
     check_choice("tokens", tokens, TOKENS)
     nodes, weights = quadrature(rule, steps)
-    check_positive(max_batch_tokens=max_batch_tokens)
+    steps, max_batch_tokens = len(nodes), whole_number("max_batch_tokens", max_batch_tokens)
+    check_decoder(model)
     check_linear_output(model)
+    _check_differentiable(model)
 
     tokenized = tokenize(model, fact)
     prompt = tokenized.ids
@@ -191,6 +201,7 @@ def attribute(
         stored[str(hook.name)] = value[0]
 
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    _check_memory(model, len(extended), tokens)
     base = base_run(model, extended[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
     w = torch.stack([stored[name] for name in names])
 
@@ -210,6 +221,15 @@ def attribute(
         jobs = [(0, n_tokens, 0, n_answers)]
     else:
         jobs = [(t, t + 1, max(0, t - answers_at), n_answers) for t in range(n_tokens)]
+    lengths = [answers_at + last - start for start, _, _, last in jobs]
+    warn_if_long(
+        f"attribution over {n_tokens} tokens with {steps} steps",
+        model,
+        sum(lengths) * steps * n_layers * n_layers / 2,
+        max(lengths),
+        max_batch_tokens,
+        passes=3,
+    )
 
     def result(parts: Sequence[tuple[Tensor, Tensor]]) -> Attribution:
         if tokens == "last":
@@ -260,6 +280,28 @@ def attribute(
             )
         )
     return result(parts)
+
+
+def _check_differentiable(model: HookedTransformer) -> None:
+    """Refuse weights that no gradient can pass."""
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise OptionError(
+            f"the weights of {model.cfg.model_name} were made under torch.inference_mode, where no gradient passes"
+            " them: load the model outside of it"
+        )
+
+
+def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> None:
+    """Refuse a prompt whose run, activations and scores do not fit."""
+    cfg = model.cfg
+    assert cfg.d_mlp is not None
+    copies = 1 if tokens == "last" else 3
+    check_fits(
+        f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}",
+        run_bytes(model, 1, n_tokens, ("mlp_out",)) + 4 * copies * cfg.n_layers * n_tokens * cfg.d_mlp,
+        model.W_E.device,
+        "take a shorter prompt, tokens='last' or a machine with more memory",
+    )
 
 
 def refined_neurons(

@@ -26,14 +26,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.cells import SITES, STATES, State, window_layers
+from interp.base_runs import check_decoder, check_site, run_bytes, sublayers
+from interp.batches import check_fits, halving, warn_if_long
+from interp.cells import SITES, STATES, State
 from interp.corruption import Corruption
 from interp.errors import OptionError
 from interp.facts import Fact
-from interp.options import Progress, check_choice, check_positive
+from interp.options import Progress, check_choice, check_seed, whole_number
+from interp.restorations import restored_scores
 from interp.results import Provenance, Record, provenance
-from interp.run_pairs import SUBLAYERS, RunPair, clean_and_corrupted
-from interp.sweep import BaseRun, Join, Pin, enter_block, groups, halving, sweep, unembed
+from interp.run_pairs import RunPair, clean_and_corrupted
 from interp.tokens import token_text
 
 __all__ = ["CausalTrace", "causal_trace"]
@@ -41,7 +43,6 @@ __all__ = ["CausalTrace", "causal_trace"]
 Metric = Literal["probability", "log_probability", "logit_difference"]
 
 METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
-_READOUT_ROWS = 512  # rows of logits held at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -123,7 +124,7 @@ def causal_trace(
     """Trace a fact through the model (see the module for the steps).
 
     Args:
-        model: Any HookedTransformer decoder; left as it was found.
+        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`); left as it was found.
         fact: What to trace. Its answer is the first token of its target, or the model's own top answer.
         state: What is restored: the residual stream after one block, or the MLP or attention outputs of
             ``window`` blocks.
@@ -132,7 +133,8 @@ def causal_trace(
         samples: Noise draws, or (symmetric) at most so many other subjects.
         noise: Standard deviation of the noise, or ``"3sigma"``: three times that of the subject embeddings of
             ``reference_facts``.
-        seed: Of the noise: ``numpy.random.RandomState(seed)``, the same in every cell, as published.
+        seed: Of the noise: ``numpy.random.RandomState(seed)``, the same in every cell, as published; or of the
+            draw of other subjects.
         corruption: ``gaussian`` or ``uniform`` noise on the subject's embeddings, or ``symmetric``
             replacement by other subjects of the same relation and token length with another answer.
         replace: Put the noise in the place of the embeddings instead of adding it.
@@ -148,14 +150,24 @@ def causal_trace(
             there yet is NaN.
 
     Raises:
-        OptionError: If an option is not one of the above, or ``sever`` is what is restored.
+        OptionError: If an option is not one of the above, ``sever`` is what is restored, the model does not have what
+            is restored or severed, or the runs do not fit into memory.
         FactError: If the fact does not fit the model, or no replacement subject is found.
+        ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
+
+    Warns:
+        InterpWarning: If it will take hours.
     """
     check_choice("state", state, STATES)
     check_choice("metric", metric, METRICS)
     check_choice("sever", sever, (None, "mlp", "attn"))
-    check_positive(window=window, max_batch_tokens=max_batch_tokens)
+    window, seed = whole_number("window", window), check_seed(seed)
+    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
+    check_decoder(model)
+    for name, kind in (("state", state), ("sever", sever)):
+        if kind is not None and kind in SITES:
+            check_site(model, SITES[kind], f"{name}={kind!r}")
     if sever is not None and sever == state:
         raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
 
@@ -168,7 +180,8 @@ def causal_trace(
         corruption=corruption,
         replace=replace,
         reference_facts=reference_facts,
-        record=() if state == "resid" and sever is None else SUBLAYERS,
+        record=() if state == "resid" and sever is None else sublayers(model),
+        max_batch_tokens=max_batch_tokens,
     )
     tokenized, answer_id = pair.tokenized, pair.answer_id
     foil_id = None
@@ -185,6 +198,7 @@ def causal_trace(
 
     clean, corrupted = read(pair.source_logits[None]), read(pair.base_logits)
     n = len(corrupted)
+    _announce(pair, state, max_batch_tokens)
     described = model_provenance or provenance(model)
 
     def result(restored: Float[Tensor, "token layer sample"]) -> CausalTrace:
@@ -219,7 +233,7 @@ def causal_trace(
         )
 
     restored = halving(
-        lambda limit: _restored(
+        lambda limit: restored_scores(
             pair,
             state,
             window,
@@ -235,116 +249,14 @@ def causal_trace(
     return result(restored)
 
 
-def _restored(
-    pair: RunPair,
-    state: State,
-    window: int,
-    sever: str | None,
-    read: Callable[[Tensor], Tensor],
-    corrupted: Float[Tensor, "sample"],
-    max_batch_tokens: int,
-    progress: Progress,
-    arrived: Callable[[Tensor], None],
-) -> Float[Tensor, "token layer sample"]:
-    """The metric of every restored run: one sweep per token from the last one back to the subject.
-
-    The last tokens come first because their suffixes are short: something is there at once.
-    """
-    model, clean, base = pair.model, pair.source, pair.base
-    n_layers, n_tokens = model.cfg.n_layers, len(pair.tokenized.ids)
-    first = pair.tokenized.subject_span[0]
-    scores = corrupted.expand(n_tokens, n_layers, -1).clone()
-    scores[first:] = torch.nan
-    # a cell costs as much as the tokens that run for it
-    total = sum(n_tokens - token for token in range(first, n_tokens)) * n_layers
-    before = 0
-    with torch.no_grad():
-        entered = _entered(model, clean, base, first, state, window, sever)
-    for token in reversed(range(first, n_tokens)):
-        after_entry = {layer: after[:, token - first] for layer, after in entered.items()}
-        cells = _joins(clean, base, token, n_layers, state, window, sever, after_entry)
-        if token < n_tokens - 1:  # after the last block only the last token is read
-            cells = {layers: join for layers, join in cells.items() if join.layer < n_layers}
-        length = n_tokens - token
-        values = corrupted.expand(n_layers, -1).clone()
-        n_cells = 0
-        for group in groups(list(cells), [len(corrupted)] * len(cells), length, max_batch_tokens):
-            with torch.no_grad():
-                final = sweep(model, base, token, [cells[layers] for layers in group], [length - 1])[:, 0]
-                rows = torch.cat([read(unembed(model, part)) for part in final.split(_READOUT_ROWS)])
-            for layers, value in zip(group, rows.split(len(corrupted)), strict=True):
-                values[list(layers)] = value
-            n_cells += sum(len(layers) for layers in group)
-            progress(before + n_cells * length, total)
-        scores[token] = values
-        before += n_layers * length
-        progress(before, total)
-        arrived(scores)
-    return scores
-
-
-def _entered(
-    model: HookedTransformer,
-    clean: BaseRun,
-    base: BaseRun,
-    first: int,
-    state: State,
-    window: int,
-    sever: str | None,
-) -> dict[int, Float[Tensor, "sample token d_model"]]:
-    """What restored windows make of the tokens from ``first`` on in the first block of each window, by block."""
-    if state == "resid":
-        return {}
-    n_layers = model.cfg.n_layers
-    tokens = slice(first, None)
-    site = SITES[state]
-    after = {}
-    for layer in sorted({window_layers(layer, window, n_layers).start for layer in range(n_layers)}):
-        outputs = {kind: base.output(kind)[layer, :, tokens] for kind in ("attn_out", "mlp_out")}
-        restored = clean.output(site)[layer, :, tokens].expand_as(outputs[site])
-        after[layer] = enter_block(
-            model,
-            base,
-            layer,
-            tokens,
-            attn_out=restored if site == "attn_out" else outputs["attn_out"],
-            # a restored attention output changes what the MLP reads, unless the MLP is severed from it
-            mlp_out=restored if site == "mlp_out" else outputs["mlp_out"] if sever == "mlp" else None,
-        )
-    return after
-
-
-def _joins(
-    clean: BaseRun,
-    base: BaseRun,
-    token: int,
-    n_layers: int,
-    state: State,
-    window: int,
-    sever: str | None,
-    after_entry: dict[int, Float[Tensor, "sample d_model"]],
-) -> dict[tuple[int, ...], Join]:
-    """The distinct restored runs of one token, by the layers whose cells they are, lowest first."""
-    samples = torch.arange(base.resid.shape[1], device=base.resid.device)
-    held: tuple[Pin, ...] = ()
-    if sever is not None:
-        site = SITES[sever]
-        held = (Pin(site=site, layers=range(n_layers), values=base.output(site)[:, :, token]),)
-
-    def join(layer: int, at_token: Tensor, pins: tuple[Pin, ...]) -> Join:
-        resid = base.resid[layer, :, token:].clone()
-        resid[:, 0] = at_token
-        return Join(layer=layer, resid=resid, samples=samples, pins=pins)
-
-    if state == "resid":
-        return {(layer,): join(layer + 1, clean.resid[layer + 1, :, token], held) for layer in range(n_layers)}
-
-    site = SITES[state]
-    layers_of: dict[range, list[int]] = {}
-    for layer in range(n_layers):  # near the ends, neighbouring windows can be the same
-        layers_of.setdefault(window_layers(layer, window, n_layers), []).append(layer)
-    joins = {}
-    for blocks, layers in layers_of.items():
-        restored = Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token])
-        joins[tuple(layers)] = join(blocks.start + 1, after_entry[blocks.start], (*held, restored))
-    return joins
+def _announce(pair: RunPair, state: State, max_batch_tokens: int) -> None:
+    """Say beforehand that a trace will not fit, or will take hours."""
+    n_layers, n_tokens = pair.model.cfg.n_layers, len(pair.tokenized.ids)
+    n_samples, first = len(pair.base_logits), pair.tokenized.subject_span[0]
+    what = f"the trace of {n_tokens} tokens with {n_samples} samples"
+    scores = 4 * 3 * n_tokens * n_layers * n_samples
+    entered = 0 if state == "resid" else run_bytes(pair.model, n_samples, n_tokens - first, ())
+    check_fits(what, scores + entered, pair.model.W_E.device, "take fewer samples or a shorter prompt")
+    lengths = range(1, n_tokens - first + 1)
+    block_tokens = sum(lengths) * n_samples * n_layers * n_layers / 2
+    warn_if_long(f"{what} (state={state!r})", pair.model, block_tokens, max(lengths), max_batch_tokens)
