@@ -2,6 +2,9 @@
 
 import copy
 import math
+import random
+import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,9 +12,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap, row_hooks
+from interp.editing import on_model
+from interp.editing import patch as patch_module
+from interp.editing.patch import (
+    Outcome,
+    Patch,
+    applied_hashes,
+    applied_patches,
+    compose,
+    overlap,
+    revert_all,
+    row_hooks,
+)
 from interp.errors import DataError, ModelError, OptionError
-from interp.facts import EditRequest, Fact
+from interp.evaluation.protocol import ask, evaluate
+from interp.facts import EditCase, EditRequest, Fact
 from interp.models import load_model, weights_hash
 from interp.results import provenance
 
@@ -213,6 +228,226 @@ def test_processed_models_are_refused(tiny):
             patch.apply(processed)
 
 
+def reloaded(patch, tmp_path):
+    patch.save(tmp_path / "again.patch")
+    return Patch.load(tmp_path / "again.patch")
+
+
+def test_a_patch_that_is_loaded_again_is_the_same_patch(model, tmp_path):
+    patch, other = make(model, 1, 3, rank=2, dense=(3,)), make(model, 1, seed=1)
+    again = reloaded(patch, tmp_path)
+    patch.apply(model)
+    other.apply(model)
+    once = w_out(model, 1)
+    for equal in (patch, again, replace(again, config={}, outcomes=())):
+        with pytest.raises(ModelError, match="the patch is on the model already"):
+            equal.apply(model)
+        with pytest.raises(ModelError, match="on the model already"), equal.applied(model):
+            raise AssertionError("not reached")
+        assert torch.equal(w_out(model, 1), once)
+    assert applied_patches(model) == (patch, other)
+    again.revert(model)
+    assert applied_patches(model) == (other,)
+    with pytest.raises(ModelError, match="the patch is not on the model"):
+        patch.revert(model)
+    other.revert(model)
+
+
+@pytest.mark.parametrize("change", ["weights", "method", "requests", "left", "right", "dense", "layer"])
+def test_what_tells_patches_apart(tiny, change):
+    patch = make(tiny, 1, dense=(2,))
+    other = EditRequest(REQUEST.fact, new_target=" Rome")
+    changed = {
+        "weights": {"provenance": replace(patch.provenance, weights_hash="0" * 32)},
+        "method": {"method": "memit"},
+        "requests": {"requests": (other,)},
+        "left": {"left": {1: -patch.left[1]}},
+        "right": {"right": {1: -patch.right[1]}},
+        "dense": {"dense": {2: patch.dense[2] * 2}},
+        "layer": {"dense": {3: patch.dense[2]}},
+    }[change]
+    assert replace(patch, **changed).content_hash() != patch.content_hash()
+    assert replace(patch, config={}, outcomes=()).content_hash() == patch.content_hash()
+
+
+def test_taking_back_several_at_once(model):
+    patches = [make(model, 1, 2, seed=seed) for seed in range(4)]
+    with patches[2].applied(model):
+        expected = w_out(model, 1)
+    for patch in patches:
+        patch.apply(model)
+    with pytest.raises(ModelError, match="is not on the model"):
+        revert_all(model, [patches[0], make(model, 1, seed=9)])
+    assert applied_patches(model) == tuple(patches)
+    revert_all(model, [patches[3], patches[0], patches[1]])
+    assert torch.equal(w_out(model, 1), expected)
+    revert_all(model, [])
+    revert_all(model, patches[2:3])
+
+
+def test_one_more_patch_costs_the_same_however_many_are_on(model, monkeypatch):
+    """Only its own delta is added, and no weights are hashed."""
+    patches = [make(model, 1, 2, seed=seed, scale=0.01) for seed in range(40)]
+    original, real, worked_out = w_out(model, 1), Patch.delta, []
+    monkeypatch.setattr(Patch, "delta", lambda self, layer: (worked_out.append(self), real(self, layer))[1])
+    costs, hashed = [], []
+    monkeypatch.setattr(patch_module, "weights_hash", lambda model: (hashed.append(1), weights_hash(model))[1])
+    for patch in patches:
+        worked_out.clear()
+        patch.apply(model)
+        assert all(mine is patch for mine in worked_out)
+        costs.append(len(worked_out))
+    assert costs == [costs[0]] * len(patches)
+    assert hashed == [1]  # the first time
+    expected = original
+    for patch in patches:
+        expected = expected + real(patch, 1)
+    assert torch.equal(w_out(model, 1), expected)
+    worked_out.clear()
+    revert_all(model, patches)
+    assert worked_out == []
+
+
+def test_wide_weights_keep_their_digits(tiny):
+    wide = copy.deepcopy(tiny).double()
+    with torch.no_grad():
+        wide.blocks[1].mlp.W_out += 1e-12
+    before, patch = w_out(wide, 1), make(wide, 1)
+    with patch.applied(wide):
+        assert torch.equal(w_out(wide, 1), before + patch.delta(1).double())
+    assert torch.equal(w_out(wide, 1), before)
+
+
+def consistent(model, patches, originals):
+    """W_out of every layer is the original plus those that the model lists."""
+    on = applied_patches(model)
+    assert [id(patch) for patch in on] == [id(patch) for patch in patches]
+    for layer, value in originals.items():
+        for patch in on:
+            value = value + patch.delta(layer) if layer in patch.layers else value
+        assert torch.equal(w_out(model, layer), value)
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("below", [0, 1])
+@pytest.mark.parametrize("how", ["apply", "revert", "with"])
+def test_a_model_is_never_left_half_edited(model, monkeypatch, how, below, lasting):
+    """Something is raised at the k-th access to the weights, for every k: it is all there or not at all."""
+    real, originals = on_model._w_out, {layer: w_out(model, layer) for layer in range(6)}
+    under = [make(model, 2, 4, seed=7)][:below]
+    patch = make(model, 1, 2, 3, 4, dense=(5,))
+    for other in under:
+        other.apply(model)
+    for at in range(1, 100):
+        if how == "revert":
+            patch.apply(model)
+        seen = [0]
+
+        def failing(*args, seen=seen, at=at):
+            seen[0] += 1
+            if seen[0] == at or (lasting and seen[0] > at):
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(on_model, "_w_out", failing)
+        try:
+            if how == "with":
+                with patch.applied(model):
+                    pass
+            else:
+                getattr(patch, how)(model)
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(on_model, "_w_out", real)
+        there = any(mine is patch for mine in applied_patches(model))  # mends what could not be mended then
+        consistent(model, [*under, patch] if there else under, originals)
+        assert there == (how == "revert") or seen[0] < at or (how == "with" and lasting)
+        if there:
+            patch.revert(model)
+        if seen[0] < at:
+            break
+    assert seen[0] < at < 99
+    for other in under:
+        other.revert(model)
+
+
+def test_ctrl_c_while_weights_are_written_takes_effect_afterwards(model, monkeypatch):
+    real, patch = on_model._w_out, make(model, 1, 2)
+    pressed = []
+
+    def pressing(*args):
+        if model.__dict__.get("interp_patches") is not None and not pressed:
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(on_model, "_w_out", pressing)
+    with pytest.raises(KeyboardInterrupt):
+        patch.apply(model)
+    assert pressed
+    assert applied_patches(model) == (patch,)  # entirely
+    patch.revert(model)
+    pressed.clear()
+    with pytest.raises(KeyboardInterrupt), patch.applied(model):
+        raise AssertionError("not reached")
+    assert pressed
+    assert applied_patches(model) == ()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer")
+def test_interrupts_at_any_moment(model):
+    armed = []
+
+    def ring(*_):
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+
+    originals = {layer: w_out(model, layer) for layer in range(6)}
+    patch, draw = make(model, 1, 2, 3, 4), random.Random(0)
+    began = time.perf_counter()
+    with patch.applied(model):
+        pass
+    span = time.perf_counter() - began
+    usual = signal.signal(signal.SIGALRM, ring)
+    try:
+        for trial in range(60):
+            try:
+                armed.append(trial)
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-4, 1.2 * span))
+                if trial % 2:
+                    with patch.applied(model):
+                        pass
+                else:
+                    patch.apply(model)
+                    patch.revert(model)
+                armed.clear()
+            except KeyboardInterrupt:
+                pass
+            there = applied_patches(model) == (patch,)
+            consistent(model, [patch] if there else [], originals)
+            if there:
+                assert trial % 2 == 0
+                patch.revert(model)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+def test_evaluating_a_model_that_carries_a_patch_is_refused(model):
+    """Its patch would count beside the one that is evaluated, or twice."""
+    patch, other = make(model, 1), make(model, 2, seed=1)
+    case = EditCase(id="a", request=REQUEST)
+    said = r"the model must carry no patch; on it are rome \('Norway is governed from' -> ' Lima'\): take them back"
+    with patch.applied(model):
+        for wanted in (patch, other):
+            with pytest.raises(ModelError, match="to evaluate, " + said):
+                evaluate(model, wanted, case, fluency_tokens=0)
+        with pytest.raises(ModelError, match="to ask, " + said):
+            ask(model, [case], fluency_tokens=0)
+
+
 def test_save_and_load(model, tmp_path):
     patch = make(model, 1, 4, rank=3, dense=(2,))
     patch.save(tmp_path / "patch.safetensors")
@@ -279,6 +514,46 @@ def test_compose_adds_up(model):
         compose([])
 
 
+def test_a_patch_composed_with_itself_is_refused(tiny, tmp_path):
+    patch, other = make(tiny, 1), make(tiny, 1, seed=1)
+    for same in (patch, reloaded(patch, tmp_path)):
+        with pytest.raises(OptionError, match="patches 0 and 2 are the same patch: it would count twice"):
+            compose([patch, other, same])
+
+
+def test_patches_compose_that_were_made_on_top_of_each_other_in_that_order(model):
+    first = make(model, 1)
+    with first.applied(model):
+        second = replace(make(model, 2, seed=1), made_on=applied_hashes(model))
+        with second.applied(model):
+            third = replace(make(model, 1, seed=2), made_on=applied_hashes(model))
+            alone = replace(third, made_on=())
+    beside = make(model, 3, seed=3)
+    for chain in ([first, second, third], [first, second, third, beside], [second, third], [first, beside]):
+        whole = compose(chain)
+        assert whole.provenance == chain[0].provenance
+        assert whole.made_on == chain[0].made_on
+    with compose([first, second, third]).applied(model):
+        found = w_out(model, 1)
+    torch.testing.assert_close(found, w_out(model, 1) + first.delta(1) + third.delta(1))
+    hashes = first.provenance.weights_hash, second.provenance.weights_hash
+    assert len(set(hashes)) == 2
+    for mixture in ([second, first], [first, beside, second], [first, third], [first, second, alone]):
+        with pytest.raises(OptionError, match=r"was made for weights .* they do not compose") as refused:
+            compose(mixture)
+        assert mixture[0].provenance.weights_hash in str(refused.value)
+    with pytest.raises(ModelError, match=r"on top of 1 other patch \(compose them\); this is"):
+        second.apply(model)
+
+
+def test_patches_for_other_weights_of_the_same_name_do_not_compose(tiny):
+    patch = make(tiny, 1)
+    theirs = make(tiny, 1, seed=1)
+    theirs = replace(theirs, provenance=replace(theirs.provenance, weights_hash="f" * 32))
+    with pytest.raises(OptionError, match=f"made for weights {'f' * 32}, patch 0 for {patch.provenance.weights_hash}"):
+        compose([patch, theirs])
+
+
 def test_patches_of_different_models_do_not_compose(tiny, family_model):
     with pytest.raises(OptionError, match="different models do not compose"):
         compose([make(tiny, 1), make(family_model("gpt2"), 1)])
@@ -286,7 +561,7 @@ def test_patches_of_different_models_do_not_compose(tiny, family_model):
 
 def test_converged_means_all(tiny):
     patch = make(tiny, 1)
-    failed = replace(patch, outcomes=(Outcome(converged=False, probability=0.1, loss=2.0, steps=3),))
+    failed = replace(make(tiny, 1, seed=1), outcomes=(Outcome(converged=False, probability=0.1, loss=2.0, steps=3),))
     assert patch.converged
     assert not compose([patch, failed]).converged
 
@@ -374,7 +649,7 @@ def test_the_outcome_of_a_request_is_found_by_prompt_and_answer(tiny):
 def test_what_patches_were_made_with_is_kept_when_they_are_composed(tiny):
     one, other = (
         replace(make(tiny, 1), made_with={"contexts": [["{}"]]}),
-        replace(make(tiny, 1), made_with={"contexts": []}),
+        replace(make(tiny, 1, seed=1), made_with={"contexts": []}),
     )
-    assert compose([one, one]).made_with == one.made_with
+    assert compose([one, replace(make(tiny, 2), made_with=one.made_with)]).made_with == one.made_with
     assert compose([one, other]).made_with == {"composed": [one.made_with, other.made_with]}

@@ -1,43 +1,48 @@
 """Patches: what an edit adds to W_out, apart from the model; applied and taken back bit for bit.
 
-A patch knows the weights it was made for and is applied to no others. The model keeps a list of the patches that
-are on it and the original weights of the layers they touch; W_out is always the original plus the patches in
-their order, so that taking back any of them, in any order, leaves exactly what the others alone would give, and
-taking back the last one leaves the original bits.
+A patch knows the weights it was made for and is applied to no others. W_out is always the original plus the patches
+in their order (:mod:`interp.editing.on_model`), so that taking back any of them, in any order, leaves exactly what the
+others alone would give, and taking back the last one leaves the original bits.
+
+Patches are told apart by their content: one that was loaded again from its file is the same patch, and no patch counts
+twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cattrs
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from interp.editing.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.errors import ModelError, OptionError
 from interp.facts import EditRequest
 from interp.models import weights_hash
-from interp.results import Record
+from interp.results import Record, content_hash
 from interp.sweep import Hook
 
 __all__ = [
     "Outcome",
     "Patch",
+    "applied_hashes",
     "applied_patches",
     "check_fits",
+    "check_unpatched",
     "check_unprocessed",
     "compose",
     "overlap",
+    "revert_all",
     "row_hooks",
     "unpatched_hash",
 ]
-
-_ON_MODEL = "interp_patches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class Patch(Record):
         dense: By layer, what is added, where it has no small factors (fine-tuning).
         made_with: What else it depends on, as JSON: the second moments (source, tokens, weights, a hash by layer) and
             the contexts; empty in patches of earlier versions.
+        made_on: Content hashes of the patches that were on the model when it was made, in their order.
     """
 
     method: str
@@ -95,6 +101,7 @@ class Patch(Record):
     right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
+    made_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.left) & set(self.right))
@@ -149,38 +156,49 @@ class Patch(Record):
         """Frobenius norm of what is added, by layer."""
         return {layer: float(self.delta(layer).norm()) for layer in self.layers}
 
-    def apply(self, model: HookedTransformer) -> None:
-        """Put the patch on the model, on top of those that are there.
+    def content_hash(self) -> str:
+        """What tells it from other patches: the weights it is for, the method, the requests, and what is added.
+
+        Two files of the same edit have the same; settings and outcomes, which add nothing, do not count.
+        """
+        parts = {"left": self.left, "right": self.right, "dense": self.dense}
+        tensors = {f"{name}.{layer}": value for name, part in parts.items() for layer, value in part.items()}
+        requests = [cattrs.unstructure(request) for request in self.requests]
+        made = {"weights": self.provenance.weights_hash, "method": self.method, "requests": requests}
+        return content_hash(tensors, made)
+
+    def apply(self, model: HookedTransformer, *, current_hash: str | None = None) -> None:
+        """Put the patch on the model, on top of those that are there; entirely or, if anything is raised, not at all.
+
+        Args:
+            model: The model.
+            current_hash: Of its weights as they are, to spare hashing them.
 
         Raises:
             ModelError: If the model has other weights than the patch was made for, was processed, or carries the
-                patch already; the model is as before then.
+                patch (or an equal one) already; the model is as before then.
         """
-        check_fits(self, model)
-        on = applied_patches(model)
-        if any(other is self for other in on):
+        content = self.content_hash()
+        on = state_of(model)
+        if on is not None and content in on.hashes:
             raise ModelError("the patch is on the model already")
-        _set(model, [*on, self])
+        check_fits(self, model, current_hash)
+        put_on(model, self, content, self.provenance.weights_hash)
 
     def revert(self, model: HookedTransformer) -> None:
-        """Take the patch back; what other patches add stays.
+        """Take the patch back (or an equal one); what other patches add stays.
 
         Raises:
             ModelError: If the patch is not on the model, or something else has changed the weights meanwhile.
         """
-        on = applied_patches(model)
-        if not any(other is self for other in on):
-            raise ModelError("the patch is not on the model")
-        _set(model, [other for other in on if other is not self])
+        take_back(model, [self.content_hash()])
 
-    @contextmanager
-    def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
-        """The patched model within a ``with`` block; afterwards, also after an exception, what was before."""
-        self.apply(model)
-        try:
-            yield model
-        finally:
-            self.revert(model)
+    def applied(self, model: HookedTransformer) -> AbstractContextManager[HookedTransformer]:
+        """The patched model within a ``with`` block; afterwards, also after an exception, what was before.
+
+        Raises: See :meth:`apply`.
+        """
+        return Applied(self, model)
 
     def with_layers(self, layers: Sequence[int]) -> Patch:
         """The part of the patch in some layers.
@@ -199,43 +217,80 @@ class Patch(Record):
         )
 
 
-@dataclass
-class _OnModel:
-    """The patches on a model, the original weights they cover, and the hash of the unpatched model."""
-
-    base_hash: str
-    patches: list[Patch] = field(default_factory=list)
-    originals: dict[int, Tensor] = field(default_factory=dict)
-    current: dict[int, Tensor] = field(default_factory=dict)
-
-
 def applied_patches(model: HookedTransformer) -> tuple[Patch, ...]:
     """The patches that are on a model, in their order."""
-    state = model.__dict__.get(_ON_MODEL)
-    return () if state is None else tuple(state.patches)
+    on = state_of(model)
+    return () if on is None else on.patches
+
+
+def revert_all(model: HookedTransformer, patches: Sequence[Patch]) -> None:
+    """Take back several patches in one step: all or, if anything is raised, none.
+
+    Raises:
+        ModelError: If one is not on the model, or something else has changed the weights meanwhile.
+    """
+    if patches:
+        contents = [patch.content_hash() for patch in patches]
+        undisturbed(lambda: take_back(model, contents))
 
 
 def unpatched_hash(model: HookedTransformer) -> str | None:
     """Hash of the weights below the patches that are on a model; None where there are none."""
-    state: _OnModel | None = model.__dict__.get(_ON_MODEL)
-    return None if state is None else state.base_hash
+    on = state_of(model)
+    return None if on is None else on.base_hash
+
+
+def check_unpatched(model: HookedTransformer, doing: str) -> None:
+    """Refuse a model that carries patches, where they would count beside those that are meant.
+
+    Args:
+        model: The model.
+        doing: What is to be done, for the error, such as ``"evaluate"``.
+
+    Raises:
+        ModelError: Naming the patches.
+    """
+    on = applied_patches(model)
+    if on:
+        named = [
+            f"{patch.method} ({patch.requests[0].fact.prompt!r} -> {patch.requests[0].new_target!r})"
+            if patch.requests
+            else patch.method
+            for patch in on[:3]
+        ]
+        more = f" and {len(on) - 3} more" if len(on) > 3 else ""
+        raise ModelError(
+            f"to {doing}, the model must carry no patch; on it are {', '.join(named)}{more}: take them back"
+            " (patch.revert). For edits on top of each other, compose their patches (interp.editing.compose) into one"
+        )
 
 
 def compose(patches: Sequence[Patch]) -> Patch:
     """One patch that does what the patches do one after the other.
 
-    They are made for the same weights, or each for the weights that those before it leave (sequential editing).
-    MEMIT is not additive: patches of single facts composed are not the patch of the batch. Outcomes are those of each
-    patch by itself.
+    They are made for the same weights, or each on the model that carried those before it, in their order (sequential
+    editing). MEMIT is not additive: patches of single facts composed are not the patch of the batch. Outcomes are those
+    of each patch by itself.
 
     Raises:
-        OptionError: If there are none, or their models differ.
+        OptionError: If there are none, one is there twice, or they are made for different weights (names the hashes).
     """
     if not patches:
         raise OptionError("nothing to compose: no patches")
     first = patches[0]
     if len({(patch.provenance.model, patch.provenance.dtype) for patch in patches}) != 1:
         raise OptionError(f"patches of different models do not compose: {[p.provenance.model for p in patches]}")
+    hashes = tuple(patch.content_hash() for patch in patches)
+    for i, patch in enumerate(patches):
+        if hashes[i] in hashes[:i]:
+            raise OptionError(f"patches {hashes.index(hashes[i])} and {i} are the same patch: it would count twice")
+        same = patch.provenance.weights_hash == first.provenance.weights_hash
+        if not same and patch.made_on != first.made_on + hashes[:i]:
+            raise OptionError(
+                f"patch {i} was made for weights {patch.provenance.weights_hash}, patch 0 for"
+                f" {first.provenance.weights_hash}, and not on the model that carried patches 0 to {i - 1}: they do"
+                " not compose"
+            )
     layers = sorted({layer for patch in patches for layer in patch.left})
     dense_layers = sorted({layer for patch in patches for layer in patch.dense})
     methods = list(dict.fromkeys(patch.method for patch in patches))
@@ -250,6 +305,7 @@ def compose(patches: Sequence[Patch]) -> Patch:
         right={k: torch.cat([p.right[k] for p in patches if k in p.right], 0) for k in layers},
         dense={k: torch.stack([p.dense[k] for p in patches if k in p.dense]).sum(0) for k in dense_layers},
         made_with=first.made_with if alike else {"composed": [patch.made_with for patch in patches]},
+        made_on=first.made_on,
     )
 
 
@@ -328,52 +384,17 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         ModelError: Naming both hashes, or the layer whose shape differs; or if the model was processed.
     """
     check_unprocessed(model)
-    state = model.__dict__.get(_ON_MODEL)
-    wanted = patch.provenance.weights_hash
-    if state is None or state.base_hash != wanted:
+    on, wanted = state_of(model), patch.provenance.weights_hash
+    if on is None or on.base_hash != wanted:
         found = current_hash or weights_hash(model)
         if found != wanted:
+            n = len(patch.made_on)
+            below = f", on top of {n} other patch{'es' if n > 1 else ''} (compose them)" if n else ""
             raise ModelError(
-                f"the patch was made for {patch.provenance.model} with weights {wanted}; this is"
+                f"the patch was made for {patch.provenance.model} with weights {wanted}{below}; this is"
                 f" {model.cfg.model_name} with weights {found}"
             )
     for layer in patch.layers:
         shape = tuple(_w_out(model, layer).shape) if layer < model.cfg.n_layers else None
         if shape != tuple(patch.delta(layer).shape):
             raise ModelError(f"the patch changes layer {layer} by {tuple(patch.delta(layer).shape)}, W_out is {shape}")
-
-
-def _set(model: HookedTransformer, patches: list[Patch]) -> None:
-    """Make W_out of every touched layer the original plus these patches."""
-    state: _OnModel | None = model.__dict__.get(_ON_MODEL)
-    if state is None:
-        state = _OnModel(base_hash=weights_hash(model))
-    for layer, value in state.current.items():
-        if not torch.equal(_w_out(model, layer), value):
-            raise ModelError(f"W_out of layer {layer} was changed by something else while patches were on the model")
-    touched = sorted({layer for patch in (*state.patches, *patches) for layer in patch.layers})
-    originals = {layer: state.originals.get(layer, _w_out(model, layer)) for layer in touched}
-    changed: dict[int, Tensor] = {}
-    for layer in touched:
-        value = originals[layer].float()
-        mine = [patch for patch in patches if layer in patch.layers]
-        for patch in mine:
-            value = value + patch.delta(layer).to(value)
-        changed[layer] = value.to(originals[layer].dtype) if mine else originals[layer]
-    saved = {layer: state.originals.get(layer, originals[layer].clone()) for layer in touched}
-    with torch.no_grad():
-        for layer, value in changed.items():
-            _w_out(model, layer).copy_(value)
-    if not patches:
-        model.__dict__.pop(_ON_MODEL, None)
-        return
-    in_use = {layer for patch in patches for layer in patch.layers}
-    state.patches = patches
-    state.originals = {layer: saved[layer] for layer in in_use}
-    state.current = {layer: changed[layer] for layer in in_use}
-    model.__dict__[_ON_MODEL] = state
-
-
-def _w_out(model: HookedTransformer, layer: int) -> Tensor:
-    block: Any = model.blocks[layer]
-    return block.mlp.W_out.detach()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Outcome, Patch, check_fits
+from interp.editing.patch import Outcome, Patch, check_fits, check_unpatched
 from interp.errors import FactError, OptionError
 from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
@@ -228,7 +228,7 @@ def evaluate_each(
 
     Raises:
         OptionError: If there are not as many patches as cases, or ``before`` belongs to other cases.
-        ModelError: If a patch was made for other weights.
+        ModelError: If a patch was made for other weights, or the model carries a patch already (names it).
         FactError: If a question does not fit the model (names the case).
         NumericalError: If the model returns NaN or infinite logits.
     """
@@ -236,6 +236,7 @@ def evaluate_each(
         raise OptionError(f"there are {len(patches)} patches for {len(cases)} cases")
     if before is not None and [answers.case for answers in before] != [case.id for case in cases]:
         raise OptionError("the answers before the edits are those of other cases")
+    check_unpatched(model, "evaluate")
     described = model_provenance or provenance(model)
     for patch in patches:
         check_fits(patch, model, described.weights_hash)
@@ -281,11 +282,13 @@ def ask(
     """Put every case's questions to the model, under its patch if there is one.
 
     Raises:
+        ModelError: If the model carries a patch already (names it).
         FactError: If a question does not fit the model (names the case).
         NumericalError: If the model returns NaN or infinite logits.
     """
     check_positive(max_batch_tokens=max_batch_tokens)
     check_seed(seed)
+    check_unpatched(model, "ask")
     described = model_provenance or provenance(model)
     patches = patches if patches is not None else [None] * len(cases)
     asked = [
