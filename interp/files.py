@@ -33,7 +33,7 @@ __all__ = ["exists", "only_one", "reason", "remove_abandoned", "temporary_folder
 ABANDONED_AFTER = 3600.0
 """Seconds after which a temporary file that nobody holds is removed whoever made it."""
 
-_TEMPORARY = re.compile(r"\..*-(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-[a-z0-9_]+\.part")
+_TEMPORARY = re.compile(r"\..*-(?P<machine>[0-9a-f]{8})_(?P<process>[0-9]+)_[a-z0-9_]+\.part")
 
 
 def reason(error: BaseException) -> str:
@@ -170,7 +170,7 @@ def remove_abandoned(folder: Path, also: re.Pattern[str] | None = None) -> None:
 
 def _prefix(path: Path) -> str:
     name = path.name.encode(errors="surrogateescape")[:120].decode(errors="ignore")  # names have 255 bytes at most
-    return f".{name}-{_machine()}-{os.getpid()}-"
+    return f".{name}-{_machine()}_{os.getpid()}_"
 
 
 def _machine() -> str:

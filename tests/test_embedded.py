@@ -1,10 +1,15 @@
+import errno
 import json
 import logging
+import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from interp import embedded
 from interp.errors import ModelError
@@ -119,6 +124,84 @@ def test_another_process_finishes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert finished == [place]
     assert list(tmp_path.iterdir()) == [place]
     assert embedded._damage(place) is None
+
+
+@wheel
+@pytest.mark.parametrize("at", ["_convert", "_replace"])
+@pytest.mark.parametrize("other", ["repaired", "damaged", "removed"])
+def test_another_process_repairs_it_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, other: str
+) -> None:
+    """Where the file system has no locks: whatever the other has done by then, both succeed."""
+    real = {"_convert": convert_quickly, "_replace": embedded._replace}
+    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    place = embedded.folder(tmp_path)
+    good = contents(place)
+    (place / "config.json").write_text("another")
+
+    def meanwhile(one: Path, two: Path) -> None:
+        if other != "damaged":
+            shutil.rmtree(place)
+        if other == "repaired":
+            place.mkdir()
+            convert_quickly(embedded._gguf(), place)
+        real[at](one, two)
+
+    monkeypatch.setattr(embedded, at, meanwhile)
+    assert embedded.folder(tmp_path) == place
+    assert contents(place) == good
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@wheel
+def test_two_processes_repair_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits and takes what the first has made."""
+    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    place = embedded.folder(tmp_path)
+    (place / "config.json").write_text("another")
+    converted: list[Path] = []
+
+    def slowly(source: Path, destination: Path) -> None:
+        converted.append(destination)
+        time.sleep(0.2)
+        convert_quickly(source, destination)
+
+    monkeypatch.setattr(embedded, "_convert", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(embedded.folder, [tmp_path] * 3)) == {place}
+    assert len(converted) == 1
+    assert embedded._damage(place) is None
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@wheel
+def test_what_killed_conversions_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    place = embedded.folder(tmp_path)
+    former = [f".{place.name}-abcd_123", f".{place.name}-abcd_123-damaged", f".{place.name}-00000000_1_abc.part"]
+    for name in (*former, ".somebody-elses"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    embedded.folder(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5  # they may be in use
+    for name in (*former, ".somebody-elses"):
+        os.utime(tmp_path / name, (0, 0))
+    embedded.folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".somebody-elses", place.name]
+
+
+@wheel
+def test_a_full_disk_while_converting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")):
+
+        def full(source: Path, destination: Path, error: Exception = error) -> None:
+            convert_quickly(source, destination)
+            raise error
+
+        monkeypatch.setattr(embedded, "_convert", full)
+        with pytest.raises(ModelError, match=rf"the model cache {tmp_path} cannot be written: No space left on device"):
+            embedded.folder(tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 @wheel

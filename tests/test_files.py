@@ -70,16 +70,16 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one
 
 
 def test_another_machines_leftovers_are_removed_when_they_are_old(tmp_path: Path) -> None:
-    for name in (".record-00000000-1-abc.part", ".model-00000000-1-abc.part"):
+    for name in (".record-00000000_1_abc.part", ".model-00000000_1_abc.part"):
         (tmp_path / name).mkdir() if "model" in name else (tmp_path / name).write_bytes(b"half")
-    for name in (".hidden", ".git", ".x.part", "record-00000000-1-abc.part"):
+    for name in (".hidden", ".git", ".x.part", "record-00000000_1_abc.part"):
         (tmp_path / name).write_bytes(b"somebody's")
     remove_abandoned(tmp_path)
     assert len(list(tmp_path.iterdir())) == 6
     age(tmp_path, 7200)
     remove_abandoned(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".git", ".hidden", ".x.part", "record-00000000-1-abc.part"
+        ".git", ".hidden", ".x.part", "record-00000000_1_abc.part"
     ]  # fmt: skip
 
 

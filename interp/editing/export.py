@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from interp.editing.patch import Patch, applied_patches, check_fits
 from interp.errors import DataError, ModelError, OptionError
+from interp.files import reason, temporary_folder
 from interp.models import from_hugging_face, load_hugging_face, weights_hash
 
 __all__ = ["export_hugging_face", "export_lora"]
@@ -170,9 +169,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} exists and is not an empty folder: nothing was written")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with temporary_folder(folder) as temporary:
             yield temporary
             for file in temporary.iterdir():
                 file.chmod(0o644)  # what mkdtemp and safetensors write is private; this is to be shared
@@ -180,8 +177,5 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 folder.rmdir()
             os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{folder} cannot be written: {reason}") from error
+        raise DataError(f"{folder} cannot be written: {reason(error)}") from error
