@@ -41,6 +41,8 @@ __all__ = [
     "write_atomically",
 ]
 
+ON_MODEL = "interp_patches"
+"""The attribute under which a model keeps which patches are on it (:mod:`interp.editing.on_model`)."""
 FORMAT = 2
 _UNHASHED = "1"  # the format before records had a hash of their content
 
@@ -49,24 +51,32 @@ R = TypeVar("R", bound="Record")
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Which weights, number format and versions a result comes from."""
+    """Which weights, number format and versions a result comes from.
+
+    Args:
+        weights_hash: Of the weights as they were, with the patches that were on the model.
+        patches: Content hashes of these patches, in their order.
+    """
 
     model: str
     weights_hash: str
     dtype: str
     device: str
     versions: dict[str, str]
+    patches: list[str] = dataclasses.field(default_factory=list)
 
 
 def provenance(model: HookedTransformer) -> Provenance:
     """Describe a model for the results computed with it. Reads all weights once (for their hash)."""
     parameter = next(model.parameters())
+    on = model.__dict__.get(ON_MODEL)
     return Provenance(
         model=model.cfg.model_name,
         weights_hash=weights_hash(model),
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=parameter.device.type,
         versions={name: version(name) for name in ("interp", "torch", "transformer-lens", "transformers")},
+        patches=[] if on is None else list(on.hashes),
     )
 
 

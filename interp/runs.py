@@ -65,7 +65,7 @@ class RunFolder:
         """
         if not exists(self.path / "run.json"):
             return False
-        there, wanted = self.settings(), json.loads(json.dumps(dict(settings)))
+        there, wanted = map(_comparable, (self.settings(), json.loads(json.dumps(dict(settings)))))
         for key in sorted(set(there) | set(wanted)):
             if there.get(key) != wanted.get(key):
                 raise DataError(
@@ -190,6 +190,14 @@ class RunFolder:
     def _hash(self) -> str:
         """Of the settings: which run this is; empty for a folder without settings."""
         return content_hash({}, self._read_json("run.json")[0]) if exists(self.path / "run.json") else ""
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: that no patches were on the model, which earlier versions did not record."""
+    made = settings.get("provenance")
+    if isinstance(made, dict) and made.get("patches") == []:
+        made = {name: value for name, value in made.items() if name != "patches"}
+    return {**settings, "provenance": made} if "provenance" in settings else settings
 
 
 def _warn_unhashed(path: Path) -> None:

@@ -214,6 +214,13 @@ def test_a_run_from_before_there_were_hashes_is_taken_up_with_warnings(tmp_path:
         assert run.settings() == SETTINGS
 
 
+def test_a_run_from_before_patches_were_recorded_is_taken_up(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {"provenance": {"weights_hash": "a"}})
+    RunFolder.open(tmp_path, {"provenance": {"weights_hash": "a", "patches": ()}})
+    with pytest.raises(DataError, match="holds a run with provenance"):
+        RunFolder.open(tmp_path, {"provenance": {"weights_hash": "a", "patches": ("b",)}})
+
+
 def test_processes_that_start_a_folder_at_once_agree_or_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each finds no run there; the others' settings appear before it writes its own."""
     absent = RunFolder.agrees

@@ -30,7 +30,7 @@ from interp.editing.config import (
 from interp.editing.contexts import Contexts, context_kinds, write_contexts
 from interp.editing.fine_tuning import fine_tune
 from interp.editing.knowledge_neurons import scale_neurons
-from interp.editing.patch import Outcome, Patch, applied_hashes, check_unprocessed, compose
+from interp.editing.patch import Outcome, Patch, check_unprocessed, compose
 from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments
 from interp.editing.second_moments import second_moments as estimate
@@ -258,7 +258,6 @@ class _Maker:
             config=asdict(config),
             requests=tuple(requests),
             outcomes=outcomes,
-            made_on=applied_hashes(model),
             **{name: {k: _plain(v) for k, v in by.items()} for name, by in factors.items()},
         )
 

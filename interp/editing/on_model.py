@@ -23,10 +23,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError
+from interp.results import ON_MODEL
 
 __all__ = ["Applied", "OnModel", "applied_hashes", "put_on", "state_of", "take_back", "undisturbed"]
-
-_KEY = "interp_patches"
 
 
 @runtime_checkable
@@ -77,7 +76,7 @@ class OnModel:
 def state_of(model: HookedTransformer) -> OnModel | None:
     """What is on a model; None if nothing is."""
     _mend(model)
-    return model.__dict__.get(_KEY)
+    return model.__dict__.get(ON_MODEL)
 
 
 def applied_hashes(model: HookedTransformer) -> tuple[str, ...]:
@@ -216,7 +215,7 @@ def _write(model: HookedTransformer, before: OnModel, after: OnModel, layers: Se
 
     def act() -> None:
         try:
-            model.__dict__[_KEY] = replace(before, torn=True)
+            model.__dict__[ON_MODEL] = replace(before, torn=True)
             _copy(model, after, layers)
             _settle(model, after)
         except BaseException:
@@ -228,7 +227,7 @@ def _write(model: HookedTransformer, before: OnModel, after: OnModel, layers: Se
 
 def _mend(model: HookedTransformer) -> None:
     """Bring back what was there before a change that was broken off."""
-    on: OnModel | None = model.__dict__.get(_KEY)
+    on: OnModel | None = model.__dict__.get(ON_MODEL)
     if on is not None and on.torn:
         _copy(model, on, sorted(on.originals))
         _settle(model, on)
@@ -244,9 +243,9 @@ def _copy(model: HookedTransformer, on: OnModel, layers: Sequence[int]) -> None:
 def _settle(model: HookedTransformer, on: OnModel) -> None:
     in_use = on.in_use()
     if not on.patches:
-        model.__dict__.pop(_KEY, None)
+        model.__dict__.pop(ON_MODEL, None)
         return
-    model.__dict__[_KEY] = replace(
+    model.__dict__[ON_MODEL] = replace(
         on,
         originals={layer: value for layer, value in on.originals.items() if layer in in_use},
         sums={layer: value for layer, value in on.sums.items() if layer in in_use},

@@ -90,7 +90,6 @@ class Patch(Record):
         dense: By layer, what is added, where it has no small factors (fine-tuning).
         made_with: What else it depends on, as JSON: the second moments (source, tokens, weights, a hash by layer) and
             the contexts; empty in patches of earlier versions.
-        made_on: Content hashes of the patches that were on the model when it was made, in their order.
     """
 
     method: str
@@ -101,7 +100,6 @@ class Patch(Record):
     right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
-    made_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.left) & set(self.right))
@@ -285,7 +283,7 @@ def compose(patches: Sequence[Patch]) -> Patch:
         if hashes[i] in hashes[:i]:
             raise OptionError(f"patches {hashes.index(hashes[i])} and {i} are the same patch: it would count twice")
         same = patch.provenance.weights_hash == first.provenance.weights_hash
-        if not same and patch.made_on != first.made_on + hashes[:i]:
+        if not same and patch.provenance.patches != [*first.provenance.patches, *hashes[:i]]:
             raise OptionError(
                 f"patch {i} was made for weights {patch.provenance.weights_hash}, patch 0 for"
                 f" {first.provenance.weights_hash}, and not on the model that carried patches 0 to {i - 1}: they do"
@@ -305,7 +303,6 @@ def compose(patches: Sequence[Patch]) -> Patch:
         right={k: torch.cat([p.right[k] for p in patches if k in p.right], 0) for k in layers},
         dense={k: torch.stack([p.dense[k] for p in patches if k in p.dense]).sum(0) for k in dense_layers},
         made_with=first.made_with if alike else {"composed": [patch.made_with for patch in patches]},
-        made_on=first.made_on,
     )
 
 
@@ -388,8 +385,8 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
     if on is None or on.base_hash != wanted:
         found = current_hash or weights_hash(model)
         if found != wanted:
-            n = len(patch.made_on)
-            below = f", on top of {n} other patch{'es' if n > 1 else ''} (compose them)" if n else ""
+            n = len(patch.provenance.patches)
+            below = f"; it was made on top of {n} other patch{'es' if n > 1 else ''}: compose them" if n else ""
             raise ModelError(
                 f"the patch was made for {patch.provenance.model} with weights {wanted}{below}; this is"
                 f" {model.cfg.model_name} with weights {found}"
