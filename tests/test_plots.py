@@ -354,6 +354,7 @@ def test_letters_are_taken_from_an_installed_font(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(style, "FALLBACK_FONTS", ("No Such Font", "STIXNonUnicode"))
     try:
         assert style.font_family(f"a{letter}") == [style.FONT, "STIXNonUnicode"]
+        assert style.letters_without_font(f"a{letter}東\n\x1b東") == ["東"]
         assert style.font_family("plain") == [style.FONT]  # the same bytes on every machine
         assert style.printed(f"a{letter}東") == f"a{letter}\\u6771"
         figure = plots.heatmap(torch.zeros(1, 2), [letter], None, title=letter, unit="P")

@@ -222,9 +222,16 @@ def _show_single(
     as_json: bool,
 ) -> None:
     from interp import plots
+    from interp.plots.style import letters_without_font
     from interp.results import write_atomically
 
     plots.save_figure(plots.heatmap(values, tokens, span, title=title, unit=unit, method=method), place / "heatmap")
+    if missing := letters_without_font("".join((title, *tokens))):
+        messages.print(
+            f"figures show {' '.join(missing[:8])} as codes, as no installed font has them: Noto Sans CJK has Chinese,"
+            " Japanese and Korean",
+            soft_wrap=True,
+        )
     page = plots.heatmap_html(values, tokens, span, title=title, unit=unit, method=method)
     write_atomically(place / "heatmap.html", page.encode())
     if as_json:
@@ -232,5 +239,7 @@ def _show_single(
         return
     screen.print(summary, soft_wrap=True)
     coloured = screen.color_system is not None and not screen.no_color
-    screen.print(plots.heatmap_text(values, tokens, span, method=method, columns=screen.width, coloured=coloured))
+    screen.print(
+        plots.heatmap_text(values, tokens, span, method=method, columns=screen.width, coloured=coloured), end=""
+    )
     messages.print(f"records and figures: {place}", soft_wrap=True)

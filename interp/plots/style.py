@@ -32,6 +32,7 @@ __all__ = [
     "PaperFigure",
     "colour_scale",
     "font_family",
+    "letters_without_font",
     "paper_style",
     "printed",
     "text_width",
@@ -209,6 +210,11 @@ def printed(text: str) -> str:
     install Noto Sans CJK.
     """
     return "".join(c if c == "\n" or _font_of(c) else _code(c) for c in neutral(text))
+
+
+def letters_without_font(text: str) -> list[str]:
+    """The letters of a text that figures show as codes, each once; control characters are none."""
+    return [c for c in dict.fromkeys(text) if neutral(c) == c and c not in "\n\t" and _font_of(c) is None]
 
 
 def _code(character: str) -> str:
