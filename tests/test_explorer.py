@@ -29,6 +29,7 @@ from interp.explorer.session import Session
 from interp.explorer.view import EditedLayers, private_view
 from interp.explorer.widget import Explorer
 from interp.facts import EditRequest, Fact
+from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
@@ -627,3 +628,27 @@ def test_an_export_that_waits_is_told_that_the_explorer_was_closed(explorer, tmp
     closing.join(30)
     with pytest.raises(OptionError, match="closed"):
         explorer.export(tmp_path / "x.csv")
+
+
+def test_a_stop_is_heard_while_the_model_writes(explorer, monkeypatch):
+    """Where nobody tells how far the work is, each pass up the network is a place to stop."""
+    started, passes = threading.Event(), []
+
+    def write_for_long(model: Any, *_: Any, **__: Any) -> Any:
+        for _ in range(100_000):
+            generate(model, [[1, 2, 3]], 2)
+            passes.append(1)
+            started.set()
+
+    monkeypatch.setattr("interp.explorer.session.second_moments", write_for_long)
+    explorer.edit(" Rome", layer=0)
+    assert started.wait(60)
+    explorer.stop()
+    assert explorer._worker.wait(60)
+    assert len(passes) < 100_000
+    assert explorer.patch is None
+    assert explorer.status["busy"] is False
+    assert not any(point.fwd_hooks for point in explorer.model.hook_dict.values())
+    explorer.click(("resid", 2, 1))
+    explorer.wait(60)
+    assert explorer.runs["patched"] is not None

@@ -152,3 +152,28 @@ def test_a_job_that_never_runs_is_told_so():
     worker.close(5)
     assert forgotten[2:] in (["a click"], [])  # or it ran before
     assert not worker.submit(lambda: None)
+
+
+def test_a_stop_between_steps_ends_the_long_job_and_not_a_click(worker):
+    seen, stopped = [], threading.Event()
+
+    def click() -> None:
+        worker.stop()
+        worker.check()  # does not raise here
+        seen.append("click")
+
+    def long() -> None:
+        worker.submit(click, quick=True)
+        try:
+            worker.step()
+            worker.check()
+        except Stopped:
+            stopped.set()
+            raise
+        seen.append("went on")
+
+    worker.submit(long)
+    assert worker.wait(5)
+    assert stopped.is_set()
+    assert seen == ["click"]
+    worker.check()  # on another thread: nothing

@@ -107,6 +107,9 @@ class Session:
         max_batch_tokens: int | None = None,
     ) -> None:
         self.model = private_view(model)
+        self.check: Callable[[], None] = lambda: None
+        """Called at the start of each pass up the network; may raise to stop the work."""
+        self.model.embed.register_forward_pre_hook(lambda *_: self.check())
         self.facts = load_facts("builtin")
         self.controls = controls or Controls()
         self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS.get(self.model.W_E.device.type, 4096)

@@ -66,6 +66,7 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, session: Session) -> None:
         self._session = session
         self._worker = Worker("interp-explorer")
+        session.check = self._worker.check
         self._chosen: list[dict[str, Any]] = []
         self._n_selected = 0
         self._patched: PatchedRun | None = None

@@ -37,6 +37,7 @@ class Worker:
         self._closed = False
         self._busy = False
         self._gives_way = False  # the job that runs
+        self._in_quick = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -88,7 +89,19 @@ class Worker:
                 job = self._quick.popleft()[0] if self._quick else None
             if job is None:
                 return
+            self._quickly(job)
+
+    def check(self) -> None:
+        """Called wherever a long job may end, also where nothing may be let in: ends what was stopped."""
+        if self.here and not self._in_quick and (self._stop or self._closed):
+            raise Stopped
+
+    def _quickly(self, job: Job) -> None:
+        before, self._in_quick = self._in_quick, True  # a stop is not meant for a click
+        try:
             _done(job)
+        finally:
+            self._in_quick = before
 
     @property
     def here(self) -> bool:
@@ -119,13 +132,14 @@ class Worker:
                 self._changed.wait_for(lambda: self._closed or self._long or self._quick)
                 if self._closed:
                     return
-                if self._quick:
+                quick = bool(self._quick)
+                if quick:
                     job, self._gives_way = self._quick.popleft()[0], False
                 else:
                     job, self._gives_way, _ = self._long.popleft()
                 self._busy, self._stop = True, False
             try:
-                _done(job)
+                (self._quickly if quick else _done)(job)
             finally:
                 with self._changed:
                     self._busy = False
