@@ -22,8 +22,8 @@ from interp.cases import load_cases
 from interp.editing.config import RomeConfig
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.corpora import Corpus, corpus_rows
+from interp.editing.grams import accumulate
 from interp.editing.rows import edit_rows
-from interp.editing.second_moments import accumulate
 from interp.editing.target_value import target_values
 from interp.facts import EditRequest, Fact
 from interp.models import default_device
@@ -89,8 +89,8 @@ def moments(model: HookedTransformer, layer: int, tokens: int, device: str) -> d
     written = torch.cat(list(corpus_rows(model, Corpus(tokens=tokens))))
 
     def ours() -> Any:
-        sums, n_tokens = accumulate(model, layers, [written])
-        return {at: (sums[at].sum(0) / n_tokens.sum()).float() for at in layers}
+        sums = accumulate(model, layers, [written])
+        return {at: (sums.products[at].sum(0) / sums.counts.sum()).float() for at in layers}
 
     def baseline() -> Any:
         return {at: second_moment(model, written, at, batch=16) for at in layers}

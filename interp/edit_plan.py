@@ -9,13 +9,14 @@ is a layer drawn for each case from those of the layer sweep; MEMIT's layers end
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import EditConfig, MemitConfig, RomeConfig, check_config, default_config
+from interp.editing.config import EditConfig, MemitConfig, RomeConfig, check_config
 from interp.editing.corpora import Corpus
+from interp.editing.published import default_config
 from interp.errors import DataError, OptionError
 from interp.locate.class_average import ClassAverage
 from interp.options import check_positive, check_seed
@@ -125,10 +126,10 @@ def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) ->
         OptionError: If a layer does not exist.
     """
     default = default_config(model, method)
-    if isinstance(default, MemitConfig):
-        config: EditConfig = MemitConfig(layers=layers, second_moment_weight=default.second_moment_weight)
-    else:
-        config = RomeConfig(layer=layers[0])
+    assert isinstance(default, MemitConfig | RomeConfig)
+    config: EditConfig = (
+        replace(default, layers=layers) if isinstance(default, MemitConfig) else replace(default, layer=layers[0])
+    )
     check_config(model, method, config)
     return config
 

@@ -13,8 +13,9 @@ study ends with the same numbers.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.editor import edit_each
 from interp.editing.patch import Patch
 from interp.editing.second_moments import SecondMoments, second_moments
-from interp.errors import OptionError
+from interp.errors import InterpWarning, OptionError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate_each
 from interp.facts import EditCase, Fact
 from interp.locate.attribution import Attribution, attribute
@@ -85,6 +86,8 @@ def edit_cases(
         FactError: If a case does not fit the model.
     """
     settings = settings or EditStudySettings()
+    assert model.cfg.d_mlp is not None
+    settings = replace(settings, corpus=settings.corpus.sized(model.cfg.d_mlp))
     cases = list(cases)[: settings.limit]
     if not cases:
         raise OptionError("no cases to edit")
@@ -244,16 +247,18 @@ class _Work:
             names = [unit_name("patch", method, layers, i) for i in members]
             kept = [patch for i in members if (patch := self._patch(method, layers, i)) is not None]
             if len(kept) < len(members):  # all or none: a patch depends in its last bits on what it is optimised with
-                kept = edit_each(
-                    self.model,
-                    [self.cases[i].request for i in members],
-                    method=method,
-                    config=config_at(self.model, method, layers),
-                    second_moments=moments,
-                    contexts=contexts,
-                    model_provenance=self.described,
-                    progress=partial(_share, advance, 0.7 * len(members)),
-                )
+                with warnings.catch_warnings():  # at layers where nothing is stored, most do not: the table counts them
+                    warnings.filterwarnings("ignore", ".* did not take", InterpWarning)
+                    kept = edit_each(
+                        self.model,
+                        [self.cases[i].request for i in members],
+                        method=method,
+                        config=config_at(self.model, method, layers),
+                        second_moments=moments,
+                        contexts=contexts,
+                        model_provenance=self.described,
+                        progress=partial(_share, advance, 0.7 * len(members)),
+                    )
                 for name, patch in zip(names, kept, strict=True):
                     self.run.put(name, patch)
             patches += kept

@@ -1,5 +1,7 @@
 """The public exceptions and the one warning. The command line turns each into one line."""
 
+from typing import Any
+
 __all__ = [
     "DataError",
     "FactError",
@@ -13,7 +15,12 @@ __all__ = [
 
 
 class InterpError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose.
+
+    ``patch``: what was edited before the failure, where edits are made in turn (see ``interp.edit_sequentially``).
+    """
+
+    patch: Any = None
 
 
 class ModelError(InterpError):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from interp.editing import FtConfig, KnConfig, MemitConfig, PmetConfig, RomeConfig, TargetConfig, default_config
@@ -19,23 +20,111 @@ def _unchecked(unchecked):
     """A stand-in for a model with the sizes of those that are too large to load."""
 
 
+GPT2_XL = of("gpt2-xl", 48, 6400)
+GPT_J = of("EleutherAI/gpt-j-6b", 28, 16384)
+LLAMA_2 = of("meta-llama/Llama-2-7b-hf", 32, 11008, True)
+LLAMA_3 = of("meta-llama/Llama-3.1-8B", 32, 14336, True)
+RISING = {2: (4, 5, 6, 7, 8), 3: (3, 4, 5, 6, 7, 8), 13: (13, 14, 15, 16, 17)}
+
+
 @pytest.mark.parametrize(
-    ("model", "rome", "spread", "memit", "pmet"),
+    ("model", "method", "expected"),
     [
-        (of("gpt2-xl", 48, 6400), 17, (13, 14, 15, 16, 17), 20_000, 20_000),
-        (of("openai-community/gpt2-xl", 48, 6400), 17, (13, 14, 15, 16, 17), 20_000, 20_000),
-        (of("EleutherAI/gpt-j-6b", 28, 16384), 5, (3, 4, 5, 6, 7, 8), 15_000, 6_000),
-        (of("EleutherAI/gpt-j-6B", 28, 16384), 5, (3, 4, 5, 6, 7, 8), 15_000, 6_000),
-        (of("meta-llama/Llama-2-7b-hf", 32, 11008, True), 5, (4, 5, 6, 7, 8), 15_000, 15_000),
-        (of("meta-llama/Llama-3.1-8B", 32, 14336, True), 5, (4, 5, 6, 7, 8), 15_000, 15_000),
+        (GPT2_XL, "rome", RomeConfig(layer=17)),
+        (GPT2_XL, "r-rome", RomeConfig(layer=17)),
+        (GPT2_XL, "memit", MemitConfig(layers=RISING[13], second_moment_weight=20_000)),
+        (GPT2_XL, "ft-l", FtConfig(layer=0)),
+        (GPT_J, "rome", RomeConfig(layer=5)),
+        (GPT_J, "memit", MemitConfig(layers=RISING[3], steps=25, second_moment_weight=15_000)),
+        (GPT_J, "pmet", PmetConfig(layers=RISING[3], second_moment_weight=6_000)),
+        (GPT_J, "ft-l", FtConfig(layer=0, limit=5e-5)),
+        (LLAMA_2, "rome", RomeConfig(layer=5, steps=25, weight_decay=1e-3)),
+        (
+            LLAMA_2,
+            "memit",
+            MemitConfig(layers=RISING[2], steps=25, clamp=4, weight_decay=1e-3, second_moment_weight=15_000),
+        ),
+        (LLAMA_3, "rome", RomeConfig(layer=5, steps=25, weight_decay=1e-3)),
+        (LLAMA_3, "memit", MemitConfig(layers=RISING[2], steps=25, learning_rate=0.1, second_moment_weight=15_000)),
     ],
 )
-def test_published_settings(model, rome, spread, memit, pmet):
-    assert default_config(model, "rome") == default_config(model, "r-rome") == RomeConfig(layer=rome)
-    assert default_config(model, "memit") == MemitConfig(layers=spread, second_moment_weight=memit)
-    assert default_config(model, "pmet") == PmetConfig(layers=spread, second_moment_weight=pmet)
-    assert default_config(model, "ft-l") == FtConfig(layer=rome)
-    assert default_config(model, "kn") == KnConfig()
+def test_published_settings(model, method, expected):
+    found = default_config(model, method)
+    assert found == expected
+    assert found.origin.startswith("published for ")
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "expected"),
+    [
+        (GPT2_XL, "pmet", PmetConfig(layers=RISING[13], second_moment_weight=20_000)),
+        (LLAMA_2, "ft-l", FtConfig(layer=5)),
+        (LLAMA_3, "pmet", PmetConfig(layers=RISING[2], second_moment_weight=15_000)),
+    ],
+)
+def test_what_was_not_published_for_a_known_model(model, method, expected):
+    """It takes the layers and the weight of what was, and says that it is a guess."""
+    found = default_config(model, method)
+    assert found == expected
+    assert found.origin == "rule"
+
+
+@pytest.mark.parametrize(
+    ("names", "like"),
+    [
+        (("openai-community/gpt2-xl", "models/gpt2-xl/"), GPT2_XL),
+        (("EleutherAI/gpt-j-6B", "gpt-j-6B"), GPT_J),
+        (("Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b", "meta-llama/Llama-2-7b-chat"), LLAMA_2),
+        (
+            (
+                "meta-llama/Llama-3.1-8B-Instruct",
+                "meta-llama/Meta-Llama-3.1-8B",
+                "Meta-Llama-3-8B-Instruct",
+                "Llama-3-8B",
+            ),
+            LLAMA_3,
+        ),
+    ],
+)
+def test_a_tuned_or_stored_model_takes_the_settings_of_its_own(names, like):
+    for name in names:
+        model = of(name, like.cfg.n_layers, like.cfg.d_mlp, like.cfg.gated_mlp)
+        for method in METHODS:
+            assert default_config(model, method) == default_config(like, method), (name, method)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2-xl-distilled", "not-gpt2-xl", "gpt2", "Llama-2-13b-hf", "Llama-3.1-70B-Instruct", "my-Llama-2-7b-hf"]
+)
+def test_other_names_are_not_taken_for_known_ones(name):
+    for like in (GPT2_XL, LLAMA_2, LLAMA_3):
+        found = default_config(of(name, like.cfg.n_layers, like.cfg.d_mlp, like.cfg.gated_mlp), "rome")
+        assert found.origin == "rule"
+
+
+def test_a_known_name_of_another_size_is_not_the_known_model():
+    assert default_config(of("gpt2-xl", 12, 3072), "memit").layers == (0, 1, 2, 3, 4)
+    assert default_config(of("gpt2-xl", 12, 3072), "memit").origin == "rule"
+
+
+def test_where_settings_come_from_does_not_count_when_they_are_compared():
+    found = default_config(GPT2_XL, "rome")
+    assert (found.origin, RomeConfig(layer=17).origin) == ("published for gpt2-xl", "given")
+    assert found == RomeConfig(layer=17)
+    assert default_config(GPT2_XL, "rome", layer=3).origin == "published for gpt2-xl; layer given"
+
+
+def test_knowledge_neurons_take_no_layer():
+    with pytest.raises(OptionError, match="kn takes no layer, got 5"):
+        default_config(GPT2_XL, "kn", layer=5)
+
+
+def test_numbers_of_numpy_and_any_sequence_of_layers():
+    found = MemitConfig(layers=range(1, 4), steps=np.int64(7), clamp=np.float32(0.5))
+    assert found == MemitConfig(layers=(1, 2, 3), steps=7, clamp=0.5)
+    assert MemitConfig(layers=np.array([1, 2])).layers == MemitConfig(layers=[1, 2]).layers == (1, 2)
+    assert (type(found.steps), type(found.clamp), type(found.layers[0])) == (int, float, int)
+    assert RomeConfig(layer=np.int32(2)).layer == 2
 
 
 @pytest.mark.parametrize(
@@ -97,20 +186,20 @@ def test_layers_of_a_config():
         (TargetConfig, {"clamp": 0}, "clamp must be a number from 1e-09"),
         (TargetConfig, {"kl_weight": True}, "kl_weight must be a number from 0 to 1e[+]06, got True"),
         (TargetConfig, {"stop_loss": "0"}, "stop_loss must be a number from 0 to 1e[+]06, got '0'"),
-        (RomeConfig, {"layer": -1}, r"rising whole numbers from 0, got \(-1,\)"),
-        (RomeConfig, {"layer": 1.0}, "rising whole numbers"),
+        (RomeConfig, {"layer": -1}, "layer must be a whole number from 0, got -1"),
+        (RomeConfig, {"layer": 1.0}, "layer must be a whole number"),
         (RomeConfig, {"layer": 1, "steps": 0}, "steps must be"),
-        (MemitConfig, {"layers": ()}, r"layers must be a tuple of rising whole numbers from 0, got \(\)"),
-        (MemitConfig, {"layers": [1, 2]}, "layers must be a tuple"),
+        (MemitConfig, {"layers": ()}, r"layers must be rising whole numbers from 0, at least one, got \(\)"),
+        (MemitConfig, {"layers": 3}, "layers must be a sequence of whole numbers, got 3"),
         (MemitConfig, {"layers": (2, 1)}, "rising whole numbers"),
         (MemitConfig, {"layers": (1, 1)}, "rising whole numbers"),
-        (MemitConfig, {"layers": (True, 2)}, "rising whole numbers"),
+        (MemitConfig, {"layers": (True, 2)}, r"layers\[0\] must be a whole number"),
         (MemitConfig, {"layers": (1,), "second_moment_weight": 0}, "second_moment_weight must be a number"),
         (MemitConfig, {"layers": (1,), "clamp": -1}, "clamp must be"),
-        (PmetConfig, {"layers": (-1, 1)}, "rising whole numbers"),
+        (PmetConfig, {"layers": (-1, 1)}, r"layers\[0\] must be a whole number"),
         (PmetConfig, {"layers": (1,), "second_moment_weight": 0}, "second_moment_weight must be a number"),
         (PmetConfig, {"layers": (1,), "steps": 0}, "steps must be"),
-        (FtConfig, {"layer": -1}, "rising whole numbers"),
+        (FtConfig, {"layer": -1}, "layer must be a whole number"),
         (FtConfig, {"layer": 1, "steps": 0}, "steps must be"),
         (FtConfig, {"layer": 1, "learning_rate": 0}, "learning_rate must be a number from 1e-12 to 1000"),
         (FtConfig, {"layer": 1, "limit": 0}, "limit must be a number from 1e-12 to 1000, got 0"),

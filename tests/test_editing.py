@@ -30,6 +30,8 @@ from interp.locate.attribution import attribute, refined_neurons
 from interp.models import weights_hash
 from interp.results import provenance
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+
 CONTEXTS = (("{}",), ("The. {}", "It is so. {}"))
 TOWER = EditRequest(
     Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"), new_target=" Rome"
@@ -191,7 +193,9 @@ def test_the_scale_of_second_moments_does_not_matter_to_rome(model, moments):
 )
 def test_each_is_what_it_would_be_alone(model, moments, method, config):
     requests = [TOWER, TENNIS, NORWAY]
-    options = {"method": method, "config": config, "second_moments": moments, "contexts": CONTEXTS}
+    options = {"method": method, "config": config}
+    if method not in ("ft-l", "kn"):
+        options |= {"second_moments": moments, "contexts": CONTEXTS}
     each = edit_each(model, requests, **options)
     assert [patch.requests for patch in each] == [(request,) for request in requests]
     for request, patch in zip(requests, each, strict=True):
@@ -202,18 +206,16 @@ def test_each_is_what_it_would_be_alone(model, moments, method, config):
         for layer in alone.layers:
             assert distance(patch.delta(layer), alone.delta(layer)) < 1e-4
         (one,), (other,) = patch.outcomes, alone.outcomes
-        assert (one.converged, one.steps) == (other.converged, other.steps)
+        assert (one.converged, one.steps, one.took) == (other.converged, other.steps, other.took)
+        assert one.probability == pytest.approx(other.probability, rel=1e-3)
 
 
 def test_each_may_want_other_answers_to_one_prompt(model, moments):
     other = EditRequest(TOWER.fact, new_target=" Oslo")
     options = {"config": RomeConfig(layer=2, **QUICK), "second_moments": moments, "contexts": ["{}"]}
     assert len(edit_each(model, [TOWER, other], **options)) == 2
-    for call in (edit_sequentially, lambda *a, **k: edit(*a, **{**k, "method": "ft-l", "config": None})):
-        with pytest.raises(
-            OptionError, match=r"requests 0 and 1 contradict each other or repeat: .*' Rome' and ' Oslo'"
-        ):
-            call(model, [TOWER, other], **options)
+    with pytest.raises(OptionError, match=r"requests 0 and 1 contradict each other or repeat: .*' Rome' and ' Oslo'"):
+        edit(model, [TOWER, other], method="ft-l")
 
 
 def test_one_after_the_other(model, moments):
@@ -578,15 +580,9 @@ def test_stopped_midway_the_model_is_as_before(model, call, method):
         if len(calls) == 2 or (call is edit and method == "kn"):
             raise KeyboardInterrupt
 
+    options = {} if method in ("ft-l", "kn") else {"second_moments": "identity", "contexts": ["{}"]}
     with pytest.raises(KeyboardInterrupt):
-        call(
-            model,
-            [TOWER] if call is edit else [TOWER, NORWAY],
-            method=method,
-            second_moments="identity",
-            contexts=["{}"],
-            progress=stop,
-        )
+        call(model, [TOWER] if call is edit else [TOWER, NORWAY], method=method, progress=stop, **options)
     assert calls
 
 
@@ -614,6 +610,7 @@ def test_a_saved_edit_says_how_it_was_made(model, moments, tmp_path):
 
 
 @pytest.mark.real_model
+@pytest.mark.filterwarnings("ignore:.* rest on too little text:interp.errors.InterpWarning")
 def test_the_eiffel_tower_moves_to_rome(real_model):
     fact = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
     before = weights_hash(real_model)

@@ -10,15 +10,16 @@ from interp.editing.config import (
     RomeConfig,
     TargetConfig,
     check_config,
-    default_config,
 )
 from interp.editing.contexts import write_contexts
 from interp.editing.corpora import Corpus
-from interp.editing.editor import edit, edit_each, edit_sequentially
+from interp.editing.editor import edit, edit_each
 from interp.editing.export import export_hugging_face, export_lora
 from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap
+from interp.editing.published import default_config
 from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
+from interp.editing.sequential import edit_sequentially
 from interp.editing.target_value import TargetValue, target_values
 
 __all__ = [

@@ -1,14 +1,13 @@
-"""What each editor is told, with the published defaults of known models and a rule for all others."""
+"""What each editor is told. What it is told by default is in :mod:`interp.editing.published`."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformer_lens import HookedTransformer
 
 from interp.errors import OptionError
-from interp.options import check_choice, check_positive
+from interp.options import check_choice, check_layers, check_positive, python_numbers, real_number, whole_number
 
 __all__ = [
     "METHODS",
@@ -20,7 +19,7 @@ __all__ = [
     "RomeConfig",
     "TargetConfig",
     "check_config",
-    "default_config",
+    "config_layers",
 ]
 
 METHODS = ("rome", "r-rome", "memit", "pmet", "ft-l", "kn")
@@ -28,15 +27,7 @@ METHODS = ("rome", "r-rome", "memit", "pmet", "ft-l", "kn")
 
 def _check_numbers(config: object, **bounds: tuple[float, float]) -> None:
     for name, (low, high) in bounds.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise OptionError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-
-
-def _check_layers(layers: object) -> None:
-    whole = isinstance(layers, tuple) and all(isinstance(x, int) and not isinstance(x, bool) for x in layers)
-    if not whole or not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:  # type: ignore[call-overload, index]
-        raise OptionError(f"layers must be a tuple of rising whole numbers from 0, got {layers!r}")
+        real_number(name, getattr(config, name), low, high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +41,8 @@ class TargetConfig:
         clamp: delta is projected onto the ball of this radius, in units of |v0|.
         kl_weight: Of the divergence from the initial prediction after "{subject} is a".
         stop_loss: The optimisation ends below this loss.
+        origin: Where the settings come from: ``"given"``, ``"rule"`` (a guess for a model that nobody published any
+            for), or which model they were published for. It does not count when configs are compared.
     """
 
     steps: int = 20
@@ -58,8 +51,10 @@ class TargetConfig:
     clamp: float = 4.0
     kl_weight: float = 0.0625
     stop_loss: float = 0.05
+    origin: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_positive(steps=self.steps)
         _check_numbers(
             self,
@@ -79,12 +74,17 @@ class RomeConfig(TargetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_layers((self.layer,))
+        whole_number("layer", self.layer, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpreadConfig(TargetConfig):
-    """What is spread over several layers, and the weight of their second moments against the new keys."""
+    """What is spread over several layers, and the weight of their second moments against the new keys.
+
+    Args:
+        layers: Rising; any sequence of whole numbers.
+        second_moment_weight: Times C is added to K K^T.
+    """
 
     layers: tuple[int, ...]
     clamp: float = 0.75
@@ -92,7 +92,7 @@ class SpreadConfig(TargetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_layers(self.layers)
+        object.__setattr__(self, "layers", check_layers("layers", self.layers))
         _check_numbers(self, second_moment_weight=(1e-9, 1e9))
 
 
@@ -120,6 +120,7 @@ class FtConfig:
         steps, learning_rate: Of Adam.
         limit: Radius of the L-infinity ball around the original weights.
         stop_loss: The optimisation ends below this loss.
+        origin: See :class:`TargetConfig`.
     """
 
     layer: int
@@ -127,10 +128,12 @@ class FtConfig:
     learning_rate: float = 5e-4
     limit: float = 5e-4
     stop_loss: float = 0.01
+    origin: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_positive(steps=self.steps)
-        _check_layers((self.layer,))
+        whole_number("layer", self.layer, least=0)
         _check_numbers(self, learning_rate=(1e-12, 1e3), limit=(1e-12, 1e3), stop_loss=(0, 1e6))
 
 
@@ -145,6 +148,7 @@ class KnConfig:
         remove, insert: How often the unembedding direction of the old answer is subtracted from them, and that of
             the new one added (the paper's 1 and 8).
         max_neurons: The highest-scoring neurons at most.
+        origin: See :class:`TargetConfig`.
     """
 
     threshold: float = 0.2
@@ -154,8 +158,10 @@ class KnConfig:
     remove: float = 1.0
     insert: float = 8.0
     max_neurons: int = 20
+    origin: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_positive(attribution_steps=self.attribution_steps, max_neurons=self.max_neurons)
         _check_numbers(self, threshold=(1e-9, 1), share=(1e-9, 1), scale=(-1e3, 1e3), remove=(0, 1e6), insert=(0, 1e6))
 
@@ -170,52 +176,6 @@ _CONFIGS: dict[str, type] = {
     "ft-l": FtConfig,
     "kn": KnConfig,
 }
-
-_PUBLISHED: dict[str, tuple[int, tuple[int, int], float, float]] = {
-    # ROME's layer, MEMIT's first and last, second-moment weights of MEMIT and PMET
-    "gpt2-xl": (17, (13, 17), 20_000, 20_000),
-    "gpt-j-6b": (5, (3, 8), 15_000, 6_000),
-    "llama-2-7b": (5, (4, 8), 15_000, 15_000),
-    "llama-3.1-8b": (5, (4, 8), 15_000, 15_000),
-}
-
-
-def default_config(model: HookedTransformer, method: str, layer: int | None = None) -> EditConfig:
-    """The published settings of a known model, or the rule for others.
-
-    The rule: ROME edits at the relative depth of GPT2-XL's layer 17 of 48, in models with gated MLPs at that of
-    Llama's layer 5 of 32; MEMIT and PMET edit the five layers that end there. The second moment weighs 3 d_mlp
-    (GPT2-XL: 20,000 at d_mlp 6,400). What is optimised stays as published for GPT2-XL.
-
-    Args:
-        model: The model.
-        method: One of :data:`METHODS`.
-        layer: Edit here instead (MEMIT, PMET: the last of five layers).
-
-    Raises:
-        OptionError: If the method does not exist.
-    """
-    check_choice("method", method, METHODS)
-    name = model.cfg.model_name.rsplit("/", 1)[-1].lower().removesuffix("-hf")
-    n_layers, d_mlp = model.cfg.n_layers, model.cfg.d_mlp
-    assert d_mlp is not None
-    if name in _PUBLISHED:
-        at, (first, last), memit_weight, pmet_weight = _PUBLISHED[name]
-    else:
-        depth = 5 / 32 if model.cfg.gated_mlp else 17 / 48
-        at = min(n_layers - 1, math.floor(depth * n_layers + 0.5))
-        first, last = max(0, at - 4), at
-        memit_weight = pmet_weight = 3.0 * d_mlp
-    if layer is not None:
-        at, first, last = layer, max(0, layer - 4), layer
-    layers = tuple(range(first, last + 1))
-    if method in ("rome", "r-rome"):
-        return RomeConfig(layer=at)
-    if method == "memit":
-        return MemitConfig(layers=layers, second_moment_weight=memit_weight)
-    if method == "pmet":
-        return PmetConfig(layers=layers, second_moment_weight=pmet_weight)
-    return FtConfig(layer=at) if method == "ft-l" else KnConfig()
 
 
 def check_config(model: HookedTransformer, method: str, config: EditConfig) -> None:

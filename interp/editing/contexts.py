@@ -62,11 +62,17 @@ def context_kinds(contexts: Sequence[str] | Sequence[Sequence[str]]) -> Contexts
     """Bring contexts into kinds; a flat list is one kind.
 
     Raises:
-        OptionError: If a context does not have exactly one ``{}``, or the first is not the bare ``"{}"``.
+        OptionError: If they are no lists, a context does not have exactly one ``{}``, or the first is not the bare
+            ``"{}"``.
     """
+    if isinstance(contexts, str | bytes) or not isinstance(contexts, Sequence):
+        raise OptionError(f"contexts must be a list of templates, or of lists of templates, got {contexts!r}")
     flat = [context for context in contexts if isinstance(context, str)]
     if flat and len(flat) != len(contexts):
         raise OptionError("contexts must be templates or lists of templates, not both")
+    for kind in () if flat else contexts:
+        if not isinstance(kind, Sequence):
+            raise OptionError(f"contexts must be templates or lists of templates, got {kind!r} among them")
     kinds: Contexts = (tuple(flat),) if flat else tuple(tuple(kind) for kind in contexts)
     if not kinds or not all(kinds) or kinds[0][0] != "{}":
         raise OptionError("the first context must be the bare prompt '{}', and no kind may be empty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import DataError, InterpError
+from interp.errors import DataError, InterpError, OptionError
 from interp.generation import generate
-from interp.options import Progress, check_positive, check_seed
+from interp.options import Progress, check_positive, check_seed, python_numbers
 from interp.sources import check_hub_name, hub_failure, read_text, shorten
 from interp.tokens import encode
 
@@ -33,6 +33,7 @@ OPENINGS = (
     "Last week, the",
 )  # fmt: skip
 _LINE_END = "\n"
+LEAST_TOKENS = 20_000
 BATCH = 160
 """Rows a batch: many, because a step of sampling reads all weights for few rows too; more gain nothing on a CPU."""
 
@@ -44,19 +45,33 @@ class Corpus:
     Args:
         source: ``"self"``: text that the model samples from itself; a path of a text file; or ``"hub:NAME"`` /
             ``"hub:NAME:CONFIG"``: the ``text`` field of a data set's train split, streamed.
-        tokens: How many tokens.
+        tokens: How many tokens; None for ten of each neuron of the model's MLPs, and 20,000 at least (see
+            :meth:`sized`).
         row: Tokens a row; text is cut into rows of this length (the BOS token, where a model takes one, counts).
         seed: Of the sampling, for ``"self"``.
     """
 
     source: str = "self"
-    tokens: int = 20_000
+    tokens: int | None = None
     row: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_positive(tokens=self.tokens, row=self.row)
+        python_numbers(self)
+        if not isinstance(self.source, str):
+            raise OptionError(f"a corpus is 'self', a path or 'hub:NAME', got {self.source!r}")
+        check_positive(row=self.row)
+        if self.tokens is not None:
+            check_positive(tokens=self.tokens)
         check_seed(self.seed)
+
+    def sized(self, d_mlp: int) -> Corpus:
+        """The corpus with its number of tokens: C of d_mlp neurons takes ten tokens a neuron.
+
+        More gain little: from there on, edits keep at least 95% of what endless text would give them (published for
+        models of several sizes).
+        """
+        return self if self.tokens is not None else replace(self, tokens=max(LEAST_TOKENS, 10 * d_mlp))
 
     def revision(self) -> str:
         """What else the tokens depend on: the first words of what is sampled, a file's bytes, a data set's revision.
@@ -84,14 +99,17 @@ def corpus_rows(
     Raises:
         DataError: If the source cannot be read or has too little text (says how much it has).
     """
+    assert model.cfg.d_mlp is not None
+    wanted = corpus.sized(model.cfg.d_mlp).tokens
+    assert wanted is not None
     length = min(corpus.row, model.cfg.n_ctx)
-    n_rows = -(-corpus.tokens // length)
+    n_rows = -(-wanted // length)
     if corpus.source == "self":
         for first in range(0, n_rows, BATCH):
             rows = range(first, min(first + BATCH, n_rows))
             yield _written(model, rows, length, corpus.seed)
             if progress:
-                progress(min(rows.stop * length, corpus.tokens), corpus.tokens)
+                progress(min(rows.stop * length, wanted), wanted)
         return
     texts = _hub_texts(corpus.source) if corpus.source.startswith("hub:") else [_read(Path(corpus.source))]
     pending: list[list[int]] = []
@@ -102,16 +120,15 @@ def corpus_rows(
             yield torch.tensor(pending, device=model.W_E.device)
             done, pending = done + len(pending), []
             if progress:
-                progress(min(done * length, corpus.tokens), corpus.tokens)
+                progress(min(done * length, wanted), wanted)
     if done + len(pending) < n_rows:
         raise DataError(
-            f"{corpus.source}: has {(done + len(pending)) * length} tokens in rows of {length}, {corpus.tokens} were"
-            " asked for"
+            f"{corpus.source}: has {(done + len(pending)) * length} tokens in rows of {length}, {wanted} were asked for"
         )
     if pending:
         yield torch.tensor(pending, device=model.W_E.device)
     if progress:
-        progress(corpus.tokens, corpus.tokens)
+        progress(wanted, wanted)
 
 
 def _written(model: HookedTransformer, rows: range, length: int, seed: int) -> Int[Tensor, "row token"]:

@@ -1,16 +1,24 @@
 """FT-L, a baseline: fine-tune the W_out of one layer on the new answer, no entry moving further than a limit.
 
-1. Run the prompt with its target once up to the edited layer.
-2. Minimise the target's NLL per token over D, what is added to W_out, with Adam; after each step clamp every entry of
-   D to [-limit, limit] (Zhu et al. 2020; Meng et al. 2022, appendix E.1).
+1. Run the prompts with their targets once up to the edited layer, in batches.
+2. Minimise the mean over requests of the target's NLL per token over D, what is added to W_out, with Adam; after each
+   step clamp every entry of D to [-limit, limit] (Zhu et al. 2020; Meng et al. 2022, appendix E.1). The gradients of
+   the batches add up to that of all requests: how many there are changes no update but in its last bits.
 3. Stop below ``stop_loss``.
+
+In a narrow number format W_out + D is rounded, by as much as D is large: the loss is that of the rounded weights (its
+gradient is taken as if they were not), and the patch is what the rounding leaves, so that what is optimised is what is
+applied. Rounding may carry an entry beyond the limit by half a unit in its last place.
 
 All requests of a call are trained on together. The patch is dense.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,16 +26,18 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from interp.editing.bare_rows import BareRows, bare_rows
 from interp.editing.config import FtConfig
 from interp.editing.patch import Outcome
-from interp.editing.rows import edit_rows
 from interp.errors import NumericalError
 from interp.facts import EditRequest
 from interp.options import Progress
 from interp.suffix import padded, run_rows
-from interp.sweep import unembed
+from interp.sweep import halving, unembed
 
 __all__ = ["fine_tune"]
+
+Change = Float[Tensor, "d_mlp d_model"]
 
 
 def fine_tune(
@@ -35,78 +45,107 @@ def fine_tune(
     requests: Sequence[EditRequest],
     config: FtConfig,
     *,
+    max_batch_tokens: int = 1024,
     progress: Progress | None = None,
-) -> tuple[Float[Tensor, "d_mlp d_model"], tuple[Outcome, ...]]:
+) -> tuple[Change, tuple[Outcome, ...]]:
     """What is added to W_out of ``config.layer``, and how each request ended.
+
+    Args:
+        model: The model, left as it is.
+        requests: The edits.
+        config: See :class:`FtConfig`.
+        max_batch_tokens: The most tokens that go up the network at once.
+        progress: Called with (steps done, at most).
 
     Raises:
         FactError: If a prompt does not fit the model.
         NumericalError: If the loss is not finite.
     """
-    rows = edit_rows(model, requests, (("{}",),))
-    ids = rows.ids[:: rows.n_contexts + 1]  # without the essence prompts
-    n_prompt = rows.n_prompt[:: rows.n_contexts + 1]
-    tokens, _ = padded(ids, model.W_E.device)
-    entering = run_rows(model, tokens, stop=config.layer)[0] if config.layer else _embedded(model, tokens)
-    row = [r for r, target in enumerate(rows.targets) for _ in target]
-    position = [n_prompt[r] - 1 + i for r, target in enumerate(rows.targets) for i in range(len(target))]
-    wanted = torch.tensor([i for target in rows.targets for i in target], device=tokens.device)
-    lengths = torch.tensor([len(target) for target in rows.targets], device=tokens.device)
-    row_at = torch.tensor(row, device=tokens.device)
+    rows = bare_rows(model, requests)
+    return halving(lambda limit: _optimise(model, rows, config, limit, progress), max_batch_tokens)
 
-    cfg = model.cfg
-    assert cfg.d_mlp is not None
-    change = torch.zeros(cfg.d_mlp, cfg.d_model, device=tokens.device, requires_grad=True)
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that go up the network together, and what enters the edited layer."""
+
+    rows: list[int]
+    entering: Float[Tensor, "row token d_model"]
+
+
+def _optimise(
+    model: HookedTransformer, rows: BareRows, config: FtConfig, max_batch_tokens: int, progress: Progress | None
+) -> tuple[Change, tuple[Outcome, ...]]:
+    device, n = model.W_E.device, len(rows.ids)
+    batches = [_entering(model, rows, batch, config.layer) for batch in rows.batches(max_batch_tokens)]
+    block: Any = model.blocks[config.layer]
+    W_out: Tensor = block.mlp.W_out.detach()
+    change = torch.zeros(W_out.shape, device=device, requires_grad=True)
     adam = torch.optim.Adam([change], lr=config.learning_rate)
+    nll, misses = torch.zeros(n, device=device), torch.zeros(n, device=device)
+    steps = 0
+    for step in range(config.steps):
+        last = step == config.steps - 1
+        gradient = torch.zeros_like(change)
+        for batch in batches:
+            with torch.enable_grad():
+                logits = _logits(model, rows, batch, config.layer, _rounded(W_out, change))
+                each, missed = rows.scores(logits, batch.rows)
+                if not last:
+                    gradient += torch.autograd.grad(each.sum() / n, [change])[0]
+            nll[batch.rows], misses[batch.rows] = each.detach(), missed
+        loss = float(nll.mean())
+        steps = step + 1
+        if progress:
+            progress(steps, config.steps)
+        if not torch.isfinite(nll).all():
+            raise NumericalError(f"fine-tuning layer {config.layer}: the loss is {loss} at step {step}")
+        if loss < config.stop_loss or last:
+            break
+        change.grad = gradient
+        adam.step()
+        with torch.no_grad():
+            change.clamp_(-config.limit, config.limit)
+    outcomes = tuple(
+        Outcome(converged=not miss, probability=None, loss=each, steps=steps, optimised_probability=math.exp(-each))
+        for miss, each in zip(misses.tolist(), nll.tolist(), strict=True)
+    )
+    return _rounded(W_out, change.detach()), outcomes
+
+
+def _rounded(W_out: Tensor, change: Change) -> Change:
+    """What is added to W_out once the sum is rounded to its format; the gradient passes as if it were not."""
+    if W_out.dtype == torch.float32:
+        return change
+    rounded = (W_out.float() + change.detach()).to(W_out.dtype).float() - W_out.float()
+    return change + (rounded - change.detach()) if change.requires_grad else rounded
+
+
+def _entering(model: HookedTransformer, rows: BareRows, batch: list[int], layer: int) -> _Batch:
+    tokens, _ = padded([rows.ids[row] for row in batch], model.W_E.device)
+    if layer:
+        return _Batch(batch, run_rows(model, tokens, stop=layer)[0])
+    _, seen = run_rows(model, tokens, stop=1, record=["blocks.0.hook_resid_pre"])
+    return _Batch(batch, seen["blocks.0.hook_resid_pre"])
+
+
+def _logits(
+    model: HookedTransformer, rows: BareRows, batch: _Batch, layer: int, change: Change
+) -> Float[Tensor, "read d_vocab"]:
+    """Where the targets of a batch are predicted, with the change in W_out."""
     seen: list[Tensor] = []
 
     def keep(value: Tensor, hook: HookPoint) -> None:
         seen[:] = [value]
 
     def add(value: Tensor, hook: HookPoint) -> Tensor:
-        w = seen.pop()
-        return value + (w.float() @ change).to(value.dtype)
+        return value + (seen.pop().float() @ change).to(value.dtype)
 
-    block = f"blocks.{config.layer}."
-    steps = 0
-    for step in range(config.steps):
-        with torch.enable_grad():
-            final = model.run_with_hooks(
-                entering,
-                start_at_layer=config.layer,
-                stop_at_layer=cfg.n_layers,
-                fwd_hooks=[(f"{block}mlp.hook_post", keep), (f"{block}hook_mlp_out", add)],
-            )
-            log_p = unembed(model, final[row, position]).float().log_softmax(-1)
-            chosen = log_p.gather(-1, wanted[:, None])[:, 0]
-            nll = -torch.zeros(len(ids), device=tokens.device).index_add(0, row_at, chosen) / lengths
-            loss = nll.mean()
-        misses = torch.zeros(len(ids), device=tokens.device).index_add(0, row_at, (log_p.argmax(-1) != wanted).float())
-        steps = step + 1
-        if progress:
-            progress(steps, config.steps)
-        if not torch.isfinite(loss):
-            raise NumericalError(f"fine-tuning layer {config.layer}: the loss is {float(loss)} at step {step}")
-        if loss < config.stop_loss or step == config.steps - 1:
-            break
-        (change.grad,) = torch.autograd.grad(loss, [change])
-        adam.step()
-        with torch.no_grad():
-            change.clamp_(-config.limit, config.limit)
-    outcomes = tuple(
-        Outcome(
-            converged=not bool(miss),
-            probability=None,
-            loss=float(each),
-            steps=steps,
-            optimised_probability=float(torch.exp(-each)),
-        )
-        for miss, each in zip(misses, nll.detach(), strict=True)
+    final = model.run_with_hooks(
+        batch.entering,
+        start_at_layer=layer,
+        stop_at_layer=model.cfg.n_layers,
+        fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", keep), (f"blocks.{layer}.hook_mlp_out", add)],
     )
-    return change.detach(), outcomes
-
-
-def _embedded(model: HookedTransformer, tokens: Tensor) -> Float[Tensor, "row token d_model"]:
-    """What enters block 0."""
-    _, seen = run_rows(model, tokens, stop=1, record=["blocks.0.hook_resid_pre"])
-    return seen["blocks.0.hook_resid_pre"]
+    places, positions = rows.reads(batch.rows)
+    return unembed(model, final[places, positions])

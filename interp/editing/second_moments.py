@@ -5,7 +5,10 @@
 2. C is symmetric: only the blocks on and above the diagonal are computed (9/16 of the arithmetic).
 3. Every other part is summed apart. C_a of the one half against the other says how far the number of tokens
    suffices: tr(C_a^-1 C_b) / d - 1, by how much k^T C^-1 k of unseen tokens exceeds that of seen ones, is 0 for
-   endless text.
+   endless text. Above :data:`HELD_OUT_LIMIT` editors warn.
+4. Where text is short, C can be shrunk towards the identity (:mod:`interp.editing.shrinkage`).
+
+C is that of the unedited model: patches that are on the model are taken off while it is estimated.
 
 Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
 The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
@@ -18,10 +21,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,19 +34,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
 from interp.editing.corpora import BATCH, Corpus, corpus_rows
-from interp.errors import DataError, NumericalError, OptionError
-from interp.options import Progress
-from interp.results import Provenance, Record, load_record, provenance, save_record
+from interp.editing.grams import accumulate, held_out_error
+from interp.editing.shrinkage import ledoit_wolf, shrunk
+from interp.editing.unedited import unedited, unedited_provenance
+from interp.errors import DataError, InterpWarning, NumericalError, OptionError
+from interp.options import Progress, check_choice, check_positive
+from interp.results import Provenance, Record, load_record, save_record
 
-__all__ = ["SecondMoments", "accumulate", "second_moments"]
+__all__ = [
+    "HELD_OUT_LIMIT",
+    "SecondMoments",
+    "second_moments",
+    "warn_of_held_out_error",
+]
 
 logger = logging.getLogger(__name__)
 
-BLOCKS = 8
 R = TypeVar("R", bound=Record)
+HELD_OUT_LIMIT = 1.0
+"""The largest held-out error that passes without a warning: unseen tokens look twice as unlikely as seen ones. (It is
+that of half the text; 10 d_mlp independent tokens would give 0.25, and twice as many half of that.)"""
+SHRINKAGES = ("ledoit-wolf",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -54,7 +68,11 @@ class SecondMoments(Record):
         corpus: Source, tokens, row length and seed, with the source's revision.
         n_tokens: Tokens that were averaged.
         held_out_error: Per layer of ``layers``: the share by which k^T C^-1 k of unseen tokens exceeds that of
-            seen ones, from halves of the corpus; infinite where half of it leaves C singular.
+            seen ones, from halves of the corpus (shrunk as C is); infinite where half of it leaves C singular.
+        shrinkage: How ``moments`` were shrunk: None or ``"ledoit-wolf"``.
+        ledoit_wolf: Per layer the share of the identity that Ledoit and Wolf's rule gives C (in ``moments`` only if
+            ``shrinkage`` says so); empty in records of earlier versions.
+        ledoit_wolf_error: Per layer the held-out error with that rule.
     """
 
     moments: dict[int, Float[Tensor, "d_mlp d_mlp"]]
@@ -62,6 +80,9 @@ class SecondMoments(Record):
     n_tokens: int
     layers: tuple[int, ...]
     held_out_error: tuple[float, ...]
+    shrinkage: str | None = None
+    ledoit_wolf: tuple[float, ...] = ()
+    ledoit_wolf_error: tuple[float, ...] = ()
 
 
 def second_moments(
@@ -69,6 +90,7 @@ def second_moments(
     layers: Sequence[int],
     corpus: Corpus | None = None,
     *,
+    shrinkage: str | None = None,
     cache: str | Path | None = "",
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
@@ -78,31 +100,37 @@ def second_moments(
     Args:
         model: The model.
         layers: Which layers.
-        corpus: Which text; 20,000 tokens that the model samples from itself by default. More are better for wide
-            MLPs: C of d_mlp neurons needs several times d_mlp tokens.
-        cache: Folder of the cache; the user's cache folder by default, None for no cache.
+        corpus: Which text; what the model samples from itself by default. Without a number of tokens there are ten for
+            each neuron of an MLP, and 20,000 at least.
+        shrinkage: ``"ledoit-wolf"``: C is shrunk towards the identity, the more the less text there is; the result
+            says by how much. None: C is the mean, as published.
+        cache: Folder of the cache; the user's cache folder by default, None for no cache. Where it cannot be written
+            there is a warning, and the result is returned all the same.
         max_batch_tokens: The most tokens that go up the network at once (1,024 fit a CPU's caches; a GPU takes more).
         progress: Called with (tokens done, in all).
 
     Raises:
-        OptionError: If a layer does not exist.
+        OptionError: If a layer or the shrinkage does not exist.
         DataError: If the corpus cannot be read or is too small.
-        NumericalError: If there are fewer tokens than neurons, so that C is singular.
+        NumericalError: If there are fewer tokens than neurons, so that C is singular, and it is not to be shrunk.
+
+    Warns:
+        InterpWarning: If half of the text leaves C singular; at a held-out error above :data:`HELD_OUT_LIMIT` editors
+            warn when they use it.
     """
-    corpus = corpus or Corpus()
-    wanted = tuple(sorted(set(layers)))
     d_mlp = model.cfg.d_mlp
     assert d_mlp is not None
-    for layer in wanted:
-        if not 0 <= layer < model.cfg.n_layers:
-            raise OptionError(f"layer {layer} does not exist: the model has layers 0 to {model.cfg.n_layers - 1}")
-    if not wanted:
-        raise OptionError("second moments of no layer were asked for")
-    if corpus.tokens < d_mlp:
+    corpus = (corpus or Corpus()).sized(d_mlp)
+    assert corpus.tokens is not None
+    wanted = _existing(model, layers)
+    if shrinkage is not None:
+        check_choice("shrinkage", shrinkage, SHRINKAGES)
+    check_positive(max_batch_tokens=max_batch_tokens)
+    if corpus.tokens < d_mlp and shrinkage is None:
         raise NumericalError(
             f"{corpus.tokens} tokens leave the second moment of {d_mlp} neurons singular: take at least {4 * d_mlp}"
         )
-    described = provenance(model)
+    described = unedited_provenance(model)
     key = {
         "weights": described.weights_hash,
         "dtype": described.dtype,
@@ -114,33 +142,105 @@ def second_moments(
         root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
         folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     found = {layer: record for layer in wanted if (record := _cached(folder, layer)) is not None}
+    if shrinkage is not None:  # what earlier versions stored lacks its sums
+        found = {layer: record for layer, record in found.items() if record.ledoit_wolf}
     missing = [layer for layer in wanted if layer not in found]
     if missing:
-        rows = _rows(model, corpus, folder, described, progress)
-        sums, n_tokens = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens)
+        source = {**asdict(corpus), "revision": str(key["revision"])}
+        with unedited(model):
+            rows = _rows(model, corpus, folder, described, progress)
+            sums = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens)
         for layer in missing:
-            halves = sums.pop(layer)
-            record = SecondMoments(
-                provenance=described,
-                moments={layer: (halves.sum(0) / n_tokens.sum()).float().cpu()},
-                corpus={**asdict(corpus), "revision": str(key["revision"])},
-                n_tokens=int(n_tokens.sum()),
-                layers=(layer,),
-                held_out_error=(_held_out_error(halves, n_tokens),),
-            )
-            if folder is not None:
-                path = folder / f"layer-{layer}.safetensors"
-                save_record(record, path, unit=path.stem, run=folder.name)
+            record = _estimated(layer, sums.products.pop(layer), sums.fourth[layer], sums.counts, described, source)
+            if folder is not None and not _kept(record, folder / f"layer-{layer}.safetensors"):
+                folder = None
             found[layer] = record
-    first = found[wanted[0]]
+    moments = _joined([found[layer] for layer in wanted], described, shrinkage)
+    if math.isinf(max(moments.held_out_error)):
+        warn_of_held_out_error(moments, wanted, stacklevel=2)
+    return moments
+
+
+def warn_of_held_out_error(found: SecondMoments, layers: Sequence[int], *, stacklevel: int) -> None:
+    """Say once that second moments rest on too little text; see :data:`HELD_OUT_LIMIT`."""
+    errors = dict(zip(found.layers, found.held_out_error, strict=True))
+    large = {layer: errors[layer] for layer in layers if errors.get(layer, 0.0) > HELD_OUT_LIMIT}
+    if large:
+        worst = max(large, key=lambda layer: large[layer])
+        much = "infinitely" if math.isinf(large[worst]) else f"by {large[worst]:.0%}"
+        warnings.warn(
+            f"the second moments of {len(large)} of {len(layers)} layers rest on too little text"
+            f" ({found.n_tokens:,} tokens): in layer {worst}, k^T C^-1 k of unseen tokens exceeds that of seen ones"
+            f" {much}, and more than {HELD_OUT_LIMIT:.0%} makes edits too large: take more tokens, or"
+            " second_moments(shrinkage='ledoit-wolf')",
+            InterpWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _existing(model: HookedTransformer, layers: Sequence[int]) -> tuple[int, ...]:
+    try:
+        wanted = sorted({operator.index(layer) for layer in layers})
+    except TypeError as error:
+        raise OptionError(f"layers must be a sequence of whole numbers, got {layers!r}") from error
+    for layer in wanted:
+        if not 0 <= layer < model.cfg.n_layers:
+            raise OptionError(f"layer {layer} does not exist: the model has layers 0 to {model.cfg.n_layers - 1}")
+    if not wanted:
+        raise OptionError("second moments of no layer were asked for")
+    return tuple(wanted)
+
+
+def _estimated(
+    layer: int, halves: Tensor, fourth: Tensor, n_tokens: Tensor, described: Provenance, source: dict[str, Any]
+) -> SecondMoments:
+    """One layer as the cache keeps it: C as it is, and what shrinking it would take."""
+    n = float(n_tokens.sum())
+    C = halves.sum(0) / n
     return SecondMoments(
         provenance=described,
-        moments={layer: found[layer].moments[layer] for layer in wanted},
-        corpus=first.corpus,
-        n_tokens=first.n_tokens,
-        layers=wanted,
-        held_out_error=tuple(found[layer].held_out_error[0] for layer in wanted),
+        moments={layer: C.float().cpu()},
+        corpus=source,
+        n_tokens=int(n),
+        layers=(layer,),
+        held_out_error=(held_out_error(halves, n_tokens),),
+        ledoit_wolf=(ledoit_wolf(C, n, float(fourth.sum()) / n),),
+        ledoit_wolf_error=(held_out_error(halves, n_tokens, fourth),),
     )
+
+
+def _joined(found: Sequence[SecondMoments], described: Provenance, shrinkage: str | None) -> SecondMoments:
+    """Layers in one record, shrunk if they are to be."""
+    moments = {layer: C for each in found for layer, C in each.moments.items()}
+    shares = tuple(share for each in found for share in each.ledoit_wolf)
+    shares = shares if len(shares) == len(found) else ()
+    errors = tuple(error for each in found for error in each.ledoit_wolf_error) if shares else ()
+    plain = tuple(each.held_out_error[0] for each in found)
+    if shrinkage is not None:
+        moments = {layer: shrunk(C, share) for (layer, C), share in zip(moments.items(), shares, strict=True)}
+    return SecondMoments(
+        provenance=described,
+        moments=moments,
+        corpus=found[0].corpus,
+        n_tokens=found[0].n_tokens,
+        layers=tuple(moments),
+        held_out_error=plain if shrinkage is None else errors,
+        shrinkage=shrinkage,
+        ledoit_wolf=shares,
+        ledoit_wolf_error=errors,
+    )
+
+
+def _kept(record: Record, path: Path) -> bool:
+    """Put a record into the cache; what cost minutes is not lost where that cannot be written."""
+    try:
+        save_record(record, path, unit=path.stem, run=path.parent.name)
+    except DataError as error:
+        warnings.warn(
+            f"second moments and their text are not kept for the next time: {error}", InterpWarning, stacklevel=3
+        )
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -165,14 +265,15 @@ def _rows(
     try:
         batches = _load(_Written, path).tokens.to(model.W_E.device).split(BATCH)
     except DataError as error:
-        if path.exists():
+        if _exists(path):
             logger.warning("writing the text for second moments again: %s", error)
         written = []
         for batch in corpus_rows(model, corpus, progress):
             written.append(batch)
             yield batch
-        save_record(_Written(provenance=described, tokens=torch.cat(written)), path, unit=path.stem, run=folder.name)
+        _kept(_Written(provenance=described, tokens=torch.cat(written)), path)
         return
+    assert corpus.tokens is not None
     done = 0
     for batch in batches:
         yield batch
@@ -187,7 +288,8 @@ def _load(cls: type[R], path: Path) -> R:
 
 
 def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
-    if folder is None or not (path := folder / f"layer-{layer}.safetensors").exists():
+    path = None if folder is None else folder / f"layer-{layer}.safetensors"
+    if path is None or not _exists(path):
         return None
     try:
         return _load(SecondMoments, path)
@@ -196,70 +298,8 @@ def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
         return None
 
 
-def accumulate(
-    model: HookedTransformer,
-    layers: Sequence[int],
-    batches: Iterable[Int[Tensor, "row token"]],
-    *,
-    max_batch_tokens: int = 1024,
-) -> tuple[dict[int, Float[Tensor, "half d_mlp d_mlp"]], Float[Tensor, "half"]]:
-    """Sums of k k^T by layer, for the two halves of the rows, and the tokens in each.
-
-    Raises:
-        NumericalError: If an activation is not finite.
-    """
-    device, d_mlp = model.W_E.device, model.cfg.d_mlp
-    assert d_mlp is not None
-    # sums of thousands of products: float64 where the device has it
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    sums = {layer: torch.zeros(2, d_mlp, d_mlp, dtype=wide, device=device) for layer in layers}
-    counts = torch.zeros(2, dtype=torch.float64)
-    recent = {layer: torch.zeros(d_mlp, d_mlp, device=device) for layer in layers}  # float32, of one part
-
-    def add(value: Tensor, hook: HookPoint, *, layer: int) -> None:
-        _add_gram(recent[layer], value.reshape(-1, value.shape[-1]).float())
-
-    hooks: list[Any] = [(f"blocks.{layer}.mlp.hook_post", partial(add, layer=layer)) for layer in layers]
-    half = 0
-    for rows in batches:
-        for part in rows.split(-(-len(rows) // 2)):
-            for chunk in part.split(max(1, max_batch_tokens // rows.shape[1])):
-                with torch.no_grad():
-                    model.run_with_hooks(chunk, prepend_bos=False, stop_at_layer=max(layers) + 1, fwd_hooks=hooks)
-            for layer in layers:
-                sums[layer][half] += recent[layer]
-                recent[layer].zero_()
-            counts[half] += part.numel()
-            half = 1 - half
-    for layer in layers:
-        for half_sum in sums[layer]:
-            half_sum.triu_()  # within a block on the diagonal, a matrix product need not be symmetric to the bit
-            half_sum += half_sum.triu(1).T
-        if not torch.isfinite(sums[layer].sum()):  # any NaN or infinity survives a sum
-            raise NumericalError(f"the activations that enter W_out of layer {layer} are not finite")
-    return sums, counts
-
-
-def _add_gram(total: Tensor, keys: Float[Tensor, "token d_mlp"]) -> None:
-    """Add K^T K to the upper blocks of ``total``; the rest follows by symmetry."""
-    for first, last in _blocks(keys.shape[1]):
-        total[first:last, first:].addmm_(keys[:, first:last].T, keys[:, first:])
-
-
-def _blocks(d_mlp: int) -> list[tuple[int, int]]:
-    edges = [round(i * d_mlp / BLOCKS) for i in range(BLOCKS + 1)]
-    return [(first, last) for first, last in pairwise(edges) if last > first]
-
-
-def _held_out_error(halves: Tensor, n_tokens: Tensor) -> float:
-    """tr(C_a^-1 C_b) / d - 1, averaged over the two ways round."""
-    errors = []
-    for a, b in ((0, 1), (1, 0)):
-        if not n_tokens[a] or not n_tokens[b]:
-            return float("inf")
-        factor, failed = torch.linalg.cholesky_ex((halves[a] / n_tokens[a]).double())
-        if int(failed):
-            return float("inf")
-        solved = torch.cholesky_solve((halves[b] / n_tokens[b]).double(), factor)
-        errors.append(float(solved.diagonal().mean()) - 1)
-    return sum(errors) / len(errors)
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder that may not be entered
+        return False

@@ -6,7 +6,8 @@
 3. dW_l = (weight C_l + K K^T)^-1 K R^T, before the next layer's keys are read.
 
 The weights of the model stay as they are: what a change of W_out adds to the residual stream is the layer's keys
-times the change, so one pass up the network carries all of it.
+times the change, so one pass up the network carries all of it. Rows that do not fit one batch wait in main memory
+between their turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
 from interp.facts import EditRequest
 from interp.suffix import padded, run_rows
+from interp.sweep import groups, halving
 
 __all__ = ["spread"]
 
@@ -40,6 +42,7 @@ def spread(
     divisor: Callable[[int], float],
     weight: float,
     whitening: Whitening,
+    max_batch_tokens: int = 1024,
 ) -> Factors:
     """The changes of W_out that bring ``site`` at the last edited layer to its targets.
 
@@ -53,43 +56,99 @@ def spread(
         divisor: Of the residual, from the number of layers left.
         weight: Of the second moment.
         whitening: The second moments.
+        max_batch_tokens: The most tokens that go up the network at once.
 
     Returns:
         Per layer the factors of dW = left @ right.
     """
     rows = edit_rows(model, requests, contexts)
     per = rows.n_contexts + 1
-    in_context = [row for row in range(len(rows.ids)) if (row + 1) % per]
     # nothing after the last subject token is read
-    ids = [rows.ids[row][: rows.subject_last[row] + 1] for row in in_context]
-    tokens, _ = padded(ids, model.W_E.device)
-    at = (
-        torch.arange(len(ids), device=tokens.device),
-        torch.tensor([len(row) - 1 for row in ids], device=tokens.device),
-    )
-    bare = torch.arange(0, len(ids), rows.n_contexts, device=tokens.device)
-    weights = key_weights(contexts, tokens.device)
+    ids = [rows.ids[row][: rows.subject_last[row] + 1] for row in range(len(rows.ids)) if (row + 1) % per]
+    weights = key_weights(contexts, model.W_E.device)
 
-    last = layers[-1]
-    x: Tensor = tokens
-    reached = 0
-    factors: Factors = {}
-    for index, layer in enumerate(layers):
+    def work(limit: int) -> Factors:
+        batches = _batches(model, ids, rows.n_contexts, limit)
+        factors: Factors = {}
+        for index, layer in enumerate(layers):
+            read = [batch.climb(model, layer) for batch in batches]
+            current = [batch.current(model, layer, layers[-1], site) for batch in batches]
+            keys = torch.einsum("c,fck->kf", weights, _in_order(batches, read).unflatten(0, (-1, rows.n_contexts)))
+            residual = (targets - _in_order(batches, current, bare=True)) / divisor(len(layers) - index)
+            left = whitening.regularised(layer, keys, weight).float()
+            factors[layer] = (left, residual)
+            for batch in batches:
+                batch.change(left, residual)
+        return factors
+
+    return halving(work, max_batch_tokens)
+
+
+class _Batch:
+    """Rows on their way up the network, each until its last subject token.
+
+    Args:
+        index: Which rows.
+        bare: Which of these are bare prompts.
+        lengths: Tokens of each.
+        x: Token ids, later the residual stream.
+        place: Where it is kept between the layers.
+    """
+
+    def __init__(self, index: list[int], bare: list[int], lengths: list[int], x: Tensor, place: torch.device) -> None:
+        self.index, self.bare, self.x, self.place, self.reached = index, bare, x, place, 0
+        self.device = x.device
+        self.at = (torch.arange(len(index), device=self.device), torch.tensor(lengths, device=self.device) - 1)
+        self.entering = self.after = self.mlp_out = x  # what the last layer saw
+
+    def climb(self, model: HookedTransformer, layer: int) -> Float[Tensor, "row d_mlp"]:
+        """Run up to a layer, with its W_out as it is; the keys there."""
         block = f"blocks.{layer}."
-        after, seen = run_rows(
-            model, x, start=reached, stop=layer + 1, record=[f"{block}mlp.hook_post", f"{block}hook_mlp_out"]
-        )
-        entering_w_out = seen[f"{block}mlp.hook_post"]
-        keys = torch.einsum(
-            "c,fck->kf", weights, entering_w_out[at].reshape(len(requests), rows.n_contexts, -1).float()
-        )
-        current = _current(model, after[bare], seen[f"{block}hook_mlp_out"][bare], layer, last, site)
-        residual = (targets - current[torch.arange(len(bare)), at[1][bare]].float()) / divisor(len(layers) - index)
-        left = whitening.regularised(layer, keys, weight).float()
-        factors[layer] = (left, residual)
-        x = after + (entering_w_out.float() @ left @ residual).to(after.dtype)
-        reached = layer + 1
-    return factors
+        record = [f"{block}mlp.hook_post", f"{block}hook_mlp_out"]
+        after, seen = run_rows(model, self.x.to(self.device), start=self.reached, stop=layer + 1, record=record)
+        self.reached = layer + 1
+        self.after, self.mlp_out = after.to(self.place), seen[record[1]][self.bare].to(self.place)
+        self.entering = seen[record[0]].to(self.place)
+        return seen[record[0]][self.at].float()
+
+    def current(self, model: HookedTransformer, layer: int, last: int, site: str) -> Float[Tensor, "bare d_model"]:
+        """The site's present state at the last edited layer in the bare prompts, what is above ``layer`` unchanged."""
+        if not self.bare:
+            return self.after.new_zeros(0, model.cfg.d_model, device=self.device, dtype=torch.float32)
+        after, mlp_out = self.after.to(self.device)[self.bare], self.mlp_out.to(self.device)
+        states = _current(model, after, mlp_out, layer, last, site)
+        return states[torch.arange(len(self.bare)), self.at[1][self.bare]].float()
+
+    def change(self, left: Tensor, right: Tensor) -> None:
+        """Add what the layer's change of W_out adds to its output."""
+        added = (self.entering.to(self.device).float() @ left @ right).to(self.after.dtype)
+        self.x = (self.after.to(self.device) + added).to(self.place)
+        self.entering = self.after = self.mlp_out = self.x[:0]
+
+
+def _batches(
+    model: HookedTransformer, ids: Sequence[Sequence[int]], n_contexts: int, max_batch_tokens: int
+) -> list[_Batch]:
+    """Rows of like length together."""
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]), reverse=True)
+    batches: list[list[int]] = []
+    while order:
+        batches.append(next(groups(order, [1] * len(order), len(ids[order[0]]), max_batch_tokens)))
+        order = order[len(batches[-1]) :]
+    place = model.W_E.device if len(batches) == 1 else torch.device("cpu")
+    found = []
+    for batch in batches:
+        rows = sorted(batch)
+        tokens, _ = padded([ids[row] for row in rows], model.W_E.device)
+        bare = [i for i, row in enumerate(rows) if row % n_contexts == 0]
+        found.append(_Batch(rows, bare, [len(ids[row]) for row in rows], tokens, place))
+    return found
+
+
+def _in_order(batches: Sequence[_Batch], parts: Sequence[Tensor], *, bare: bool = False) -> Tensor:
+    """What was read in batches, in the order of the rows."""
+    index = [row for batch in batches for row in ([batch.index[i] for i in batch.bare] if bare else batch.index)]
+    return torch.cat(list(parts))[torch.tensor(index, device=parts[0].device).argsort()]
 
 
 def _current(

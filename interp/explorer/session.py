@@ -18,9 +18,10 @@ from interp.cases import case_around
 from interp.cells import Cell
 from interp.corruption import noise_level
 from interp.datasets import load_facts
-from interp.editing.config import MemitConfig, RomeConfig, check_config, default_config
+from interp.editing.config import MemitConfig, RomeConfig, check_config
 from interp.editing.editor import edit
 from interp.editing.patch import Patch
+from interp.editing.published import default_config
 from interp.editing.second_moments import second_moments
 from interp.errors import OptionError
 from interp.evaluation.protocol import CaseEvaluation, evaluate

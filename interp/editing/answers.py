@@ -1,0 +1,93 @@
+"""What patched models say to the requests of their patches: an edit is judged by its patch, not by what it aimed at.
+
+An optimised target value may be missed: by the solve against the second moments, by the other facts of a batch, by
+later edits, by rounding. So each finished patch is asked, its rows together with those of others, as hooks on an
+otherwise untouched model (:func:`interp.editing.patch.row_hooks`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from transformer_lens import HookedTransformer
+
+from interp.editing.bare_rows import bare_rows
+from interp.editing.patch import Outcome, Patch, row_hooks
+from interp.errors import InterpWarning
+from interp.suffix import padded
+from interp.sweep import halving, unembed
+
+__all__ = ["answered", "warn_of_missed"]
+
+NAMED = 3  # requests that a warning names
+
+
+def answered(model: HookedTransformer, patches: Sequence[Patch], *, max_batch_tokens: int = 1024) -> list[Patch]:
+    """The patches, their outcomes with the probability of each new answer in the patched model and whether it is top.
+
+    Args:
+        model: The model that the patches were made for; it is left as it is.
+        patches: Finished but for that.
+        max_batch_tokens: The most tokens that go up the network at once.
+
+    Raises:
+        NumericalError: If a patched model returns NaN or infinite logits.
+    """
+    of_row = [patch for patch in patches for _ in patch.requests]
+    rows = bare_rows(model, [request for patch in patches for request in patch.requests])
+
+    def work(limit: int) -> dict[int, tuple[float, bool]]:
+        found: dict[int, tuple[float, bool]] = {}
+        for batch in rows.batches(limit):
+            tokens, _ = padded([rows.ids[row] for row in batch], model.W_E.device)
+            places, positions = rows.reads(batch)
+            with torch.no_grad():
+                final = model.run_with_hooks(
+                    tokens,
+                    prepend_bos=False,
+                    stop_at_layer=model.cfg.n_layers,
+                    fwd_hooks=list(row_hooks([of_row[row] for row in batch])),
+                )
+                nll, misses = rows.scores(unembed(model, final[places, positions]), batch)
+            for row, loss, missed in zip(batch, nll.tolist(), misses.tolist(), strict=True):
+                found[row] = (math.exp(-loss), not missed)
+        return found
+
+    found = halving(work, max_batch_tokens)
+    answers = iter(found[row] for row in range(len(of_row)))
+    return [
+        replace(patch, outcomes=tuple(_with_answer(outcome, *next(answers)) for outcome in patch.outcomes))
+        for patch in patches
+    ]
+
+
+def warn_of_missed(patches: Sequence[Patch], *, stacklevel: int) -> None:
+    """One warning for all requests that their patch did not bring about; none for those that a later one replaced."""
+    missed, n = [], 0
+    for patch in patches:
+        last = {request.fact.prompt: index for index, request in enumerate(patch.requests)}
+        for index, (request, outcome) in enumerate(zip(patch.requests, patch.outcomes, strict=True)):
+            if last[request.fact.prompt] == index and outcome.took is False:
+                missed.append(f"{n + index} ({request.fact.prompt!r} -> {request.new_target!r}, p {_p(outcome)})")
+        n += len(patch.requests)
+    if missed:
+        more = f" and {len(missed) - NAMED} more" if len(missed) > NAMED else ""
+        warnings.warn(
+            f"{len(missed)} of {n} edits did not take, the patched model does not give the new answer: request"
+            f" {', '.join(missed[:NAMED])}{more} (see Patch.outcomes)",
+            InterpWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _with_answer(outcome: Outcome, probability: float, took: bool) -> Outcome:
+    converged = outcome.converged if outcome.steps else took  # knowledge neurons optimise nothing
+    return replace(outcome, probability=probability, took=took, converged=converged)
+
+
+def _p(outcome: Outcome) -> str:
+    return "?" if outcome.probability is None else f"{outcome.probability:.2g}"

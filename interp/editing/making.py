@@ -1,0 +1,220 @@
+"""How a patch is made: the arguments of an edit checked and their defaults filled in, targets, solve, record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.editing import memit, pmet, rome
+from interp.editing.config import (
+    EditConfig,
+    FtConfig,
+    KnConfig,
+    RomeConfig,
+    SpreadConfig,
+    TargetConfig,
+    check_config,
+    config_layers,
+)
+from interp.editing.contexts import Contexts, context_kinds, write_contexts
+from interp.editing.fine_tuning import fine_tune
+from interp.editing.given_moments import described_moments, given_moments
+from interp.editing.knowledge_neurons import scale_neurons
+from interp.editing.patch import Outcome, Patch, check_unprocessed
+from interp.editing.published import default_config
+from interp.editing.rows import check_requests, edit_rows
+from interp.editing.second_moments import SecondMoments, warn_of_held_out_error
+from interp.editing.second_moments import second_moments as estimate
+from interp.editing.spread import by_layer, spread
+from interp.editing.target_value import TargetValue, target_values
+from interp.editing.unedited import unedited, unedited_provenance
+from interp.editing.whitening import Moments, Whitening
+from interp.errors import FactError, OptionError
+from interp.facts import EditRequest
+from interp.models import check_linear_output
+from interp.options import Progress, check_positive
+from interp.results import Provenance, provenance
+from interp.tokens import tokenize
+
+__all__ = ["Maker", "checked_requests"]
+
+
+def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) -> list[EditRequest]:
+    """The requests of an edit, if they are any.
+
+    Raises:
+        OptionError: Saying what was expected.
+        ModelError: If the model was processed.
+    """
+    if not isinstance(model, HookedTransformer):
+        raise OptionError(f"model must be a HookedTransformer (see interp.load_model), got a {type(model).__name__}")
+    if isinstance(requests, str | bytes) or not isinstance(requests, Sequence):
+        raise OptionError(f"requests must be a list of EditRequest, got a {type(requests).__name__}")
+    for index, request in enumerate(requests):
+        if not isinstance(request, EditRequest):
+            raise OptionError(f"request {index} must be an EditRequest, got a {type(request).__name__}: {request!r}")
+    check_unprocessed(model)
+    check_linear_output(model)
+    return list(requests)
+
+
+class Maker:
+    """Makes patches from checked arguments; second moments are factorised once for all of them."""
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        requests: Sequence[EditRequest],
+        *,
+        method: str,
+        config: EditConfig | None,
+        second_moments: object,
+        contexts: object,
+        max_batch_tokens: int,
+        model_provenance: Provenance | None = None,
+        together: bool = True,
+    ) -> None:
+        """Check and complete the arguments.
+
+        Args: See :func:`interp.editing.editor.edit`; also:
+            together: Whether all requests go into one solve, so that they may not contradict each other.
+        """
+        self.requests = checked_requests(model, requests)
+        check_positive(max_batch_tokens=max_batch_tokens)
+        self.model, self.method, self.max_batch_tokens = model, method, max_batch_tokens
+        self.config = config if config is not None else default_config(model, method)
+        check_config(model, method, self.config)
+        if together:
+            check_requests(model, self.requests)
+        self.optimises = isinstance(self.config, TargetConfig)
+        if not self.optimises and (second_moments is not None or contexts is not None):
+            given = "second moments" if second_moments is not None else "contexts"
+            raise OptionError(f"{method} takes no {given}: leave second_moments and contexts at None")
+        self.contexts: Contexts = (("{}",),)
+        if self.optimises:
+            if contexts is None:
+                with unedited(model):
+                    self.contexts = write_contexts(model)
+            else:
+                self.contexts = context_kinds(contexts)  # type: ignore[arg-type]
+        self._check_rows(alone=not together)
+        self.provenance = model_provenance or provenance(model)
+        self.unedited = unedited_provenance(model, self.provenance)
+        self.whitening, self.made_with = self._moments(second_moments)
+
+    def targets(self, requests: Sequence[EditRequest], progress: Progress | None = None) -> list[TargetValue]:
+        """The optimised target values; none for editors that have no such."""
+        config = self.config
+        if isinstance(config, FtConfig | KnConfig):
+            return []
+        return target_values(
+            self.model,
+            requests,
+            self.contexts,
+            layer=config_layers(config)[-1],
+            sites={"rome": rome, "r-rome": rome, "memit": memit, "pmet": pmet}[self.method].SITES,
+            config=config,
+            max_batch_tokens=self.max_batch_tokens,
+            progress=progress,
+        )
+
+    def patch(
+        self, requests: Sequence[EditRequest], targets: Sequence[TargetValue], progress: Progress | None = None
+    ) -> Patch:
+        """One patch of some requests; what the patched model says is not asked yet."""
+        factors, outcomes = self._factors(requests, targets, progress)
+        return Patch(
+            provenance=self.provenance,
+            method=self.method,
+            config=asdict(self.config),
+            requests=tuple(requests),
+            outcomes=outcomes,
+            made_with=self.made_with,
+            **{name: {k: _plain(v) for k, v in by.items()} for name, by in factors.items()},
+        )
+
+    def _moments(self, given: object) -> tuple[Whitening, dict[str, Any]]:
+        """Second moments, ready to solve with, and what a patch records of all that it is made with."""
+        if not self.optimises:
+            return Whitening("identity"), {"second_moments": None, "contexts": None}
+        layers = config_layers(self.config)
+        if given is None:
+            given = estimate(self.model, layers)
+        if isinstance(given, SecondMoments):
+            warn_of_held_out_error(given, layers, stacklevel=4)
+        moments: Moments = given_moments(given, layers, self.unedited)
+        whitening = Whitening(moments)
+        assert self.model.cfg.d_mlp is not None
+        whitening.prepare(layers, self.model.cfg.d_mlp, self.model.W_E.device)
+        contexts = [list(kind) for kind in self.contexts]
+        return whitening, {"second_moments": described_moments(given, moments), "contexts": contexts}
+
+    def _check_rows(self, *, alone: bool) -> None:
+        """Find what does not fit before minutes of work; the error names the request."""
+        if not self.requests:
+            raise OptionError("nothing to edit: no requests")
+        for index, request in enumerate(self.requests):
+            try:
+                if alone:
+                    check_requests(self.model, [request])
+                edit_rows(self.model, [request], self.contexts)
+                if isinstance(self.config, KnConfig):
+                    for fact in request.fact.paraphrased():
+                        tokenize(self.model, fact)
+            except FactError as error:
+                reason = str(error).removeprefix("request 0: ")
+                raise FactError(f"request {index}: {reason}") from error
+
+    def _factors(
+        self, requests: Sequence[EditRequest], targets: Sequence[TargetValue], progress: Progress | None
+    ) -> tuple[dict[str, Any], tuple[Outcome, ...]]:
+        """What the patch holds by layer, and how the optimisations ended."""
+        config, model = self.config, self.model
+        outcomes = tuple(_ended(target) for target in targets)
+        if isinstance(config, RomeConfig):
+            pair = rome.rank_one(targets[0], self.whitening, config.layer, average_key=self.method == "r-rome")
+            left, right = ({config.layer: part} for part in pair)
+            return {"left": left, "right": right}, outcomes
+        if isinstance(config, SpreadConfig):
+            how = memit if self.method == "memit" else pmet
+            left, right = by_layer(
+                spread(
+                    model,
+                    requests,
+                    self.contexts,
+                    torch.stack([target.value(how.SPREAD_SITE) for target in targets]),
+                    layers=config.layers,
+                    site=how.SPREAD_SITE,
+                    divisor=how.divisor,
+                    weight=config.second_moment_weight,
+                    whitening=self.whitening,
+                    max_batch_tokens=self.max_batch_tokens,
+                )
+            )
+            return {"left": left, "right": right}, outcomes
+        if isinstance(config, FtConfig):
+            change, outcomes = fine_tune(
+                model, requests, config, max_batch_tokens=self.max_batch_tokens, progress=progress
+            )
+            return {"dense": {config.layer: change}}, outcomes
+        left, right = scale_neurons(model, requests[0], config, model_provenance=self.provenance, progress=progress)
+        return {"left": left, "right": right}, (Outcome(converged=False, probability=None, loss=None, steps=0),)
+
+
+def _ended(target: TargetValue) -> Outcome:
+    return Outcome(
+        converged=target.converged,
+        probability=None,
+        loss=target.loss,
+        steps=target.steps,
+        optimised_probability=target.probability,
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().contiguous()

@@ -1,0 +1,125 @@
+"""Edits in turn: one request after the other, each on the weights that the ones before left.
+
+1. Check every request, write the contexts, estimate and factorise C, hash the weights: once, of the unedited model.
+2. For each request: optimise and solve on the model as it is now; add the change to a running sum by layer, which is on
+   the model as one patch. So an edit costs the same whether it is the third or the three-hundredth.
+3. Take the sum off, compose the patches, and ask the patched model every request: what counts is what is left at the
+   end of an edit, after all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.editing.answers import answered, warn_of_missed
+from interp.editing.config import EditConfig
+from interp.editing.making import Maker
+from interp.editing.patch import Patch, applied_patches, compose
+from interp.editing.second_moments import SecondMoments
+from interp.editing.whitening import Moments
+from interp.errors import InterpError
+from interp.facts import EditRequest
+from interp.options import Progress
+
+__all__ = ["edit_sequentially"]
+
+
+def edit_sequentially(
+    model: HookedTransformer,
+    requests: Sequence[EditRequest],
+    *,
+    method: str = "rome",
+    config: EditConfig | None = None,
+    second_moments: Moments | SecondMoments | None = None,
+    contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    max_batch_tokens: int = 1024,
+    progress: Progress | None = None,
+) -> Patch:
+    """One request after the other, each on the weights that the ones before left; their patches composed.
+
+    Second moments and contexts are those of the unedited model throughout, as published. A fact may be edited again:
+    the later request is an update, and the earlier one's outcome says that it no longer holds.
+
+    Args: See :func:`interp.editing.editor.edit`.
+
+    Raises: As :func:`interp.editing.editor.edit`, before anything is edited where a request does not fit. What fails
+        later names the request by its number, and whatever the exception, its attribute ``patch`` is the composed
+        patch of the requests before (None if there are none): nothing that is done is lost.
+
+    Warns:
+        InterpWarning: If at the end the patched model does not give the new answer of a request (unless a later
+            request gave its prompt another one).
+    """
+    maker = Maker(
+        model,
+        requests,
+        method=method,
+        config=config,
+        second_moments=second_moments,
+        contexts=contexts,
+        max_batch_tokens=max_batch_tokens,
+        together=False,
+    )
+    patches: list[Patch] = []
+    running = _Running(model, maker)
+    try:
+        for index, request in enumerate(maker.requests):
+            patch = maker.patch([request], maker.targets([request]))
+            running.add(patch)
+            patches.append(patch)
+            if progress:
+                progress(index + 1, len(maker.requests))
+    except InterpError as error:
+        failed = type(error)(f"{_where(len(patches), maker.requests)}: {error}")
+        failed.patch = compose(patches) if patches else None
+        raise failed from error
+    except BaseException as error:
+        error.patch = compose(patches) if patches else None  # type: ignore[attr-defined]
+        raise
+    finally:
+        running.close()
+    (whole,) = answered(model, [compose(patches)], max_batch_tokens=max_batch_tokens)
+    warn_of_missed([whole], stacklevel=2)
+    return whole
+
+
+def _where(done: int, requests: Sequence[EditRequest]) -> str:
+    kept = f"the patch of the {done} before it is this error's .patch" if done else "none was done before it"
+    prompt = f" {requests[done].fact.prompt!r}" if done < len(requests) else ""
+    return f"request {done} of {len(requests)}{prompt} ({kept})"
+
+
+class _Running:
+    """The sum of the changes so far, on the model as one patch."""
+
+    def __init__(self, model: HookedTransformer, maker: Maker) -> None:
+        self.model = model
+        self.total: dict[int, Tensor] = {}
+        self.empty = Patch(provenance=maker.unedited, method="sum", config={}, requests=(), outcomes=())
+        self.mine: list[Patch] = []
+
+    def add(self, patch: Patch) -> None:
+        """Put one more change on top."""
+        changes = {layer: patch.delta(layer) for layer in patch.layers}
+        if not any(bool(change.any()) for change in changes.values()):
+            return  # nothing to put on, and the sum is on already
+        self.total = self.total | {
+            layer: self.total.get(layer, torch.zeros_like(change)) + change for layer, change in changes.items()
+        }
+        before, now = self.mine[-1:], replace(self.empty, dense=self.total)
+        self.mine = [*before, now]
+        # the new sum first: while a patch is on, the model knows the hash of the weights below
+        now.apply(self.model)
+        for patch in before:
+            patch.revert(self.model)
+
+    def close(self) -> None:
+        """Take the sum off, bit for bit."""
+        for patch in reversed(applied_patches(self.model)):
+            if any(patch is mine for mine in self.mine):
+                patch.revert(self.model)
