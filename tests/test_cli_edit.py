@@ -183,12 +183,14 @@ def test_an_edit_that_does_not_converge_is_kept_and_said(call: Call) -> None:
     hard = ("The capital of Japan is", "--subject", "Japan", "--target", "capital Oslo golf Lima", *MODEL)
     done = call("edit", *hard, "--layer", "5", "--identity", "--out", "hard.patch")
     assert done.code == 0
-    assert "not converged: 'The capital of Japan is' is not answered ' capital Oslo golf Lima'" in done.err
+    assert (
+        "did not take: with the patch 'The capital of Japan is' is not answered ' capital Oslo golf Lima'" in done.err
+    )
     assert "wrote hard.patch" in done.err
     assert not Patch.load("hard.patch").converged
     shown = call("patch", "show", "hard.patch")
     assert shown.code == 0
-    assert "20 steps, not converged" in shown.out
+    assert "in the patched model, not converged, did not take" in shown.out
     assert json.loads(call("patch", "show", "hard.patch", "--json").out)["outcomes"][0]["converged"] is False
 
 
@@ -196,8 +198,8 @@ def test_a_random_model_that_does_not_converge(call: Call, family_folder: Any) -
     model = ("--model", family_folder("gpt2"), "--device", "cpu")
     done = call("edit", *TOWER, "--target", "Rome golf Lima", *model, "--identity", "--out", "x.patch")
     assert done.code == 0, done.err
-    assert "not converged" in done.err
-    assert "not converged" in call("patch", "show", "x.patch").out
+    assert "did not take" in done.err
+    assert "not converged, did not take" in call("patch", "show", "x.patch").out
 
 
 # patch
@@ -208,9 +210,9 @@ def test_patch_show(call: Call, rome: Path) -> None:
     assert (done.code, done.err) == (0, "")
     patch = Patch.load(rome)
     first, second, third = done.out.splitlines()
-    state = "" if patch.converged else ", not converged"
+    state = ("" if patch.converged else ", not converged") + ("" if patch.took else ", did not take")
     assert first.startswith(f"'{TOWER[0]}' -> ' Rome' by rome; p = 0.")
-    assert first.endswith(f"steps{state}")
+    assert first.endswith(f"in the patched model{state}")
     assert second.startswith("layer 0: |delta W_out| = ")
     assert third == f"made for {TINY}, weights {patch.provenance.weights_hash}, float32"
     data = json.loads(call("patch", "show", rome, "--json").out)

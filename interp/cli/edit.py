@@ -83,7 +83,8 @@ def edit(
     network = load(model, device, dtype)
     config = editing.default_config(network, method, layer)
     editing.check_config(network, method, config)
-    editing.check_requests(network, requests)
+    if not sequential:  # in turn, a later request may answer a prompt otherwise
+        editing.check_requests(network, requests)
     key = digest([repr(requests), repr(config), model, dtype, repr(text), identity, sequential])
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)

@@ -16,10 +16,9 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
+from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker, checked_requests
 from interp.editing.patch import Patch
-from interp.editing.second_moments import SecondMoments
-from interp.editing.whitening import Moments
 from interp.errors import OptionError
 from interp.facts import EditRequest
 from interp.options import Progress
@@ -36,7 +35,7 @@ def edit(
     *,
     method: str = "rome",
     config: EditConfig | None = None,
-    second_moments: Moments | SecondMoments | None = None,
+    second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     model_provenance: Provenance | None = None,
     max_batch_tokens: int = 1024,
@@ -98,7 +97,7 @@ def edit_each(
     *,
     method: str = "rome",
     config: EditConfig | None = None,
-    second_moments: Moments | SecondMoments | None = None,
+    second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     model_provenance: Provenance | None = None,
     max_batch_tokens: int = 1024,

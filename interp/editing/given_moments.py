@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from interp.editing.whitening import Moments
 from interp.errors import OptionError
 from interp.results import Provenance, check_same_weights
 
-__all__ = ["described_moments", "given_moments"]
+__all__ = ["GivenMoments", "described_moments", "given_moments"]
+
+GivenMoments = Mapping[Any, Any] | SecondMoments | Literal["identity"]
+"""C by layer, of torch or numpy; or the identity."""
 
 
 def given_moments(given: object, layers: Sequence[int], unedited: Provenance) -> Moments:

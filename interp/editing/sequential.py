@@ -18,10 +18,9 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
+from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker
 from interp.editing.patch import Patch, applied_patches, compose
-from interp.editing.second_moments import SecondMoments
-from interp.editing.whitening import Moments
 from interp.errors import InterpError
 from interp.facts import EditRequest
 from interp.options import Progress
@@ -35,7 +34,7 @@ def edit_sequentially(
     *,
     method: str = "rome",
     config: EditConfig | None = None,
-    second_moments: Moments | SecondMoments | None = None,
+    second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
