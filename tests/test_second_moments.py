@@ -2,10 +2,12 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformer_lens import HookedTransformer
 
 from interp.editing import Corpus, SecondMoments, second_moments
 from interp.editing.corpora import BATCH, corpus_rows
@@ -304,3 +306,28 @@ def test_a_corpus_is_read_alike_with_any_line_end_and_mark(tmp_path: Path) -> No
     (tmp_path / "marked.txt").write_bytes("\ufeffé one\r\ntwo\r\n".encode())
     revisions = {Corpus(source=str(tmp_path / name)).revision() for name in ("plain.txt", "marked.txt")}
     assert len(revisions) == 1
+
+
+def test_every_token_that_is_written_is_a_step(tiny: HookedTransformer, tmp_path: Path) -> None:
+    """Who waits for the text can stop it, or be let in, at each of them; later too, while it is read."""
+    said: list[tuple[int, int]] = []
+    corpus = Corpus(tokens=2048, row=32)
+    second_moments(tiny, [0], corpus, cache=tmp_path, progress=lambda *where: said.append(where))
+    assert len(said) > 25
+    assert said == sorted(said)
+    assert said[-1] == (2048, 2048)
+    assert len({done for done, _ in said}) > 20
+    read: list[tuple[int, int]] = []
+    second_moments(tiny, [1], corpus, cache=tmp_path, max_batch_tokens=64, progress=lambda *where: read.append(where))
+    assert len(read) >= 32  # after every pass
+
+    class Enough(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > 500:
+            raise Enough
+
+    with pytest.raises(Enough):
+        second_moments(tiny, [2], replace(corpus, seed=1), cache=tmp_path, progress=stop)
+    assert not any(tiny.hook_dict[name].fwd_hooks for name in tiny.hook_dict)

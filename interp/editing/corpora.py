@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def corpus_rows(
     if corpus.source == "self":
         for first in range(0, n_rows, BATCH):
             rows = range(first, min(first + BATCH, n_rows))
-            yield _written(model, rows, length, corpus.seed)
+            yield _written(model, rows, length, corpus.seed, partial(_so_far, progress, rows, length, wanted))
             if progress:
                 progress(min(rows.stop * length, wanted), wanted)
         return
@@ -131,14 +132,22 @@ def corpus_rows(
         progress(wanted, wanted)
 
 
-def _written(model: HookedTransformer, rows: range, length: int, seed: int) -> Int[Tensor, "row token"]:
+def _so_far(progress: Progress | None, rows: range, length: int, wanted: int, done: int, steps: int) -> None:
+    """Every token that is written is a step, at which the caller hears of it and can stop the work."""
+    if progress:
+        progress(min(int(length * (rows.start + len(rows) * done / steps)), wanted), wanted)
+
+
+def _written(
+    model: HookedTransformer, rows: range, length: int, seed: int, progress: Progress
+) -> Int[Tensor, "row token"]:
     openings = [encode(model, opening) for opening in OPENINGS]
     shortest = min(len(opening) for opening in openings)  # of all, so that no row depends on the others of its batch
     if length <= shortest:
         raise DataError(f"rows of {length} tokens leave the model nothing to write")
     prompts = [openings[row % len(openings)][:shortest] for row in rows]
     seeds = [(seed * 1_000_003 + row) % 2**32 for row in rows]
-    added = generate(model, prompts, length - shortest, top_k=None, seeds=seeds)
+    added = generate(model, prompts, length - shortest, top_k=None, seeds=seeds, progress=progress)
     return torch.cat([torch.tensor(prompts, device=added.device), added], 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -43,8 +43,16 @@ def accumulate(
     batches: Iterable[Int[Tensor, "row token"]],
     *,
     max_batch_tokens: int = 1024,
+    beat: Callable[[], None] = lambda: None,
 ) -> Sums:
     """Sums of k k^T and of |k|^4 by layer, for the two halves of the rows, and the tokens in each.
+
+    Args:
+        model: The model.
+        layers: Which layers.
+        batches: Rows of tokens.
+        max_batch_tokens: The most tokens that go up the network at once.
+        beat: Called after each of these; may raise to stop the work.
 
     Raises:
         NumericalError: If an activation is not finite.
@@ -70,6 +78,7 @@ def accumulate(
             for chunk in part.split(max(1, max_batch_tokens // rows.shape[1])):
                 with torch.no_grad():
                     model.run_with_hooks(chunk, prepend_bos=False, stop_at_layer=max(layers) + 1, fwd_hooks=hooks)
+                beat()
             for layer in layers:
                 sums[layer][half] += recent[layer]
                 recent[layer].zero_()

@@ -149,8 +149,9 @@ def second_moments(
     if missing:
         source = {**asdict(corpus), "revision": str(key["revision"])}
         with unedited(model):
-            rows = _rows(model, corpus, folder, described, progress)
-            sums = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens)
+            said = _LastSaid(progress)
+            rows = _rows(model, corpus, folder, described, said)
+            sums = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens, beat=said.again)
         for layer in missing:
             record = _estimated(layer, sums.products.pop(layer), sums.fourth[layer], sums.counts, described, source)
             if folder is not None and not _kept(record, folder / f"layer-{layer}.safetensors"):
@@ -249,6 +250,21 @@ class _Written(Record):
     """Text that a model wrote, kept because writing it takes longer than reading it for one more layer."""
 
     tokens: Int[Tensor, "row token"]
+
+
+class _LastSaid:
+    """A progress that says the same again, so that the work can be stopped between what it counts."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._last = progress, (0, 1)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._last = done, total
+        self.again()
+
+    def again(self) -> None:
+        if self._progress:
+            self._progress(*self._last)
 
 
 def _rows(
