@@ -2,8 +2,11 @@
 
 Attribution and tracing each point to the layer of the largest class-averaged value at the last subject token
 (tracing: of MLP outputs, which is what is edited). ROME edits that layer. MEMIT's five layers begin there for
-attribution and end there for tracing, as in the paper (1: 1-5; 17: 13-17), as far as the model has them. The control
-is a layer drawn for each case from those of the layer sweep; MEMIT's layers end there.
+attribution and end there for tracing, as in the paper (1: 1-5; 17: 13-17). The control's ROME layer is drawn for each
+case from those of the layer sweep, its MEMIT window from those that begin at every such layer.
+
+Every locator gets as many layers: a window that would reach beyond the model is moved into it, not cut (tracing's at
+layer 2 is 0-4). Editing one layer or five is another edit, whoever chose them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from transformer_lens import HookedTransformer
 
 from interp.editing.config import EditConfig, MemitConfig, RomeConfig, check_config
@@ -21,6 +25,7 @@ from interp.errors import DataError, OptionError
 from interp.locate.class_average import ClassAverage
 from interp.options import check_positive, check_seed
 from interp.runs import RunFolder
+from interp.skips import Skips
 from interp.tokens import TOKEN_CLASSES
 
 __all__ = [
@@ -31,11 +36,14 @@ __all__ = [
     "EditStudySettings",
     "LayerChoice",
     "Plan",
+    "case_unit",
     "choose_layers",
     "config_at",
+    "draw_control",
     "finished",
     "layer_span",
     "layers_of",
+    "layers_text",
     "read_plan",
     "unit_name",
 ]
@@ -114,9 +122,23 @@ def choose_layers(averages: Sequence[ClassAverage], n_layers: int) -> dict[str, 
         raise OptionError(f"layers are chosen from the attribution and mlp maps, got {sorted(peaks)}")
     first, last = peaks["attribution"], peaks["mlp"]
     return {
-        "attribution": LayerChoice(rome=first, memit=tuple(range(first, min(n_layers, first + WINDOW)))),
-        "tracing": LayerChoice(rome=last, memit=_ending_at(last)),
+        "attribution": LayerChoice(rome=first, memit=_window(first, WINDOW, n_layers)),
+        "tracing": LayerChoice(rome=last, memit=_window(last - WINDOW + 1, WINDOW, n_layers)),
     }
+
+
+def draw_control(
+    n_cases: int, chosen: Mapping[str, LayerChoice], *, n_layers: int, stride: int, seed: int
+) -> list[LayerChoice]:
+    """The control's layers of each case; its windows are as wide as those of the locators (the widest of them)."""
+    width = max(len(choice.memit) for choice in chosen.values())
+    generator = np.random.default_rng(seed)
+    layers = generator.choice(range(0, n_layers, stride), size=n_cases).tolist()
+    starts = generator.choice(range(0, max(1, n_layers - width + 1), stride), size=n_cases).tolist()
+    return [
+        LayerChoice(rome=layer, memit=_window(start, width, n_layers))
+        for layer, start in zip(layers, starts, strict=True)
+    ]
 
 
 def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) -> EditConfig:
@@ -134,18 +156,26 @@ def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) ->
     return config
 
 
-def _ending_at(layer: int) -> tuple[int, ...]:
-    return tuple(range(max(0, layer - WINDOW + 1), layer + 1))
+def _window(first: int, width: int, n_layers: int) -> tuple[int, ...]:
+    """So many layers from the first, moved into the model."""
+    first = max(0, min(first, n_layers - width))
+    return tuple(range(first, min(first + width, n_layers)))
 
 
 def layers_of(
-    locator: str, method: str, chosen: Mapping[str, LayerChoice], drawn: Sequence[int]
+    locator: str, method: str, chosen: Mapping[str, LayerChoice], drawn: Sequence[LayerChoice]
 ) -> list[tuple[int, ...]]:
     """The edited layers of each case."""
-    if locator == "random":
-        return [(layer,) if method == "rome" else _ending_at(layer) for layer in drawn]
-    choice = chosen[locator]
-    return [(choice.rome,) if method == "rome" else choice.memit] * len(drawn)
+    choices = drawn if locator == "random" else [chosen[locator]] * len(drawn)
+    return [(choice.rome,) if method == "rome" else choice.memit for choice in choices]
+
+
+def layers_text(locator: str, layers: Sequence[tuple[int, ...]]) -> str:
+    """What a row of Table 1 says of its layers; of drawn ones how many there are, which is part of the comparison."""
+    if locator != "random":
+        return layer_span(layers[0])
+    widths = sorted({len(at) for at in layers})
+    return f"{' or '.join(map(str, widths))} random"
 
 
 def layer_span(layers: Sequence[int]) -> str:
@@ -174,15 +204,40 @@ def finished(run: RunFolder, cls: Any, unit: str, **expected: Any) -> Any:
     return record
 
 
+def case_unit(case: int) -> str:
+    """The name under which a case is left out of everything."""
+    return f"case-{case:04d}"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a study set out to do."""
+    """What a study set out to do, and what it had to leave out."""
 
     cases: list[str]
     chosen: dict[str, LayerChoice]
     swept: tuple[int, ...]
-    drawn: list[int]
+    drawn: list[LayerChoice]
     seed: int
+    skips: Skips
+
+    def why_not(self, method: str, layers: Sequence[int], case: int) -> str | None:
+        """Why a case was not edited by a method at these layers; None if it was."""
+        units = (case_unit(case), unit_name("case", method, layers, case))
+        return next((self.skips.reasons[unit] for unit in units if unit in self.skips), None)
+
+    def located_again(self) -> int:
+        """The first case that was edited by ROME at tracing's layer.
+
+        Raises:
+            DataError: If none was.
+        """
+        layers = (self.chosen["tracing"].rome,)
+        for case in range(len(self.cases)):
+            if self.why_not("rome", layers, case) is None:
+                return case
+        raise DataError(
+            f"{self.skips.run.path}: every case was left out, the first because: {self.why_not('rome', layers, 0)}"
+        )
 
 
 def read_plan(run: RunFolder) -> Plan:
@@ -191,23 +246,25 @@ def read_plan(run: RunFolder) -> Plan:
     Raises:
         DataError: If the folder is not a study of edits, or damaged.
     """
-    seed = run.settings().get("seed")
-    return run.read_json("selection.json", lambda stored: _parsed_plan(stored, seed))
+    seed, skips = run.settings().get("seed"), Skips.of(run)
+    return run.read_json("selection.json", lambda stored: _parsed_plan(stored, seed, skips))
 
 
-def _parsed_plan(stored: Any, seed: Any) -> Plan:
+def _parsed_plan(stored: Any, seed: Any, skips: Skips) -> Plan:
     plan = Plan(
         cases=[str(case) for case in stored["cases"]],
-        chosen={
-            name: LayerChoice(
-                rome=int(stored["chosen"][name]["rome"]), memit=tuple(map(int, stored["chosen"][name]["memit"]))
-            )
-            for name in ("attribution", "tracing")
-        },
+        chosen={name: _choice(stored["chosen"][name]) for name in ("attribution", "tracing")},
         swept=tuple(map(int, stored["swept"])),
-        drawn=[int(layer) for layer in stored["drawn"]],
+        drawn=[_choice(entry) for entry in stored["drawn"]],
         seed=int(seed),
+        skips=skips,
     )
     if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
         raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
     return plan
+
+
+def _choice(stored: Any) -> LayerChoice:
+    if isinstance(stored, int):  # the control of earlier versions: a window that ended there, cut at the first layer
+        return LayerChoice(rome=stored, memit=tuple(range(max(0, stored - WINDOW + 1), stored + 1)))
+    return LayerChoice(rome=int(stored["rome"]), memit=tuple(map(int, stored["memit"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layer_span, layers_of, read_plan, unit_name
+from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.evaluation.statistics import Interval, rank_correlation
@@ -25,9 +25,10 @@ class Strength:
 
     Args:
         locator, title, unit: What it is.
-        mean, low, high: By layer, over the facts, with 95% intervals.
+        mean, low, high: By layer, over the facts, with 95% intervals (NaN where there is none).
         chosen: The layer that the locator chose.
-        correlation: Spearman's, with the edit score over the layers of the sweep.
+        correlation: Spearman's, with the edit score over the layers of the sweep; it has no interval
+            (:func:`~interp.evaluation.statistics.rank_correlation` says why).
     """
 
     locator: str
@@ -70,36 +71,41 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
     """Table 1 and the layer sweep from records alone.
 
     Raises:
-        DataError: If the study is not finished (names the first missing record).
+        DataError: If the study is not finished (names the first missing record), or every case of a row was left out.
     """
     plan = read_plan(run)
-    chosen, swept, drawn, seed = plan.chosen, plan.swept, plan.drawn, plan.seed
-    n = len(drawn)
+    chosen, swept, seed = plan.chosen, plan.swept, plan.seed
 
-    def evaluated(method: str, layers: Sequence[tuple[int, ...]]) -> list[CaseEvaluation]:
-        return [
-            finished(run, CaseEvaluation, unit_name("case", method, at, i), case=case, method=method, layers=at)
-            for i, (case, at) in enumerate(zip(plan.cases, layers, strict=True))
+    def row(
+        method: str, layers: Sequence[tuple[int, ...]], locator: str, text: str, edited: bool = True
+    ) -> tuple[TableRow, list[CaseEvaluation]]:
+        why = [plan.why_not(method, at, i) for i, at in enumerate(layers)]
+        skipped = [f"case {plan.cases[i]}: {reason}" for i, reason in enumerate(why) if reason is not None]
+        found = [
+            finished(
+                run, CaseEvaluation, unit_name("case", method, at, i), case=plan.cases[i], method=method, layers=at
+            )
+            for i, at in enumerate(layers)
+            if why[i] is None
         ]
+        if not found:
+            raise DataError(f"{run.path}: {locator}, {method} at {text}: every case was left out; {skipped[0]}")
+        return table_row(found, locator=locator, layers=text, edited=edited, skipped=skipped, seed=seed), found
 
     groups: dict[tuple[str, str], list[CaseEvaluation]] = {}
     rows: list[TableRow] = []
     for locator, title in LOCATORS.items():
         for method in ("rome", "memit"):
-            layers = layers_of(locator, method, chosen, drawn)
-            groups[locator, method] = evaluated(method, layers)
-            text = "random" if locator == "random" else layer_span(layers[0])
-            rows.append(table_row(groups[locator, method], locator=title, layers=text, seed=seed))
-    unedited = table_row(groups["tracing", "rome"], locator="Before any edit", layers="-", edited=False, seed=seed)
+            layers = layers_of(locator, method, chosen, plan.drawn)
+            entry, groups[locator, method] = row(method, layers, title, layers_text(locator, layers))
+            rows.append(entry)
+    unedited, _ = row("rome", layers_of("tracing", "rome", chosen, plan.drawn), "Before any edit", "-", edited=False)
     comparisons = [
-        compared(groups[a, method], groups[b, method], names=(LOCATORS[a], LOCATORS[b]), seed=seed)
+        compared(*_in_both(groups[a, method], groups[b, method]), names=(LOCATORS[a], LOCATORS[b]), seed=seed)
         for method in ("rome", "memit")
         for a, b in (("tracing", "attribution"), ("tracing", "random"), ("attribution", "random"))
     ]
-    by_layer = {
-        layer: table_row(evaluated("rome", [(layer,)] * n), locator="Layer sweep", layers=str(layer), seed=seed)
-        for layer in swept
-    }
+    by_layer = {layer: row("rome", [(layer,)] * len(plan.cases), "Layer sweep", str(layer))[0] for layer in swept}
     scores = [by_layer[layer].scores["teacher-forced"]["score"].mean for layer in swept]
     maps = {average.method: average for average in averages}
     strengths = []
@@ -117,7 +123,7 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
                 low=low,
                 high=high,
                 chosen=chosen[locator].rome,
-                correlation=rank_correlation([mean[layer] for layer in swept], scores, seed=seed),
+                correlation=rank_correlation([mean[layer] for layer in swept], scores),
             )
         )
     return EditResults(
@@ -125,13 +131,22 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
     )
 
 
+def _in_both(
+    first: Sequence[CaseEvaluation], second: Sequence[CaseEvaluation]
+) -> tuple[list[CaseEvaluation], list[CaseEvaluation]]:
+    """The cases that neither left out."""
+    both = {e.case for e in first} & {e.case for e in second}
+    return [e for e in first if e.case in both], [e for e in second if e.case in both]
+
+
 def relocated(run: RunFolder) -> Relocated:
-    """The first case's maps before and after its edit.
+    """The maps of the first case that was edited, before and after its edit.
 
     Raises:
         DataError: If the study is not finished, or a record is damaged or not what its name says.
     """
-    case = read_plan(run).cases[0]
+    plan = read_plan(run)
+    case = plan.cases[plan.located_again()]
     traces = [finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")]
     attributions = [
         finished(run, Attribution, f"attribution-{when}", fact=trace.fact, provenance=trace.provenance)

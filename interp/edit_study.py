@@ -7,7 +7,8 @@
 
 A unit of work is one (case, method, layers): its patch and its evaluation are records in a run folder. Units of the
 same method and layers are edited in fixed groups, and groups are evaluated together in fixed bundles, so an interrupted
-study ends with the same numbers.
+study ends with the same numbers. A case that cannot be asked or edited is left out, and the folder says why
+(:mod:`interp.skips`).
 """
 
 from __future__ import annotations
@@ -18,34 +19,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from transformer_lens import HookedTransformer
 
 from interp.edit_plan import (
     LOCATORS,
     EditStudySettings,
     LayerChoice,
+    case_unit,
     choose_layers,
     config_at,
+    draw_control,
     finished,
     layer_span,
     layers_of,
+    read_plan,
     unit_name,
 )
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.editor import edit_each
 from interp.editing.patch import Patch
+from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
 from interp.errors import InterpWarning, OptionError
-from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate_each
+from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
 from interp.facts import EditCase, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
+from interp.skips import SKIPPABLE, Skips
 from interp.study import StudyProgress
 
 __all__ = ["edit_cases"]
@@ -53,6 +58,7 @@ __all__ = ["edit_cases"]
 GROUP = 16  # cases that are optimised together
 BUNDLE = 36  # cases that are evaluated together, as many as fill one batch of sampling: few rows take as long as many
 
+R = TypeVar("R")
 Group = tuple[str, tuple[int, ...], list[int]]
 """Method, layers and cases."""
 
@@ -70,6 +76,9 @@ def edit_cases(
 ) -> RunFolder:
     """Edit and evaluate cases at every layer of the study; interrupted, a second call does what is missing.
 
+    A case that does not fit the model, or whose edit gives numbers that are not finite, is left out: the folder's
+    ``skipped.json`` says why, and the tables count it.
+
     Args:
         model: The model; it is left as it is.
         cases: What to edit; the first ``limit`` count.
@@ -81,9 +90,10 @@ def edit_cases(
         progress: Called as units advance.
 
     Raises:
-        OptionError: If there are no cases, or a given layer does not exist.
+        OptionError: If there are no cases, two have one id, or a given layer does not exist.
         DataError: If the folder cannot be written or holds another run.
-        FactError: If a case does not fit the model.
+        FactError: If no case fits the model (says why the first does not).
+        NumericalError: If no case of several can be edited at the same layers (says why the first cannot).
     """
     settings = settings or EditStudySettings()
     assert model.cfg.d_mlp is not None
@@ -91,13 +101,16 @@ def edit_cases(
     cases = list(cases)[: settings.limit]
     if not cases:
         raise OptionError("no cases to edit")
+    twice = next((case.id for i, case in enumerate(cases) if case.id in {other.id for other in cases[:i]}), None)
+    if twice is not None:
+        raise OptionError(f"two cases have the id {twice!r}; expected one each, as they are paired by it")
     described = provenance(model)
     chosen = dict(settings.layers or choose_layers(averages, model.cfg.n_layers))
     for choice in chosen.values():
         config_at(model, "rome", (choice.rome,))
         config_at(model, "memit", choice.memit)
     swept = tuple(range(0, model.cfg.n_layers, settings.stride))
-    drawn = np.random.default_rng(settings.seed).choice(swept, size=len(cases)).tolist()
+    drawn = draw_control(len(cases), chosen, n_layers=model.cfg.n_layers, stride=settings.stride, seed=settings.seed)
     run = RunFolder.open(
         folder,
         {
@@ -115,11 +128,12 @@ def edit_cases(
             "cases": [case.id for case in cases],
             "chosen": {name: asdict(choice) for name, choice in chosen.items()},
             "swept": swept,
-            "drawn": drawn,
+            "drawn": [asdict(choice) for choice in drawn],
         },
     )
-    work = _Work(model, cases, run, settings, described, chosen, swept, drawn, noise, progress or (lambda *_: None))
-    work.run_all()
+    skips = Skips.of(run)
+    report = progress or (lambda *_: None)
+    _Work(model, cases, run, settings, described, chosen, swept, drawn, noise, skips, report).run_all()
     return run
 
 
@@ -134,17 +148,19 @@ class _Work:
     described: Provenance
     chosen: Mapping[str, LayerChoice]
     swept: tuple[int, ...]
-    drawn: list[int]
+    drawn: list[LayerChoice]
     noise: float
+    skips: Skips
     report: StudyProgress
 
     def run_all(self) -> None:
         """Do what is missing."""
+        self._leave_out_what_does_not_fit()
         plan = self._bundles()
         total = sum(_n_cases(bundle) for bundle in plan) + 2
         missing = [bundle for bundle in plan if not all(self._is_done(*group) for group in bundle)]
         done = total - 2 - sum(_n_cases(bundle) for bundle in missing)
-        before = self._before(total, done)  # first: a case that does not fit the model is found here
+        before = self._before(total, done)
         contexts: Contexts | None = None
         moments: SecondMoments | None = None
         if missing:
@@ -165,6 +181,27 @@ class _Work:
         self._locate_again(total)
         self.report(total, total, "done")
 
+    def _leave_out_what_does_not_fit(self) -> None:
+        """Before the second moments, which may take hours."""
+        errors: dict[str, Exception] = {}
+        for i, case in enumerate(self.cases):
+            try:
+                check_requests(self.model, [case.request])
+                check_case(self.model, case, fluency_tokens=self.settings.fluency_tokens)
+            except SKIPPABLE as error:
+                errors[case_unit(i)] = error
+        self.skips.add(errors)
+        if len(errors) == len(self.cases):
+            raise errors[case_unit(0)]
+
+    def _usable(self) -> list[int]:
+        return [i for i in range(len(self.cases)) if case_unit(i) not in self.skips]
+
+    def _left(self, method: str, layers: tuple[int, ...], members: Sequence[int]) -> list[int]:
+        """Those of a group that were not left out."""
+        names = {i: (case_unit(i), unit_name("case", method, layers, i)) for i in members}
+        return [i for i in members if not any(name in self.skips for name in names[i])]
+
     def _part(self, done: float, total: int, label: str, share: float) -> None:
         self.report(done + share, total, label)
 
@@ -177,9 +214,10 @@ class _Work:
                     units.setdefault((method, layers), set()).add(case)
         for layer in self.swept:
             units.setdefault(("rome", (layer,)), set()).update(range(len(self.cases)))
+        usable = set(self._usable())
         groups = []
         for (method, layers), members in units.items():
-            order = sorted(members)
+            order = sorted(members & usable)
             groups += [(method, layers, order[first : first + GROUP]) for first in range(0, len(order), GROUP)]
         return groups
 
@@ -194,11 +232,12 @@ class _Work:
         return bundles
 
     def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
-        if any(self._evaluation(method, layers, i) is None for i in members):
+        left = self._left(method, layers, members)
+        if any(self._evaluation(method, layers, i) is None for i in left):
             return False
-        if (method, layers) != ("rome", (self.chosen["tracing"].rome,)) or 0 not in members:
+        if (method, layers) != ("rome", (self.chosen["tracing"].rome,)) or not left:
             return True
-        return self._patch(method, layers, 0) is not None  # it is located again
+        return self._patch(method, layers, left[0]) is not None  # it is located again
 
     def _evaluation(self, method: str, layers: tuple[int, ...], i: int) -> CaseEvaluation | None:
         unit = unit_name("case", method, layers, i)
@@ -208,20 +247,46 @@ class _Work:
         unit = unit_name("patch", method, layers, i)
         return self.run.get(Patch, unit, method=method, layers=layers, requests=(self.cases[i].request,))
 
-    def _before(self, total: int, done: int) -> list[Answers]:
-        answers: list[Answers] = []
-        for first in range(0, len(self.cases), GROUP):
-            members = range(first, min(first + GROUP, len(self.cases)))
-            found = [self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members]
-            if any(entry is None for entry in found):
+    def _before(self, total: int, done: int) -> dict[int, Answers]:
+        answers: dict[int, Answers] = {}
+        usable = self._usable()
+        for first in range(0, len(usable), GROUP):
+            members = usable[first : first + GROUP]
+            found = {i: self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members}
+            if any(entry is None for entry in found.values()):
                 self.report(done, total, "the unedited model's answers")
-                fresh = ask(self.model, [self.cases[i] for i in members], **self._asking())
-                for i, record in zip(members, fresh, strict=True):
-                    self.run.put(f"before-{i:04d}", record)
-                answers += fresh
+                answer = partial(self._answers, members)
+                fresh = self._together([case_unit(i) for i in members], answer)
+                for place, record in fresh.items():
+                    self.run.put(f"before-{members[place]:04d}", record)
+                    answers[members[place]] = record
             else:
-                answers += [entry for entry in found if entry is not None]
+                answers |= {i: entry for i, entry in found.items() if entry is not None}
         return answers
+
+    def _answers(self, members: Sequence[int], places: Sequence[int]) -> list[Answers]:
+        return ask(self.model, [self.cases[members[place]] for place in places], **self._asking())
+
+    def _together(self, names: Sequence[str], work: Callable[[list[int]], Sequence[R]]) -> dict[int, R]:
+        """Units worked on at once, by place; those that make it fail are left out, and the others done without them.
+
+        If each of several fails, it is not theirs, and the run stops.
+        """
+        places = list(range(len(names)))
+        try:
+            return dict(zip(places, work(places), strict=True))
+        except (*SKIPPABLE, OptionError) as error:
+            failed: dict[int, Exception] = {0: error} if len(names) == 1 else {}
+            for place in places if len(names) > 1 else []:
+                try:
+                    work([place])
+                except (*SKIPPABLE, OptionError) as own:
+                    failed[place] = own
+            if not failed or len(failed) == len(names) > 1:
+                raise
+        self.skips.add({names[place]: why for place, why in failed.items()})
+        rest = [place for place in places if place not in failed]
+        return dict(zip(rest, work(rest), strict=True)) if rest else {}
 
     def _asking(self) -> dict[str, Any]:
         return {
@@ -235,42 +300,72 @@ class _Work:
         bundle: list[Group],
         contexts: Contexts,
         moments: SecondMoments,
-        before: list[Answers],
+        before: Mapping[int, Answers],
         done: int,
         total: int,
     ) -> None:
         patches: list[Patch] = []
+        units: list[tuple[str, tuple[int, ...], int]] = []
         for method, layers, members in bundle:
+            at = done + 0.7 * len(patches)
             label = f"{method} at {layer_span(layers)}"
-            self.report(done + 0.7 * len(patches), total, label)
-            advance = partial(self._part, done + 0.7 * len(patches), total, label)
-            names = [unit_name("patch", method, layers, i) for i in members]
-            kept = [patch for i in members if (patch := self._patch(method, layers, i)) is not None]
-            if len(kept) < len(members):  # all or none: a patch depends in its last bits on what it is optimised with
-                with warnings.catch_warnings():  # at layers where nothing is stored, most do not: the table counts them
-                    warnings.filterwarnings("ignore", ".* did not take", InterpWarning)
-                    kept = edit_each(
-                        self.model,
-                        [self.cases[i].request for i in members],
-                        method=method,
-                        config=config_at(self.model, method, layers),
-                        second_moments=moments,
-                        contexts=contexts,
-                        model_provenance=self.described,
-                        progress=partial(_share, advance, 0.7 * len(members)),
-                    )
-                for name, patch in zip(names, kept, strict=True):
-                    self.run.put(name, patch)
-            patches += kept
-        units = [(method, layers, i) for method, layers, members in bundle for i in members]
-        cases = [self.cases[i] for *_, i in units]
-        found = evaluate_each(self.model, patches, cases, before=[before[i] for *_, i in units], **self._asking())
-        for (method, layers, i), evaluation in zip(units, found, strict=True):
-            self.run.put(unit_name("case", method, layers, i), evaluation)
+            self.report(at, total, label)
+            made = self._patches(method, layers, members, contexts, moments, partial(self._part, at, total, label))
+            patches += made.values()
+            units += [(method, layers, i) for i in made]
+        names = [unit_name("case", *unit) for unit in units]
+
+        def evaluate(places: list[int]) -> list[CaseEvaluation]:
+            cases = [units[place][2] for place in places]
+            return evaluate_each(
+                self.model,
+                [patches[place] for place in places],
+                [self.cases[i] for i in cases],
+                before=[before[i] for i in cases],
+                **self._asking(),
+            )
+
+        for place, evaluation in self._together(names, evaluate).items():
+            self.run.put(names[place], evaluation)
+
+    def _patches(
+        self,
+        method: str,
+        layers: tuple[int, ...],
+        members: Sequence[int],
+        contexts: Contexts,
+        moments: SecondMoments,
+        advance: Callable[[float], None],
+    ) -> dict[int, Patch]:
+        """By case. All or none are made: a patch depends in its last bits on what it is optimised with."""
+        left = self._left(method, layers, members)
+        kept = {i: patch for i in left if (patch := self._patch(method, layers, i)) is not None}
+        if len(kept) == len(left):
+            return kept
+
+        def make(places: list[int]) -> list[Patch]:
+            with warnings.catch_warnings():  # at layers where nothing is stored, most do not: the table counts them
+                warnings.filterwarnings("ignore", ".* did not take", InterpWarning)
+                return edit_each(
+                    self.model,
+                    [self.cases[left[place]].request for place in places],
+                    method=method,
+                    config=config_at(self.model, method, layers),
+                    second_moments=moments,
+                    contexts=contexts,
+                    model_provenance=self.described,
+                    progress=partial(_share, advance, 0.7 * len(members)),
+                )
+
+        made = self._together([unit_name("case", method, layers, i) for i in left], make)
+        for place, patch in made.items():
+            self.run.put(unit_name("patch", method, layers, left[place]), patch)
+        return {left[place]: patch for place, patch in made.items()}
 
     def _locate_again(self, total: int) -> None:
-        """Trace and attribute the first case before and after ROME at the tracing layer."""
-        request = self.cases[0].request
+        """Trace and attribute the first case that is left, before and after ROME at the tracing layer."""
+        case = read_plan(self.run).located_again()
+        request = self.cases[case].request
         old = request.fact
         new = Fact(template=old.template, subject=old.subject, target=request.new_target)
         for index, (when, fact) in enumerate((("before", old), ("after", new))):
@@ -282,7 +377,7 @@ class _Work:
                 self._locate(fact, when, self.described)
             else:
                 layers = (self.chosen["tracing"].rome,)
-                patch = finished(self.run, Patch, unit_name("patch", "rome", layers, 0))
+                patch = finished(self.run, Patch, unit_name("patch", "rome", layers, case))
                 with patch.applied(self.model):
                     self._locate(fact, when, provenance(self.model))
 

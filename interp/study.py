@@ -29,12 +29,15 @@ from interp.locate.knowledge import known_facts, spread_over_relations
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
+from interp.skips import SKIPPABLE, Skips
+from interp.tokens import tokenize
 
 __all__ = [
     "METHODS",
     "LocateSettings",
     "Located",
     "class_averages",
+    "left_out",
     "locate_fact",
     "locate_facts",
     "located",
@@ -157,6 +160,9 @@ def locate_facts(
 ) -> RunFolder:
     """Locate known facts with every method; interrupted, a second call does what is missing.
 
+    A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
+    out. The folder's ``skipped.json`` says why, and the averages count it.
+
     Args:
         model: The model.
         facts: Candidates; the first ``limit`` known ones count, in an order spread over relations.
@@ -166,7 +172,7 @@ def locate_facts(
         progress: Called as units advance.
 
     Raises:
-        FactError: If the model knows none of the facts.
+        FactError: If the model knows none of the facts, or none fits it (says why the first does not).
         DataError: If the folder cannot be written or holds another run.
     """
     settings = settings or LocateSettings()
@@ -176,6 +182,8 @@ def locate_facts(
     run = RunFolder.open(
         folder, {**asdict(settings), "facts": source, "facts_sha256": digest, "provenance": asdict(described)}
     )
+    skips = Skips.of(run)
+    facts = _fitting(model, facts, skips)
     if not (run.path / "selection.json").exists():
         report(0, 1, "which facts the model knows")
         candidates = spread_over_relations(facts, settings.selection_seed)
@@ -200,18 +208,22 @@ def locate_facts(
             unit = _unit(index, method)
             label = f"{fact.prompt} · {method}"
             report(done, total, label)
-            if run.get(_record_type(method), unit, **_about(fact, method)) is None:
-                record = locate_fact(
-                    model,
-                    fact,
-                    method,
-                    settings,
-                    noise=level,
-                    reference_facts=facts,
-                    model_provenance=described,
-                    progress=partial(_report_part, report, done, total, label),
-                )
-                run.put(unit, record)
+            if unit not in skips and run.get(_record_type(method), unit, **_about(fact, method)) is None:
+                try:
+                    record = locate_fact(
+                        model,
+                        fact,
+                        method,
+                        settings,
+                        noise=level,
+                        reference_facts=facts,
+                        model_provenance=described,
+                        progress=partial(_report_part, report, done, total, label),
+                    )
+                except SKIPPABLE as error:
+                    skips.add({unit: error})
+                else:
+                    run.put(unit, record)
             done += 1
     report(total, total, "done")
     return run
@@ -237,13 +249,14 @@ def located(run: RunFolder) -> list[Located]:
                 )
             )
     if not finished:
-        raise DataError(f"{run.path}: no fact is finished yet")
+        why = left_out(run)
+        raise DataError(f"{run.path}: no fact is finished yet" + (f"; left out: {why[0]}" if why else ""))
     return finished
 
 
 def class_averages(run: RunFolder) -> list[ClassAverage]:
     """The maps of Figure 1 from a run folder alone: attribution x 10,000, then the three causal traces."""
-    facts = located(run)
+    facts, missing = located(run), left_out(run)
     attributions = [fact.attribution for fact in facts]
     averages = [
         class_average(
@@ -255,6 +268,7 @@ def class_averages(run: RunFolder) -> list[ClassAverage]:
             method="attribution",
             title="Attribution score",
             unit="mean over neurons × 10,000",
+            left_out=missing,
         )
     ]
     titles = {"resid": "Residual stream", "mlp": "MLP output", "attn": "Attention output"}
@@ -268,9 +282,37 @@ def class_averages(run: RunFolder) -> list[ClassAverage]:
                 method=state,
                 title=f"Causal tracing: {title} ({where})",
                 unit="indirect effect on P(answer)",
+                left_out=missing,
             )
         )
     return averages
+
+
+def left_out(run: RunFolder) -> list[str]:
+    """The chosen facts that could not be located, each with the reason."""
+    skips, (selected, _) = Skips.of(run), selection(run)
+    found = []
+    for index, fact in enumerate(selected):
+        reasons = [skips.reasons[unit] for method in METHODS if (unit := _unit(index, method)) in skips]
+        found += [f"{fact.prompt}: {reason}" for reason in reasons[:1]]
+    return found
+
+
+def _fitting(model: HookedTransformer, facts: Sequence[Fact], skips: Skips) -> list[Fact]:
+    """The facts that the model can read; the others are left out."""
+    fitting: list[Fact] = []
+    errors: dict[str, Exception] = {}
+    for index, fact in enumerate(facts):
+        try:
+            tokenize(model, fact)
+        except FactError as error:
+            errors[f"fact {index}: {fact.prompt[:80]}"] = error
+        else:
+            fitting.append(fact)
+    skips.add(errors)
+    if errors and not fitting:
+        raise FactError(f"none of the {len(facts)} facts fits the model; the first: {next(iter(errors.values()))}")
+    return fitting
 
 
 def _report_part(report: StudyProgress, done: int, total: int, label: str, part: int, whole: int) -> None:

@@ -85,35 +85,51 @@ def test_middle_tokens_are_pooled() -> None:
 
 
 def test_interval() -> None:
-    result = averaged(maps())
-    assert (result.low <= result.mean).all()
-    assert (result.mean <= result.high).all()
-    several = torch.tensor(result.n_facts) > 2
-    assert (result.low < result.high)[several].all()
-    for row in range(len(TOKEN_CLASSES)):
+    result = averaged(maps() * 2)
+    assert result.n_facts == (16, 6, 16, 12, 12, 16)
+    for row, n_facts in enumerate(result.n_facts):
+        assert result.low[row].isnan().all() == result.high[row].isnan().all() == (n_facts < 12)
+        if n_facts >= 12:
+            assert (result.low[row] < result.mean[row]).all()
+            assert (result.mean[row] < result.high[row]).all()
         assert result.peak_low[row] <= result.peak[row] <= result.peak_high[row]
 
 
+def test_of_few_facts_there_is_no_interval() -> None:
+    result = averaged(maps()[:4])
+    assert result.low.isnan().all()
+    assert result.high.isnan().all()
+    assert set(result.peak_low) == set(result.peak_high) == {-1}
+    assert min(result.peak) >= 0
+    five = averaged(maps()[:5])
+    assert five.peak_low[-1] >= 0  # of last tokens, which every fact has
+    assert five.low.isnan().all()
+
+
 def test_interval_width_is_that_of_the_mean() -> None:
-    # 100 facts, last token of 0 or 1 half and half: standard error of the mean 0.05
+    # 100 facts, last token of 0 or 1 half and half: standard error of the mean 0.05, two-sided 97.5%
     entries = [TokenLayerMap(values=torch.full((3, 1), float(i % 2)), subject_span=(0, 1)) for i in range(100)]
     result = averaged(entries, resamples=4000)
-    assert result.low[-1].item() == pytest.approx(0.5 - 1.96 * 0.05, abs=0.011)
-    assert result.high[-1].item() == pytest.approx(0.5 + 1.96 * 0.05, abs=0.011)
+    assert result.low[-1].item() == pytest.approx(0.5 - 2.28 * 0.05, abs=0.011)
+    assert result.high[-1].item() == pytest.approx(0.5 + 2.28 * 0.05, abs=0.011)
 
 
 def test_facts_are_resampled_and_not_tokens() -> None:
+    # every fact has the same many tokens, which differ widely: nothing is uncertain about the mean over facts
     entry = TokenLayerMap(values=torch.rand(50, LAYERS), subject_span=(0, 20))
-    result = averaged([entry])
-    assert torch.equal(result.low, result.mean)
-    assert torch.equal(result.high, result.mean)
+    result = averaged([entry] * 12)
+    assert result.low.isnan().all()
+    other = TokenLayerMap(values=entry.values + 0.01, subject_span=(0, 20))
+    result = averaged([entry, other] * 6)
+    row = TOKEN_CLASSES.index("Further tokens")
+    assert (result.high[row] - result.low[row]).max() < 0.02
 
 
 def test_seed() -> None:
-    one, same, other = averaged(maps()), averaged(maps()), averaged(maps(), seed=1)
+    one, same, other = averaged(maps() * 2), averaged(maps() * 2), averaged(maps() * 2, seed=1)
     for field in ("mean", "low", "high"):
-        assert torch.equal(getattr(one, field), getattr(same, field))
-    assert not torch.equal(one.low, other.low)
+        assert torch.allclose(getattr(one, field), getattr(same, field), rtol=0, atol=0, equal_nan=True)
+    assert not torch.allclose(one.low, other.low, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(one.mean, other.mean)
 
 
@@ -131,8 +147,8 @@ def test_empty_class() -> None:
     assert torch.allclose(result.mean[row], entries[0].values[-1])
 
 
-def test_peak_interval() -> None:
-    # half of the facts peak in layer 0, half, a little less, in layer 3: the interval spans both
+def test_the_span_holds_the_layers_that_cannot_be_told_from_the_peak() -> None:
+    # half of the facts peak in layer 0, half, a little less, in layer 3: the span reaches both
     values = [torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 0.9]])]
     entries = [TokenLayerMap(values=values[i % 2], subject_span=(0, 1)) for i in range(6)]
     result = averaged(entries)
@@ -147,6 +163,27 @@ def test_peak_interval_is_of_95_percent(rare: float, high: int) -> None:
     entries = [TokenLayerMap(values=other if i % 4 == 0 else steady, subject_span=(0, 1)) for i in range(40)]
     result = averaged(entries, resamples=4000)
     assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, high)
+
+
+def test_the_span_leaves_out_what_is_surely_less() -> None:
+    generator = torch.Generator().manual_seed(0)
+    curve = torch.tensor([0.1, 0.8, 0.82, 0.3])
+    entries = [
+        TokenLayerMap(values=(curve + 0.05 * torch.randn(4, generator=generator))[None], subject_span=(0, 1))
+        for _ in range(8)
+    ]
+    result = averaged(entries)
+    assert (result.peak_low[0], result.peak_high[0]) == (1, 2)
+    assert result.peak[0] in (1, 2)
+
+
+def test_facts_that_were_left_out_are_named() -> None:
+    entries = maps()
+    result = class_average(
+        entries, [SOURCE] * len(entries), method="mlp", title="t", unit="u", left_out=["The X is: not finite"]
+    )
+    assert result.left_out == ("The X is: not finite",)
+    assert averaged(entries).left_out == ()
 
 
 def test_no_facts() -> None:

@@ -17,12 +17,21 @@ import torch
 from transformer_lens import HookedTransformer
 
 import interp.edit_study
-from interp.edit_plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
+from interp.edit_plan import (
+    PAPER_LAYERS,
+    PRESETS,
+    EditStudySettings,
+    LayerChoice,
+    choose_layers,
+    draw_control,
+    layers_text,
+    read_plan,
+)
 from interp.edit_results import edit_results, relocated
 from interp.edit_study import edit_cases
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
 from interp.editing.patch import Patch, applied_patches
-from interp.errors import DataError, FactError, OptionError
+from interp.errors import DataError, FactError, NumericalError, OptionError
 from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
 from interp.facts import EditCase, EditRequest, Fact, Probe
 from interp.locate.attribution import attribute
@@ -63,7 +72,7 @@ SETTINGS = EditStudySettings(
     stride=3, context_kinds=((4, 2),), corpus=Corpus(tokens=1024), fluency_tokens=8, limit=None
 )
 NOISE = 0.3
-UNITS = {"rome": ((0,), (3,), (4,)), "memit": ((0, 1, 2, 3, 4), (0,), (0, 1, 2, 3))}
+UNITS = {"rome": ((0,), (3,), (4,)), "memit": ((0, 1, 2, 3, 4),)}
 """What is edited with the averages below: attribution points to layer 0, tracing to layer 4, and 0 and 3 are swept."""
 
 
@@ -202,19 +211,25 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]
             4,
             1,
             6,
-            {"attribution": LayerChoice(rome=4, memit=(4, 5)), "tracing": LayerChoice(rome=1, memit=(0, 1))},
+            {
+                "attribution": LayerChoice(rome=4, memit=(1, 2, 3, 4, 5)),
+                "tracing": LayerChoice(rome=1, memit=(0, 1, 2, 3, 4)),
+            },
         ),
         (
             5,
             0,
             6,
-            {"attribution": LayerChoice(rome=5, memit=(5,)), "tracing": LayerChoice(rome=0, memit=(0,))},
+            {
+                "attribution": LayerChoice(rome=5, memit=(1, 2, 3, 4, 5)),
+                "tracing": LayerChoice(rome=0, memit=(0, 1, 2, 3, 4)),
+            },
         ),
         (
             1,
             2,
             3,
-            {"attribution": LayerChoice(rome=1, memit=(1, 2)), "tracing": LayerChoice(rome=2, memit=(0, 1, 2))},
+            {"attribution": LayerChoice(rome=1, memit=(0, 1, 2)), "tracing": LayerChoice(rome=2, memit=(0, 1, 2))},
         ),
         (0, 0, 1, {name: LayerChoice(rome=0, memit=(0,)) for name in ("attribution", "tracing")}),
     ],
@@ -277,9 +292,7 @@ def test_a_run_holds_one_patch_and_one_evaluation_per_unit(finished: RunFolder) 
     expected |= {f"before-{i:04d}" for i in range(3)}
     for kind in ("patch", "case"):
         expected |= {f"{kind}-rome-{layer}-{i:04d}" for layer in (0, 3, 4) for i in range(3)}
-        expected |= {f"{kind}-memit-0-4-{i:04d}" for i in range(3)}
-        for i, layer in enumerate(selection["drawn"]):
-            expected.add(f"{kind}-memit-{'0-3' if layer == 3 else '0'}-{i:04d}")
+        expected |= {f"{kind}-memit-0-4-{i:04d}" for i in range(3)}  # the only window that the control can have, too
     assert names == expected
 
 
@@ -320,15 +333,15 @@ def check_equal(found: CaseEvaluation, expected: CaseEvaluation) -> None:
 
 def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: RunFolder) -> None:
     results = edit_results(finished, AVERAGES)
-    drawn = finished.read_json("selection.json")["drawn"]
-    random = [tuple(range(layer + 1)) for layer in drawn]  # five at most, and tiny's swept layers are 0 and 3
+    drawn = [entry["rome"] for entry in finished.read_json("selection.json")["drawn"]]
+    random = [(0, 1, 2, 3, 4)] * 3
     expected = {
         ("Attribution score", "rome"): ("0", [(0,)] * 3),
         ("Attribution score", "memit"): ("0-4", [(0, 1, 2, 3, 4)] * 3),
         ("Causal tracing", "rome"): ("4", [(4,)] * 3),
         ("Causal tracing", "memit"): ("0-4", [(0, 1, 2, 3, 4)] * 3),
-        ("Random layer (control)", "rome"): ("random", [(layer,) for layer in drawn]),
-        ("Random layer (control)", "memit"): ("random", random),
+        ("Random layer (control)", "rome"): ("1 random", [(layer,) for layer in drawn]),
+        ("Random layer (control)", "memit"): ("5 random", random),
     }
     assert [(row.locator, row.method) for row in results.rows] == [("Before any edit", "none"), *expected]
     known: dict[Any, CaseEvaluation] = {}
@@ -344,7 +357,7 @@ def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: 
                 check_equal(stored, known[method, at, i])
             evaluations.append(known[method, at, i])
         own = table_row(evaluations, locator=locator, layers=text)
-        assert (row.layers, row.n_cases, row.n_converged) == (text, 3, own.n_converged)
+        assert (row.layers, row.n_cases, row.n_took) == (text, 3, own.n_took)
         for protocol in PROTOCOLS:
             for metric in (*METRICS, "score"):
                 a, b = row.scores[protocol][metric], own.scores[protocol][metric]
@@ -384,7 +397,8 @@ def test_the_sweep_and_the_comparisons(finished: RunFolder) -> None:
 
 
 def test_the_controls_layers_are_seeded(tiny: HookedTransformer, finished: RunFolder, tmp_path: Path) -> None:
-    assert finished.read_json("selection.json")["drawn"] == np.random.default_rng(0).choice((0, 3), size=3).tolist()
+    stored = finished.read_json("selection.json")["drawn"]
+    assert [entry["rome"] for entry in stored] == np.random.default_rng(0).choice((0, 3), size=3).tolist()
     drawn = {}
     for seed in (0, 1, 2, 3):
         settings = dataclasses.replace(SETTINGS, seed=seed)
@@ -392,7 +406,7 @@ def test_the_controls_layers_are_seeded(tiny: HookedTransformer, finished: RunFo
             study(tiny, tmp_path / str(seed), settings, progress=interrupter(0))
         drawn[seed] = RunFolder(tmp_path / str(seed)).read_json("selection.json")["drawn"]
     assert drawn[0] == finished.read_json("selection.json")["drawn"]
-    assert len(set(map(tuple, drawn.values()))) > 1
+    assert len(set(map(repr, drawn.values()))) > 1
 
 
 def test_the_first_case_is_located_again(tiny: HookedTransformer, finished: RunFolder) -> None:
@@ -424,7 +438,7 @@ def test_layers_that_do_not_follow_each_other_are_told_apart(tiny: HookedTransfo
     }
     run = study(tiny, tmp_path, dataclasses.replace(SETTINGS, layers=layers, limit=1, stride=6))
     rows = edit_results(run, AVERAGES).rows
-    assert [row.layers for row in rows] == ["-", "1", "1,2,4", "4", "1,3,4", "random", "random"]
+    assert [row.layers for row in rows] == ["-", "1", "1,2,4", "4", "1,3,4", "1 random", "3 random"]
     for text, at in (("1,2,4", (1, 2, 4)), ("1,3,4", (1, 3, 4))):
         record = run.get(CaseEvaluation, f"case-memit-{text}-0000")
         assert record is not None
@@ -432,7 +446,7 @@ def test_layers_that_do_not_follow_each_other_are_told_apart(tiny: HookedTransfo
 
 
 def test_progress_never_goes_back_and_ends(finished: RunFolder, steps: list[tuple[float, int, str]]) -> None:
-    total = 3 * 3 + 3 + 3 + 2  # ROME at three layers, MEMIT at one place and at the control's, located twice
+    total = 3 * 3 + 3 + 2  # ROME at three layers, MEMIT at the one place there is, located twice
     done = [step for step, _, _ in steps]
     assert done == sorted(done)
     assert {whole for _, whole, _ in steps} == {total}
@@ -634,6 +648,143 @@ def test_cases_that_do_not_fit(tiny: HookedTransformer, tmp_path: Path, monkeypa
     monkeypatch.setattr(interp.edit_study, "second_moments", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FactError, match=r"case tower: .* takes \d+ tokens and what follows 60; the context holds 64"):
         study(tiny, tmp_path / "long", dataclasses.replace(SETTINGS, fluency_tokens=60))
+
+
+# one bad case
+
+
+def test_a_case_that_does_not_fit_is_left_out_and_counted(
+    tiny: HookedTransformer, finished: RunFolder, tmp_path: Path, computed: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    long = EditCase(
+        id="long",
+        request=EditRequest(
+            Fact(template="The capital of {}" + " and so on" * 30 + " is", subject="Japan", target=" Tokyo"),
+            new_target=" Rome",
+        ),
+    )
+    cases = [long, *CASES]
+    for _ in range(2):  # also at a restart, without another try
+        with caplog.at_level(logging.WARNING, "interp"):
+            run = edit_cases(tiny, cases, AVERAGES, tmp_path, SETTINGS, noise=NOISE)
+        assert "left out: case-0000" in caplog.text
+    done = len(computed)
+    assert {len(subjects) for *_, subjects in computed} <= {1, 2}
+    reasons = run.read_json("skipped.json")
+    assert list(reasons) == ["case-0000"]
+    assert "context holds 64" in reasons["case-0000"]
+    results, expected = edit_results(run, AVERAGES), edit_results(finished, AVERAGES)
+    for row in results.rows:
+        assert row.n_cases == 3
+        assert row.skipped == (f"case long: {reasons['case-0000']}",)
+    assert results.rows[1].scores.keys() == expected.rows[1].scores.keys()
+    assert results.rows[1].n_took == expected.rows[1].n_took
+    assert relocated(run).case == "tower"
+    assert len(computed) == done
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., bool]) -> list[Any]:
+    """A call of the study that finds numbers that are not finite; what it was called with."""
+    real, calls = getattr(interp.edit_study, name), []
+
+    def call(model: Any, given: Any, *args: Any, **options: Any) -> Any:
+        calls.append(given)
+        if fails(given, options):
+            raise NumericalError("the loss is not finite")
+        return real(model, given, *args, **options)
+
+    monkeypatch.setattr(interp.edit_study, name, call)
+    return calls
+
+
+def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
+    tiny: HookedTransformer, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(requests: Any, options: Any) -> bool:
+        return options["method"] == "memit" and any(request.fact.subject == "Lionel Messi" for request in requests)
+
+    calls = failing(monkeypatch, "edit_each", fails)
+    run = study(tiny, tmp_path)
+    reasons = run.read_json("skipped.json")
+    assert reasons == {"case-memit-0-4-0001": "the loss is not finite"}
+    results = edit_results(run, AVERAGES)
+    whole = {row.method: row for row in edit_results(finished, AVERAGES).rows}
+    for row in results.rows:
+        assert row.n_cases == (2 if row.method == "memit" else 3)
+        assert row.skipped == (("case messi: the loss is not finite",) if row.method == "memit" else ())
+        if row.method != "memit":
+            assert row.scores["teacher-forced"]["reliability"].n == whole[row.method].n_cases
+    paired = [entry.differences["reliability"].n for entry in results.comparisons]
+    assert paired == [3, 3, 3, 2, 2, 2]
+    done = len(calls)
+    study(tiny, tmp_path)
+    assert len(calls) == done  # a restart does not try again
+    assert repr(edit_results(run, AVERAGES)) == repr(results)
+
+
+def test_what_fails_for_every_case_stops_the_study(
+    tiny: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "edit_each", lambda requests, options: options["method"] == "memit")
+    with pytest.raises(NumericalError, match="the loss is not finite"):
+        study(tiny, tmp_path)
+    assert not (tmp_path / "skipped.json").exists()
+
+
+def test_a_case_that_cannot_be_asked_is_left_out_of_everything(
+    tiny: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "ask", lambda cases, options: any(case.id == "tower" for case in cases))
+    run = study(tiny, tmp_path)
+    assert list(run.read_json("skipped.json")) == ["case-0000"]
+    assert {row.n_cases for row in edit_results(run, AVERAGES).rows} == {2}
+    again = relocated(run)
+    assert again.case == "messi"
+    assert again.trace[0].fact == CASES[1].request.fact
+
+
+def test_two_cases_of_one_id(tiny: HookedTransformer, tmp_path: Path) -> None:
+    twice = [*CASES, dataclasses.replace(CASES[0], id="japan")]
+    with pytest.raises(OptionError, match="two cases have the id 'japan'"):
+        edit_cases(tiny, twice, AVERAGES, tmp_path, SETTINGS, noise=NOISE)
+
+
+# the control
+
+
+@pytest.mark.parametrize(("n_layers", "stride"), [(48, 3), (30, 3), (6, 3), (5, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("peaks", [(0, 0), (1, 2), (4, 40), (47, 47)])
+def test_every_locator_gets_as_many_layers(n_layers: int, stride: int, peaks: tuple[int, int]) -> None:
+    chosen = choose_layers(averages(*(min(peak, n_layers - 1) for peak in peaks), n_layers), n_layers)
+    drawn = draw_control(40, chosen, n_layers=n_layers, stride=stride, seed=0)
+    choices = [*chosen.values(), *drawn]
+    assert {len(choice.memit) for choice in choices} == {min(5, n_layers)}
+    for choice in choices:
+        assert min(choice.memit) >= 0
+        assert max(choice.memit) < n_layers
+        assert choice.memit == tuple(range(choice.memit[0], choice.memit[-1] + 1))
+    for choice in chosen.values():
+        assert choice.rome in choice.memit
+    assert {choice.rome for choice in drawn} <= set(range(0, n_layers, stride))
+    starts = {choice.memit[0] for choice in drawn}
+    assert starts <= set(range(0, n_layers, stride))
+    if n_layers > 25:
+        assert len(starts) > 5
+        assert layers_text("random", [choice.memit for choice in drawn]) == "5 random"
+
+
+def test_the_controls_windows_are_as_wide_as_given_ones() -> None:
+    drawn = draw_control(9, {"tracing": LayerChoice(rome=3, memit=(1, 2, 3))}, n_layers=12, stride=1, seed=0)
+    assert {len(choice.memit) for choice in drawn} == {3}
+
+
+def test_a_run_of_an_earlier_version_is_read_with_its_own_windows(finished: RunFolder, copied: RunFolder) -> None:
+    stored = copied.read_json("selection.json")
+    copied.write_json("selection.json", {**stored, "drawn": [3, 0, 3]})
+    plan = read_plan(copied)
+    assert [choice.rome for choice in plan.drawn] == [3, 0, 3]
+    assert [choice.memit for choice in plan.drawn] == [(0, 1, 2, 3), (0,), (0, 1, 2, 3)]
+    assert layers_text("random", [choice.memit for choice in plan.drawn]) == "1 or 4 random"
 
 
 def test_a_place_that_cannot_be_written(tiny: HookedTransformer, tmp_path: Path) -> None:

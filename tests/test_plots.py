@@ -86,7 +86,7 @@ def test_files_of_figure1(averages: list[ClassAverage], tmp_path: Path) -> None:
     assert texts.count("n = 11") == 4
     assert texts.count("n = 12") == 3
     assert texts.count("n = 0") == 1
-    assert {"tiny", "no such token", "score × 10,000", "peak layer, 95% bootstrap interval"} <= set(texts)
+    assert {"tiny", "no such token", "score × 10,000", "peak layer, and those not told from it (95%)"} <= set(texts)
     assert "dc:date" not in svg.read_text("utf-8")
 
 

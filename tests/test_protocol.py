@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from interp.editing import RomeConfig, edit_each
 from interp.editing.patch import Patch, compose
-from interp.errors import FactError, ModelError, NumericalError, OptionError
+from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.evaluation.metrics import fluency
 from interp.evaluation.protocol import (
     METRICS,
@@ -23,6 +23,8 @@ from interp.evaluation.protocol import (
     evaluate_each,
     questions,
 )
+from interp.evaluation.questions import cases_of
+from interp.evaluation.significance import paired_p_value
 from interp.evaluation.statistics import bootstrap_mean, bootstrap_score, paired_difference
 from interp.evaluation.summary import compared, table_row
 from interp.facts import EditCase, EditRequest, Fact, Probe
@@ -413,6 +415,62 @@ def test_patches_and_cases_must_match(tiny, patches):
         evaluate_each(tiny, patches[:2], CASES, **OPTIONS)
 
 
+def test_answers_before_that_are_of_something_else(tiny, patches):
+    before = ask(tiny, CASES, **OPTIONS)
+    assert evaluate_each(tiny, patches, CASES, before=before, **OPTIONS)[1].before == before[1].readings
+
+    def refuse(error, match, **changes):
+        changed = [before[0], replace(before[1], **changes), *before[2:]]
+        with pytest.raises(error, match=match):
+            evaluate_each(tiny, patches, CASES, before=changed, **OPTIONS)
+
+    other = replace(before[1].provenance, weights_hash="0123", dtype="bfloat16")
+    refuse(ModelError, f"case tennis before the edit come from .* 0123 in bfloat16; expected .* {weights_hash(tiny)}",
+           provenance=other)  # fmt: skip
+    refuse(OptionError, r"case tennis .*'seed': 5.*; expected .*'seed': 0", seed=5)
+    refuse(OptionError, r"case tennis .*'fluency_tokens': 3", fluency_tokens=3)
+    first, *rest = before[1].questions
+    refuse(
+        OptionError,
+        "case tennis .* are to another question: .*' chess'",
+        questions=(replace(first, target=" chess"), *rest),
+    )
+    refuse(OptionError, "case tennis .* are 2; expected one for each of", readings=before[1].readings[:2])
+    with pytest.raises(OptionError, match=r"those of other cases .*: tennis where tower is expected"):
+        evaluate_each(tiny, patches, CASES, before=before[1:] + before[:1], **OPTIONS)
+
+
+def test_answers_of_an_earlier_version_are_taken_with_a_warning(tiny, patches):
+    before = [replace(each, questions=(), fluency_tokens=None, seed=None) for each in ask(tiny, CASES, **OPTIONS)]
+    with pytest.warns(InterpWarning, match="case tower before the edit do not say what was asked"):
+        found = evaluate_each(tiny, patches, CASES, before=before, **OPTIONS)
+    assert found[0].before == before[0].readings
+
+
+def test_cases_are_those_of_the_prompt_that_was_edited(patches):
+    request = CASES[0].request
+    other_prompt = replace(
+        CASES[0],
+        id="visitors",
+        request=EditRequest(
+            Fact(template="Visitors of the {} travel to", subject="Eiffel Tower"), new_target=request.new_target
+        ),
+    )
+    other_answer = replace(CASES[0], id="lima", request=EditRequest(request.fact, new_target=" Lima"))
+    candidates = [other_prompt, CASES[1], other_answer, CASES[0]]
+    assert cases_of(patches[0], candidates) == [CASES[0]]
+    with pytest.raises(
+        OptionError, match=r"none of 1 cases asks .*located in the city of.*; case visitors asks about 'Visitors"
+    ):
+        cases_of(patches[0], [other_prompt])
+    with pytest.raises(OptionError, match="none of 0 cases asks about the patch's edit"):
+        cases_of(patches[0], [])
+    both = replace(patches[0], requests=(request, CASES[1].request), outcomes=patches[0].outcomes * 2)
+    assert cases_of(both, CASES) == CASES[:2]
+    with pytest.warns(InterpWarning, match=r"1 of the patch's 2 edits have no case .*Serena Williams"):
+        assert cases_of(both, CASES[:1]) == CASES[:1]
+
+
 def test_a_patch_of_other_weights(family_model, patches):
     with pytest.raises(ModelError, match=patches[0].provenance.weights_hash):
         evaluate(family_model("gpt2"), patches[0], CASES[0], **OPTIONS)
@@ -443,12 +501,12 @@ def test_no_cases(tiny):
 
 def test_a_row_of_the_table(evaluations):
     row = table_row(evaluations, locator="attribution", layers="2")
-    assert (row.locator, row.method, row.layers, row.n_cases, row.n_converged) == ("attribution", "rome", "2", 3, 3)
+    assert (row.locator, row.method, row.layers, row.n_cases, row.n_took) == ("attribution", "rome", "2", 3, 3)
     for protocol in PROTOCOLS:
         columns = {}
         for metric in METRICS:
             columns[metric] = [float("nan") if (v := e.scores(protocol)[metric]) is None else v for e in evaluations]
-            expected = bootstrap_mean(columns[metric])
+            expected = bootstrap_mean(columns[metric], bounds=(0, 1))
             found = row.scores[protocol][metric]
             assert found.n == expected.n
             for name in ("mean", "low", "high"):
@@ -477,6 +535,16 @@ def test_the_row_of_the_model_before(evaluations):
     assert row.scores["teacher-forced"]["locality"].mean == row.scores["exact-match"]["locality"].mean == 100
     assert row.scores["exact-match"]["reliability"].mean == 0
     assert row.fluency.mean == pytest.approx(sum(e.fluency_before for e in evaluations) / 3)
+    assert row.n_took is None  # nothing was edited, so nothing was to take
+    assert row.scores["exact-match"]["locality"].why == "100 by definition"
+
+
+def test_the_row_counts_what_the_edited_model_says(evaluations):
+    failed = replace(evaluations[1], after=evaluations[1].before)
+    assert evaluations[1].outcome.converged
+    assert (evaluations[1].took, failed.took) == (True, False)
+    row = table_row([evaluations[0], failed, evaluations[2]], locator="attribution", layers="2")
+    assert row.n_took == 2
 
 
 def test_rows_that_cannot_be(evaluations):
@@ -496,7 +564,7 @@ def test_two_locators(evaluations):
         one, other = (
             [float("nan") if (v := e.scores()[metric]) is None else v for e in each] for each in (evaluations, worse)
         )
-        expected = paired_difference(one, other)
+        expected = paired_difference(one, other, bounds=(0, 1))
         assert found.differences[metric].mean == pytest.approx(100 * expected.mean, nan_ok=True)
         assert found.differences[metric].n == expected.n
     assert found.differences["reliability"].mean > 50  # in favour of the first
@@ -504,6 +572,10 @@ def test_two_locators(evaluations):
     assert found.differences["fluency"].mean == pytest.approx(10)
     exact = compared(evaluations, worse, names=("a", "b"), protocol="exact-match")
     assert exact.differences["reliability"].mean == 100
+    assert found.p_values["reliability"] == paired_p_value(
+        *([e.scores()["reliability"] for e in each] for each in (evaluations, worse))
+    )
+    assert set(found.p_values) == set(found.differences) == {*METRICS, "fluency", "score"}
     for others in (worse[:2], worse[::-1], [replace(e, method="memit") for e in worse]):
         with pytest.raises(OptionError, match="a and b edited different cases or with different methods"):
             compared(evaluations, others, names=("a", "b"))

@@ -20,14 +20,14 @@ from transformer_lens import HookedTransformer
 
 import interp.study
 from interp.corruption import noise_level
-from interp.errors import DataError, FactError, InterpWarning, OptionError
+from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
 from interp.facts import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
 from interp.results import Record
 from interp.runs import RunFolder
-from interp.study import METHODS, LocateSettings, class_averages, locate_fact, locate_facts, located
+from interp.study import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)
 UNITS = [f"{index:04d}-{method}" for index in range(3) for method in METHODS]
@@ -332,6 +332,44 @@ def test_averages_take_finished_facts_only(copied: RunFolder, tmp_path: Path) ->
         class_averages(copied)
     with pytest.raises(DataError, match="is not a run folder"):
         class_averages(RunFolder(tmp_path / "missing"))
+
+
+def test_a_fact_that_does_not_fit_is_no_candidate(
+    tiny: HookedTransformer, facts: list[Fact], finished: RunFolder, tmp_path: Path
+) -> None:
+    long = Fact(template="The {}" + " and so on" * 30 + " is in", subject="Eiffel Tower", target=" Paris")
+    run = locate_facts(tiny, [facts[0], long, *facts[1:]], tmp_path, SETTINGS)
+    assert {record.fact for record in located(run)} == {record.fact for record in located(finished)}
+    ((unit, why),) = run.read_json("skipped.json").items()
+    assert unit.startswith("fact 1: The Eiffel Tower and so on")
+    assert "context holds 64" in why
+    assert left_out(run) == []  # it was never chosen
+    with pytest.raises(FactError, match=r"none of the 1 facts fits the model; the first: .*context holds 64"):
+        locate_facts(tiny, [long], tmp_path / "none", SETTINGS)
+
+
+def test_a_fact_that_cannot_be_located_is_left_out_and_named(
+    tiny: HookedTransformer, facts: list[Fact], finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = located(finished)[1].fact
+    tried: list[str] = []
+
+    def traced(model: Any, fact: Fact, **options: Any) -> CausalTrace:
+        tried.append(fact.prompt)
+        if fact == bad and options["state"] == "mlp":
+            raise NumericalError("the model returned NaN")
+        return causal_trace(model, fact, **options)
+
+    monkeypatch.setattr(interp.study, "causal_trace", traced)
+    for _ in range(2):
+        run = locate_facts(tiny, facts, tmp_path, SETTINGS)
+    assert tried.count(bad.prompt) == 3  # each state once: a restart does not try again
+    assert run.read_json("skipped.json") == {"0001-mlp": "the model returned NaN"}
+    assert left_out(run) == [f"{bad.prompt}: the model returned NaN"]
+    assert [record.fact for record in located(run)] == [located(finished)[i].fact for i in (0, 2)]
+    for average in class_averages(run):
+        assert average.n_facts[-1] == 2
+        assert average.left_out == (f"{bad.prompt}: the model returned NaN",)
 
 
 def test_only_known_facts_are_chosen(tiny: HookedTransformer, facts: list[Fact], tmp_path: Path) -> None:

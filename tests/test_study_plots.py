@@ -44,7 +44,7 @@ def table_row(locator: str, method: str = "rome", layers: str = "2", base: float
     scores["teacher-forced"]["generality"] = around(base + 1, n=9)
     scores["probability"] |= {"portability": UNMEASURED, "score": UNMEASURED}
     row = TableRow(
-        locator=locator, method=method, layers=layers, n_cases=12, n_converged=12, scores=scores, fluency=around(563.0)
+        locator=locator, method=method, layers=layers, n_cases=12, n_took=12, scores=scores, fluency=around(563.0)
     )
     return dataclasses.replace(row, **changes)
 
@@ -52,11 +52,11 @@ def table_row(locator: str, method: str = "rome", layers: str = "2", base: float
 @pytest.fixture
 def rows() -> list[TableRow]:
     return [
-        table_row("Before any edit", "none", "-", base=5, n_converged=0),
+        table_row("Before any edit", "none", "-", base=5, n_took=None),
         table_row("Attribution score"),
-        table_row("Attribution score", "memit", "2-6", base=40, n_converged=9),
+        table_row("Attribution score", "memit", "2-6", base=40, n_took=9),
         table_row("Causal tracing"),
-        table_row("Random_layer | 5% & $x$", "memit", "random", base=30, n_converged=9),
+        table_row("Random_layer | 5% & $x$", "memit", "random", base=30, n_took=9),
     ]
 
 
@@ -67,10 +67,16 @@ def comparisons() -> list[Comparison]:
         "generality": Interval(mean=-8.0, low=-12.0, high=-0.5, n=9),
         "locality": Interval(mean=1.0, low=-0.04, high=2.0, n=12),
         "portability": UNMEASURED,
-        "fluency": Interval(mean=0.0, low=0.0, high=0.0, n=12),
+        "fluency": Interval(mean=0.0, low=-1.0, high=1.0, n=12),
+        "score": Interval(mean=4.0, low=0.5, high=8.0, n=12),
     }
+    p_values = {
+        "reliability": 0.001, "generality": 0.002, "locality": 0.3, "portability": NAN, "fluency": 1.0, "score": 0.01,
+    }  # fmt: skip
     names = {"method": "rome", "first": "Causal tracing", "second": "Attribution score"}
-    return [Comparison(**names, protocol=protocol, differences=differences) for protocol in PROTOCOLS[:2]]
+    return [
+        Comparison(**names, protocol=protocol, differences=differences, p_values=p_values) for protocol in PROTOCOLS[:2]
+    ]
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -128,15 +134,16 @@ def test_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     assert printed[0] == ["Paper: Attribution score", "ROME", "1", "65.58", "–", "56.91", "27.23", "493.46", "43.14"]
     assert [line[2] for line in printed] == ["1", "1-5", "17", "13-17"]
     assert "<sup>a</sup> Attribution score and Causal tracing: same layers, same edits." in text
-    assert "<sup>b</sup> The edit's optimisation converged in 9 of 12 cases." in text
-    assert "0 of 12" not in text  # before any edit, nothing was to converge
+    assert "<sup>b</sup> The edit took in 9 of 12 cases: there the new answer is on top." in text
+    assert "0 of 12" not in text  # before any edit, nothing was to take
     assert [line[3] for line in others[2:]] == ["probability", "exact-match"] * 5
     assert others[4][4:] == ["60.0 [55.8, 63.5]", "61.0 [56.8, 64.5]", "62.0 [57.8, 65.5]", "–", "–"]
     assert len(differences) == 2
     assert differences[0][2] == [
         "Causal tracing against Attribution score (n = 12)", "ROME", "**10.0 [0.0, 20.0]**",
-        "**-8.0 [-12.0, -0.5] (n = 9)**", "1.0 [0.0, 2.0]", "–", "0.0 [0.0, 0.0]",
+        "**-8.0 [-12.0, -0.5] (n = 9)**", "1.0 [0.0, 2.0]", "–", "0.0 [-1.0, 1.0]", "**4.0 [0.5, 8.0]**",
     ]  # fmt: skip
+    assert "after Holm's correction for the 5 differences of this table" in text
 
 
 def test_markdown_of_another_protocol(rows: list[TableRow]) -> None:
@@ -148,7 +155,7 @@ def test_markdown_of_another_protocol(rows: list[TableRow]) -> None:
 
 
 def test_what_is_not_defined_is_a_dash() -> None:
-    row = table_row("Causal tracing", n_cases=1, n_converged=1)
+    row = table_row("Causal tracing", n_cases=1, n_took=1)
     row.scores["teacher-forced"]["locality"] = Interval(mean=40.0, low=NAN, high=NAN, n=1)
     row.scores["teacher-forced"]["portability"] = UNMEASURED
     line = markdown_tables(plots.table1_markdown([row]))[0][2]
@@ -156,7 +163,7 @@ def test_what_is_not_defined_is_a_dash() -> None:
 
 
 def test_different_numbers_of_cases_stand_in_the_rows() -> None:
-    text = plots.table1_markdown([table_row("One"), table_row("Other", n_cases=9, n_converged=9)])
+    text = plots.table1_markdown([table_row("One"), table_row("Other", n_cases=9, n_took=9)])
     assert [line[0] for line in markdown_tables(text)[0][2:4]] == ["One (n = 12)", "Other (n = 9)"]
     assert "over the n cases of each row" in text
 
@@ -189,11 +196,11 @@ def test_latex(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     assert r"\multicolumn{9}{l}{\textbf{The paper: GPT2-XL, ZsRE; no intervals, no generality}}" in names
     assert ["Paper: Causal tracing", "MEMIT", "13--17", "64.35", "--", "81.89", "32.12", "593.56", "50.95"] in lines
     against = lines[names.index("Causal tracing against") :][:3]
-    assert against[0][2:] == [r"\textbf{10.0}", r"\textbf{$-$8.0}", "1.0", "--", "0.0"]
+    assert against[0][2:] == [r"\textbf{10.0}", r"\textbf{$-$8.0}", "1.0", "--", "0.0", r"\textbf{4.0}"]
     assert against[1][0] == "Attribution score (n = 12)"
     assert against[1][3] == r"\textbf{[$-$12.0, $-$0.5]}"
     assert against[2][3] == r"\textbf{(n = 9)}"
-    assert r"\textsuperscript{b} The edit's optimisation converged in 9 of 12 cases." in text
+    assert r"\textsuperscript{b} The edit took in 9 of 12 cases: there the new answer is on top." in text
 
 
 def test_csv(rows: list[TableRow], comparisons: list[Comparison]) -> None:
@@ -201,7 +208,8 @@ def test_csv(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     by_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in ("row", "difference", "paper")}
     assert sum(map(len, by_kind.values())) == len(lines)
     assert len(by_kind["row"]) == 5 * (3 * 5 + 1)
-    assert len(by_kind["difference"]) == 2 * 4 + 1  # fluency once
+    assert len(by_kind["difference"]) == 2 * 6
+    assert [line["p_holm"] for line in by_kind["difference"]][:6] == ["0.005", "0.008", "0.6", "", "1.0", "0.03"]
     assert len(by_kind["paper"]) == 4 * 5
     found = iter(by_kind["row"])
     for row in rows:
@@ -209,8 +217,8 @@ def test_csv(rows: list[TableRow], comparisons: list[Comparison]) -> None:
             for name, interval in scores.items():
                 check_line(next(found), interval, locator=row.locator, protocol=protocol, metric=name)
         check_line(next(found), row.fluency, locator=row.locator, protocol="", metric="fluency")
-    assert {(line["n_cases"], line["n_converged"]) for line in by_kind["row"]} == {
-        ("12", "0"), ("12", "9"), ("12", "12"),
+    assert {(line["n_cases"], line["n_took"]) for line in by_kind["row"]} == {
+        ("12", ""), ("12", "9"), ("12", "12"),
     }  # fmt: skip
     first = by_kind["difference"][0]
     assert (first["located_by"], first["against"], first["unit"]) == (
@@ -249,6 +257,77 @@ def test_any_name_and_number(name: str, numbers: list[float]) -> None:
     )  # fmt: skip
 
 
+def cells_by_heading(table: list[list[str]], line: int) -> dict[str, str]:
+    return dict(zip(table[0], table[line], strict=True))
+
+
+def test_another_metric_gets_a_column_everywhere(rows: list[TableRow], comparisons: list[Comparison]) -> None:
+    """Every line has as many cells as its header, and every number stands under its own heading."""
+    for row in rows[1:]:  # the first has not been asked
+        for scores in row.scores.values():
+            score = scores.pop("score")
+            scores |= {"specificity": around(7.0), "score": score}
+    for comparison in comparisons:
+        comparison.differences["specificity"] = around(3.0)
+    first, others, *differences = markdown_tables(plots.table1_markdown(rows, comparisons))
+    for table in (first, others, *differences):
+        assert {len(line) for line in table} == {len(table[0])}
+    assert first[0][3:] == ["Reliability", "Generality", "Locality", "Portability", "Specificity", "Fluency", "Score"]
+    assert cells_by_heading(first, 2)["Specificity"] == "–"
+    for line, row in enumerate(rows[1:], start=3):
+        found = cells_by_heading(first, line)
+        assert found["Specificity"] == "7.0 [2.8, 10.5]"
+        assert found["Score"].startswith(f"{row.scores['teacher-forced']['score'].mean:.1f} ")
+        assert found["Fluency"].startswith("563.0")
+    printed = cells_by_heading(first, len(first) - 1)
+    assert (printed["Specificity"], printed["Fluency"], printed["Score"]) == ("–", "593.56", "50.95")
+    assert cells_by_heading(others, 4)["Specificity"] == "7.0 [2.8, 10.5]"
+    assert cells_by_heading(differences[0], 2)["Specificity"] == "3.0 [-1.2, 6.5]"
+    text = plots.table1_latex(rows, comparisons)
+    for columns, block in zip((10, 8, 8), text.split(r"\begin{tabular}")[1:], strict=True):
+        assert {len(line) for line in latex_lines(block.split(r"\end{tabular}")[0]) if len(line) > 1} == {columns}
+    lines = list(csv.DictReader(io.StringIO(plots.table1_csv(rows, comparisons))))
+    assert all(None not in line and None not in line.values() for line in lines)
+    named = [line for line in lines if line["metric"] == "specificity"]
+    assert {line["mean"] for line in named} == {"7.0", "3.0"}
+
+
+def test_cases_that_were_left_out_are_counted_and_named() -> None:
+    row = table_row("Causal tracing", n_cases=11, n_took=11, skipped=("case japan: the loss is not finite",))
+    whole = table_row("Attribution score")
+    text = plots.table1_markdown([whole, row])
+    assert "n = 11 of 12; 1 left out: case japan: the loss is not finite." in text
+    assert [line[0] for line in markdown_tables(text)[0][2:4]] == [
+        "Attribution score (n = 12)",
+        "Causal tracing (n = 11)",
+    ]
+    assert "1 left out: case japan" in plots.table1_latex([whole, row])
+    lines = list(csv.DictReader(io.StringIO(plots.table1_csv([whole, row]))))
+    assert {(line["located_by"], line["n_skipped"]) for line in lines if line["kind"] == "row"} == {
+        ("Attribution score", "0"), ("Causal tracing", "1"),
+    }  # fmt: skip
+
+
+def test_why_there_is_no_interval_is_said() -> None:
+    few = Interval(mean=36.8, low=NAN, high=NAN, n=1, why="fewer than 5 cases")
+    row = table_row("Causal tracing", n_cases=1, n_took=1)
+    for scores in row.scores.values():
+        scores |= dict.fromkeys(scores, few)
+    text = plots.table1_markdown([row])
+    assert "[–]: no interval (fewer than 5 cases)." in text
+    assert "36.8 [–]" in text
+    assert "36.8 [36.8, 36.8]" not in text
+
+
+def test_only_differences_that_survive_holms_correction_are_bold(comparisons: list[Comparison]) -> None:
+    """An interval that excludes 0 is no mark by itself."""
+    weak = dataclasses.replace(comparisons[0], p_values={**comparisons[0].p_values, "generality": 0.02})
+    table = markdown_tables(plots.table1_markdown([table_row("One")], [weak] * 3))[2]
+    found = cells_by_heading(table, 2)
+    assert found["Generality"] == "-8.0 [-12.0, -0.5] (n = 9)"
+    assert found["Reliability"].startswith("**")
+
+
 def test_bad_tables(rows: list[TableRow]) -> None:
     for function in (plots.table1_markdown, plots.table1_latex, plots.table1_csv):
         with pytest.raises(OptionError, match="rows is empty"):
@@ -274,7 +353,7 @@ def strength(
         low=tuple((mean - 0.125).tolist()),
         high=tuple((mean + 0.25).tolist()),
         chosen=chosen,
-        correlation=Interval(mean=rho, low=-0.1, high=0.8, n=10),
+        correlation=Interval(mean=rho, low=NAN, high=NAN, n=10, why="no sample"),
     )
 
 
@@ -322,8 +401,8 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     assert upper.get_title(loc="left") == (
         "ROME at each layer: edit score and its parts (teacher-forced, n = 12 cases)"
     )
-    assert "ρ = −0.12 [−0.10, 0.80], n = 10 layers" in attribution.get_title(loc="left")
-    assert "ρ = 0.42 [−0.10, 0.80], n = 10 layers" in tracing.get_title(loc="left")
+    assert "ρ = −0.12, n = 10 layers; no interval: the layers are no sample" in attribution.get_title(loc="left")
+    assert "ρ = 0.42, n = 10 layers; no interval" in tracing.get_title(loc="left")
     assert tracing.get_title(loc="left").startswith("Causal tracing: MLP output (window of 10), last subject token;")
     assert "10,000" in attribution.get_ylabel()
     for axes in figure.axes:
@@ -348,7 +427,7 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert texts == [
         "Edit score", "Reliability", "Locality", "Portability", "chosen by Attribution score: layer 2",
-        "chosen by Causal tracing: layer 5", "bars and bands: 95% bootstrap intervals",
+        "chosen by Causal tracing: layer 5", "bars and bands: 95% intervals",
     ]  # fmt: skip
     assert "Portability" in check_files(figure, tmp_path)
 

@@ -131,9 +131,10 @@ def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None
     for name, text in (("figure1.html", plots.figure1_html(averages)), ("figure1.csv", plots.figure1_csv(averages))):
         write_atomically(folder / name, text.encode())
         written.append(folder / name)
-    table = Table("layer of the largest mean [95% interval]", *(average.method for average in averages))
+    table = Table("layer of the largest mean [those not told from it, 95%]", *(average.method for average in averages))
     for row, name in enumerate(averages[0].token_classes):
-        cells = [f"{a.peak[row]} [{a.peak_low[row]}, {a.peak_high[row]}]" if a.n_facts[row] else "-" for a in averages]
+        spans = [f"[{a.peak_low[row]}, {a.peak_high[row]}]" if a.peak_low[row] >= 0 else "[-]" for a in averages]
+        cells = [f"{a.peak[row]} {span}" if a.n_facts[row] else "-" for a, span in zip(averages, spans, strict=True)]
         table.add_row(f"{name} (n = {averages[0].n_facts[row]})", *cells)
     screen.print(table)
     for path in written:

@@ -193,7 +193,11 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
         means = [f"{scores[name].mean:.1f}" for name in columns]
         table.add_row(row.locator, row.method, row.layers, *means, f"{row.fluency.mean:.1f}")
     screen.print(table)
-    screen.print(f"means over {found.rows[0].n_cases} cases, in percent; intervals in table1.md")
+    skipped = dict.fromkeys(text for row in found.rows for text in row.skipped)
+    left_out = f"; {len(skipped)} left out" if skipped else ""
+    screen.print(f"means over {found.rows[0].n_cases} cases{left_out}, in percent; intervals in table1.md")
+    for text in skipped:
+        messages.print(f"left out: {text}", soft_wrap=True, markup=False)
     for path in written:
         messages.print(f"wrote {path}", soft_wrap=True)
 

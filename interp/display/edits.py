@@ -17,6 +17,7 @@ from interp.plots.panel import number, token_label
 __all__ = ["describe_patch"]
 
 COLUMNS = ("reliability", "generality", "locality", "portability", "score")
+DIFFERENCES = (*METRICS, "score")
 PROTOCOL = "teacher-forced"
 
 
@@ -115,7 +116,7 @@ def _results(results: EditResults) -> Description:
     ]
     return Description(
         heading=f"Edits by locator, n = {results.rows[0].n_cases} cases",
-        lines=[f"percent ({PROTOCOL}), mean [95% bootstrap interval over cases]"],
+        lines=[f"percent ({PROTOCOL}), mean [95% interval over cases; –: none]"],
         tables=[
             _table(results.rows),
             _differences(results.comparisons),
@@ -155,12 +156,12 @@ def _table(rows: Sequence[TableRow]) -> Table:
 
 def _differences(comparisons: Sequence[Comparison]) -> Table:
     rows = [
-        (f"{c.first} against {c.second}", c.method.upper(), *(_interval(c.differences[name]) for name in METRICS))
+        (f"{c.first} against {c.second}", c.method.upper(), *(_interval(c.differences[name]) for name in DIFFERENCES))
         for c in comparisons
     ]
     return Table(
         title="Differences, paired by case (positive: the first is higher)",
-        header=("locators", "editor", *METRICS),
+        header=("locators", "editor", *DIFFERENCES),
         rows=rows,
         left=2,
     )
@@ -169,11 +170,12 @@ def _differences(comparisons: Sequence[Comparison]) -> Table:
 def _interval(found: Interval) -> str:
     if math.isnan(found.mean):
         return "–"
-    return f"{found.mean:.0f} [{found.low:.0f}, {found.high:.0f}]"
+    ends = "–" if math.isnan(found.low) else f"{found.low:.0f}, {found.high:.0f}"
+    return f"{found.mean:.0f} [{ends}]"
 
 
 def _correlation(found: Interval) -> str:
-    return "–" if math.isnan(found.mean) else f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return "–" if math.isnan(found.mean) else f"{found.mean:.2f}"
 
 
 def _said(value: bool | None) -> str:

@@ -130,13 +130,18 @@ def _class_average(average: ClassAverage) -> Description:
         average.token_classes, average.peak, average.peak_low, average.peak_high, average.n_facts, strict=True
     ):
         largest = torch.nan_to_num(values, nan=-torch.inf)[len(rows)].max()
-        cells = (str(peak), f"[{low}, {high}]", number(float(largest))) if peak >= 0 else ("–", "–", "–")
+        span = f"[{low}, {high}]" if low >= 0 else "–"
+        cells = (str(peak), span, number(float(largest))) if peak >= 0 else ("–", "–", "–")
         rows.append((name, *cells, str(n)))
     return Description(
         heading=f"{average.title}, averaged by token class",
-        lines=[f"{average.unit}; {average.provenance.model}; intervals: 95%, bootstrap over facts"],
+        lines=[
+            f"{average.unit}; {average.provenance.model}",
+            "span: the layers that cannot be told from that of the largest mean (95%, over facts)",
+            *(f"left out: {text}" for text in average.left_out),
+        ],
         figure=lambda: figure1([average], width="page"),
-        tables=[Table(header=("token class", "layer of largest mean", "interval", "mean", "facts"), rows=rows)],
+        tables=[Table(header=("token class", "layer of largest mean", "span", "mean", "facts"), rows=rows)],
     )
 
 

@@ -13,12 +13,14 @@ from interp.evaluation.protocol import (
     evaluate_each,
     questions,
 )
+from interp.evaluation.questions import cases_of
 from interp.evaluation.statistics import (
     Interval,
     bootstrap_mean,
     bootstrap_score,
     paired_difference,
     rank_correlation,
+    score_difference,
 )
 from interp.evaluation.summary import Comparison, TableRow, compared, table_row
 
@@ -36,6 +38,7 @@ __all__ = [
     "ask",
     "bootstrap_mean",
     "bootstrap_score",
+    "cases_of",
     "compared",
     "evaluate",
     "evaluate_each",
@@ -45,6 +48,7 @@ __all__ = [
     "paired_difference",
     "questions",
     "rank_correlation",
+    "score_difference",
     "table_row",
     "token_accuracy",
 ]

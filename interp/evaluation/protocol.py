@@ -14,6 +14,7 @@ so cases with different patches share the batches, and no weight changes.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from dataclasses import dataclass
 from transformer_lens import HookedTransformer
 
 from interp.editing.patch import Outcome, Patch, check_fits, check_unpatched
-from interp.errors import FactError, OptionError
+from interp.errors import FactError, InterpWarning, OptionError
 from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
+from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
 from interp.facts import EditCase
 from interp.options import check_choice, check_positive, check_seed
-from interp.results import Provenance, Record, provenance
+from interp.results import Provenance, Record, check_same_weights, provenance
 from interp.sweep import halving
 from interp.tokens import decode, encode_continuation
 
@@ -38,32 +40,11 @@ __all__ = [
     "Question",
     "Reading",
     "ask",
+    "check_case",
     "evaluate",
     "evaluate_each",
     "questions",
 ]
-
-METRICS = ("reliability", "generality", "locality", "portability")
-PROTOCOLS = ("teacher-forced", "probability", "exact-match")
-"""Token accuracy with the target given (EasyEdit, KnowEdit); ROME's comparison of the new answer's probability with the
-old one's (locality: of the true answer's with the new one's; nothing for portability); greedy generation that gives the
-target (locality: the same text as before)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A prompt, what should follow, and the answer it competes with.
-
-    Args:
-        metric: One of :data:`METRICS`.
-        kind: Within the metric: ``near``, ``alias``, ...; empty where there are no kinds.
-    """
-
-    metric: str
-    kind: str
-    prompt: str
-    target: str
-    rival: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +73,17 @@ class Answers(Record):
         case: The case's id.
         readings: One per question.
         continuation: Sampled from the edit prompt; its fluency in bits x 100, None if not asked for.
+        questions: What was asked; empty in answers of earlier versions.
+        fluency_tokens, seed: How the continuation was sampled; None in answers of earlier versions.
     """
 
     case: str
     readings: tuple[Reading, ...]
     continuation: str
     fluency: float | None
+    questions: tuple[Question, ...] = ()
+    fluency_tokens: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -126,6 +112,12 @@ class CaseEvaluation(Record):
     continuation_after: str
     fluency_before: float | None
     fluency_after: float | None
+
+    @property
+    def took(self) -> bool:
+        """Whether the edited model answers the edit prompt anew: each token of it on top, those before it given."""
+        edited = [i for i, question in enumerate(self.questions) if question.metric == "reliability"]
+        return all(self.after[i].predicted == self.targets[i] for i in edited)
 
     def scores(self, protocol: str = "teacher-forced", *, edited: bool = True) -> dict[str, float | None]:
         """The case's metrics, in [0, 1]: the mean within each kind, then over kinds; None where nothing was asked.
@@ -165,29 +157,6 @@ class CaseEvaluation(Record):
         return float(exact_match(reading.generated, self.targets[i]))
 
 
-def questions(case: EditCase) -> tuple[Question, ...]:
-    """What is asked of a model about a case."""
-    fact, new = case.request.fact, case.request.new_target
-    asked = [Question(metric="reliability", kind="", prompt=fact.prompt, target=new, rival=fact.target)]
-    asked += [
-        Question(metric="generality", kind="", prompt=prompt, target=new, rival=fact.target)
-        for prompt in case.paraphrases
-    ]
-    for metric, kinds in (("locality", case.locality), ("portability", case.portability)):
-        for kind, probes in kinds.items():
-            asked += [
-                Question(
-                    metric=metric,
-                    kind=kind,
-                    prompt=probe.prompt,
-                    target=probe.target,
-                    rival=new if metric == "locality" else None,
-                )
-                for probe in probes
-            ]
-    return tuple(asked)
-
-
 def evaluate(
     model: HookedTransformer,
     patch: Patch,
@@ -220,24 +189,30 @@ def evaluate_each(
         model: The unedited model; it is left as it is.
         patches: One per case.
         cases: What to ask.
-        before: The unedited model's answers, if they are there already.
+        before: The unedited model's answers, if they are there already: of the same weights, to the same questions
+            and sampled alike.
         fluency_tokens: How many tokens to sample for fluency; 0 for none.
         seed: Of the sampling, together with the case's id.
         model_provenance: To spare hashing the weights.
         max_batch_tokens: The most tokens that go up the network at once.
 
     Raises:
-        OptionError: If there are not as many patches as cases, or ``before`` belongs to other cases.
-        ModelError: If a patch was made for other weights, or the model carries a patch already (names it).
+        OptionError: If there are not as many patches as cases, or ``before`` belongs to other cases, questions or
+            options.
+        ModelError: If a patch was made for other weights, ``before`` comes from others, or the model carries a patch
+            already (names it).
         FactError: If a question does not fit the model (names the case).
         NumericalError: If the model returns NaN or infinite logits.
+
+    Warns:
+        InterpWarning: If answers of an earlier version do not say what they were asked.
     """
     if len(patches) != len(cases):
         raise OptionError(f"there are {len(patches)} patches for {len(cases)} cases")
-    if before is not None and [answers.case for answers in before] != [case.id for case in cases]:
-        raise OptionError("the answers before the edits are those of other cases")
     check_unpatched(model, "evaluate")
     described = model_provenance or provenance(model)
+    if before is not None:
+        _check_before(before, cases, described, fluency_tokens, seed)
     for patch in patches:
         check_fits(patch, model, described.weights_hash)
     options = {
@@ -341,9 +316,61 @@ def ask(
             readings=tuple(next(readings) for _ in questions(case)),
             continuation=text,
             fluency=fluency(text) if fluency_tokens else None,
+            questions=questions(case),
+            fluency_tokens=fluency_tokens,
+            seed=seed,
         )
         for case, text in zip(cases, continuations, strict=True)
     ]
+
+
+def check_case(model: HookedTransformer, case: EditCase, *, fluency_tokens: int = 100) -> None:
+    """Whether a case can be asked: every question fits the model's context, and so does what is sampled.
+
+    Raises:
+        FactError: If not (names the case and the prompt).
+    """
+    for question in questions(case):
+        for answer in (question.target, question.rival):
+            if answer is not None:
+                ids, continued = _ids(model, case, question.prompt, answer)
+                _check_room(model, case, question.prompt, ids, len(continued))
+    prompt = case.request.fact.prompt
+    _check_room(model, case, prompt, _ids(model, case, prompt, None)[0], fluency_tokens)
+
+
+def _check_before(
+    before: Sequence[Answers], cases: Sequence[EditCase], described: Provenance, fluency_tokens: int, seed: int
+) -> None:
+    """Refuse answers that are not what this model would say to these questions under these options."""
+    found, wanted = [answers.case for answers in before], [case.id for case in cases]
+    if found != wanted:
+        place = next((i for i, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), -1)
+        which = f": {found[place]} where {wanted[place]} is expected" if place >= 0 else ""
+        raise OptionError(
+            f"the answers before the edits are those of other cases ({len(found)} of {len(wanted)}){which}"
+        )
+    for answers, case in zip(before, cases, strict=True):
+        what = f"the answers of case {case.id} before the edit"
+        check_same_weights(what, answers.provenance, described)
+        asked = questions(case)
+        if len(answers.readings) != len(asked):
+            raise OptionError(f"{what} are {len(answers.readings)}; expected one for each of {len(asked)} questions")
+        if not answers.questions:
+            warnings.warn(
+                f"{what} do not say what was asked and how: they come from an earlier version, and are taken as they"
+                " are; ask again to be sure",
+                InterpWarning,
+                stacklevel=3,
+            )
+            continue
+        for was, is_ in zip(answers.questions, asked, strict=True):
+            if was != is_:
+                raise OptionError(f"{what} are to another question: {was}; expected {is_}")
+        options = {"fluency_tokens": answers.fluency_tokens, "seed": answers.seed}
+        expected = {"fluency_tokens": fluency_tokens, "seed": seed}
+        if options != expected:
+            raise OptionError(f"{what} were sampled with {options}; expected {expected}")
 
 
 def _ids(

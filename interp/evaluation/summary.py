@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from interp.errors import OptionError
 from interp.evaluation.protocol import METRICS, PROTOCOLS, CaseEvaluation
-from interp.evaluation.statistics import Interval, bootstrap_mean, bootstrap_score, paired_difference
+from interp.evaluation.significance import paired_p_value, score_p_value
+from interp.evaluation.statistics import (
+    PARTS,
+    SHARE,
+    Interval,
+    bootstrap_mean,
+    bootstrap_score,
+    paired_difference,
+    score_difference,
+)
 from interp.shown import Shown
 
 __all__ = ["Comparison", "TableRow", "compared", "table_row"]
 
 PERCENT = 100.0
-SCORED = ("reliability", "locality", "portability")
-"""What the score is the harmonic mean of (checked against the paper's four rows)."""
+NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,21 +33,23 @@ class TableRow(Shown):
         locator: What pointed to the layers.
         method: The editor.
         layers: Which layers, as text.
-        n_cases: How many cases.
-        n_converged: In how many the patched model gives the new answer (as the patch was asked when it was made; in
-            patches of earlier versions, in how many the optimisation reached its target).
+        n_cases: How many cases were edited and evaluated.
+        n_took: In how many the patched model gives the new answer to the edit prompt: every token of it on top, those
+            before it given. None before any edit.
         scores: By protocol and metric (``reliability``, ``generality``, ``locality``, ``portability``, ``score``), in
             percent.
         fluency: In bits x 100.
+        skipped: The cases that could not be edited or evaluated, each with the reason.
     """
 
     locator: str
     method: str
     layers: str
     n_cases: int
-    n_converged: int
+    n_took: int | None
     scores: Mapping[str, Mapping[str, Interval]]
     fluency: Interval
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +60,9 @@ class Comparison:
         method: The editor.
         first, second: The locators; positive differences favour the first.
         protocol: Of the scores.
-        differences: By metric, in percentage points (fluency: bits x 100).
+        differences: By metric, and of the score, in percentage points (fluency: bits x 100).
+        p_values: Of the same, by a paired permutation test, each by itself
+            (:func:`~interp.evaluation.significance.holm` corrects them for their number).
     """
 
     method: str
@@ -58,17 +70,26 @@ class Comparison:
     second: str
     protocol: str
     differences: Mapping[str, Interval]
+    p_values: Mapping[str, float] = field(default_factory=dict)
 
 
 def table_row(
-    evaluations: Sequence[CaseEvaluation], *, locator: str, layers: str, edited: bool = True, seed: int = 0
+    evaluations: Sequence[CaseEvaluation],
+    *,
+    locator: str,
+    layers: str,
+    edited: bool = True,
+    skipped: Sequence[str] = (),
+    seed: int = 0,
 ) -> TableRow:
     """Average cases that were edited by one method at layers that one locator chose.
 
     Args:
         evaluations: One per case.
         locator, layers: See :class:`TableRow`.
-        edited: The edited model, or the model before (its locality is 100 by definition).
+        edited: The edited model, or the model before. Its locality is 100 by definition, not by measuring, so it has
+            no interval.
+        skipped: See :class:`TableRow`.
         seed: Of the bootstrap.
 
     Raises:
@@ -81,22 +102,21 @@ def table_row(
     scores: dict[str, dict[str, Interval]] = {}
     for protocol in PROTOCOLS:
         values = _values(evaluations, protocol, edited)
-        scores[protocol] = {metric: _percent(bootstrap_mean(values[metric], seed=seed)) for metric in METRICS}
-        scores[protocol]["score"] = _percent(bootstrap_score(*(values[metric] for metric in SCORED), seed=seed))
+        found = {name: bootstrap_mean(values[name], bounds=SHARE, seed=seed) for name in METRICS}
+        found["score"] = bootstrap_score(*(values[name] for name in PARTS), seed=seed)
+        if not edited and found["locality"].n:
+            found["locality"] = replace(found["locality"], low=NAN, high=NAN, why="100 by definition")
+        scores[protocol] = {name: _percent(interval) for name, interval in found.items()}
     return TableRow(
         locator=locator,
         method=evaluations[0].method if edited else "none",
         layers=layers,
         n_cases=len(evaluations),
-        n_converged=sum(_took(e) for e in evaluations),
+        n_took=sum(e.took for e in evaluations) if edited else None,
         scores=scores,
         fluency=bootstrap_mean(_fluencies(evaluations, edited), seed=seed),
+        skipped=tuple(skipped),
     )
-
-
-def _took(evaluation: CaseEvaluation) -> bool:
-    outcome = evaluation.outcome
-    return outcome is not None and (outcome.converged if outcome.took is None else outcome.took)
 
 
 def compared(
@@ -110,15 +130,29 @@ def compared(
     """Two locators' cases, paired by id.
 
     Raises:
-        OptionError: If their cases or methods differ.
+        OptionError: If their cases, methods or weights differ.
     """
     if [e.case for e in first] != [e.case for e in second] or {e.method for e in first} != {e.method for e in second}:
         raise OptionError(f"{names[0]} and {names[1]} edited different cases or with different methods")
+    weights = sorted({e.provenance.weights_hash for e in (*first, *second)})
+    if len(weights) != 1:
+        raise OptionError(f"{names[0]} and {names[1]} edited models of different weights: {', '.join(weights)}")
     one, other = _values(first, protocol, True), _values(second, protocol, True)
-    differences = {m: _percent(paired_difference(one[m], other[m], seed=seed)) for m in METRICS}
-    differences["fluency"] = paired_difference(_fluencies(first, True), _fluencies(second, True), seed=seed)
+    differences = {m: _percent(paired_difference(one[m], other[m], bounds=SHARE, seed=seed)) for m in METRICS}
+    p_values = {m: paired_p_value(one[m], other[m], seed=seed) for m in METRICS}
+    parts = [[values[name] for name in PARTS] for values in (one, other)]
+    differences["score"] = _percent(score_difference(*parts, seed=seed))
+    p_values["score"] = score_p_value(*parts, seed=seed)
+    fluencies = _fluencies(first, True), _fluencies(second, True)
+    differences["fluency"] = paired_difference(*fluencies, seed=seed)
+    p_values["fluency"] = paired_p_value(*fluencies, seed=seed)
     return Comparison(
-        method=first[0].method, first=names[0], second=names[1], protocol=protocol, differences=differences
+        method=first[0].method,
+        first=names[0],
+        second=names[1],
+        protocol=protocol,
+        differences=differences,
+        p_values=p_values,
     )
 
 
@@ -132,10 +166,9 @@ def _fluencies(evaluations: Sequence[CaseEvaluation], edited: bool) -> list[floa
 
 
 def _measured(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+    return [NAN if value is None else value for value in values]
 
 
 def _percent(interval: Interval) -> Interval:
-    return Interval(
-        mean=PERCENT * interval.mean, low=PERCENT * interval.low, high=PERCENT * interval.high, n=interval.n
-    )
+    scaled = {name: PERCENT * getattr(interval, name) for name in ("mean", "low", "high")}
+    return replace(interval, **scaled)

@@ -40,7 +40,7 @@ def figure1_csv(averages: Sequence[ClassAverage]) -> str:
         tensors = [t.detach().cpu().float().numpy() for t in (average.mean, average.low, average.high)]
         for row, (name, (peak, *bounds)) in enumerate(zip(average.token_classes, peaks(average), strict=True)):
             counts = (average.n_facts[row], average.n_tokens[row])
-            ends = bounds if peak >= 0 else ("", "")
+            ends = ["" if bound < 0 else bound for bound in bounds]
             for layer in range(average.mean.shape[1]):
                 cells = [str(t[row, layer]) if np.isfinite(t[row, layer]) else "" for t in tensors]
                 found = int(layer == peak)
@@ -77,7 +77,7 @@ def array(values: Float[Tensor, "token_class layer"]) -> Float[np.ndarray, "toke
 
 
 def peaks(average: ClassAverage) -> list[tuple[int, int, int]]:
-    """Peak layer of each class and its interval; -1 if the class is empty."""
+    """Peak layer of each class, and the span that cannot be told from it; -1 where there is none."""
     return list(zip(average.peak, average.peak_low, average.peak_high, strict=True))
 
 

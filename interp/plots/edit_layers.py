@@ -19,9 +19,9 @@ from interp.errors import OptionError
 from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
+from interp.plots.csv_text import csv_numbers, csv_text
 from interp.plots.panel import layer_ticks, number, plain, wrapped
 from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
-from interp.plots.table1 import csv_numbers, csv_text
 
 __all__ = ["edit_layers", "edit_layers_csv"]
 
@@ -50,9 +50,9 @@ def edit_layers(
 ) -> PaperFigure:
     """Draw the edit score and its parts by edited layer, and below it how strongly each locator points to each layer.
 
-    Bars and bands are 95% bootstrap intervals, scores teacher-forced. The edit score stands at its layer, its parts a
-    little beside it, so that their bars can be told apart. Dashed lines mark the layers that the locators chose, dots
-    the layers that the rank correlation is over.
+    Bars and bands are 95% intervals, where there are any (of few cases or facts there are none); scores are
+    teacher-forced. The edit score stands at its layer, its parts a little beside it, so that their bars can be told
+    apart. Dashed lines mark the layers that the locators chose, dots the layers that the rank correlation is over.
 
     Args:
         by_layer: The layer sweep: what one editor did at each layer.
@@ -99,7 +99,7 @@ def edit_layers(
             axes.set_ylabel(wrapped(strength.unit, height + 0.1 * scale, 6.5 * scale), fontsize=6.5 * scale)
         for axes in panels:  # in one line, however wide the numbers are
             axes.yaxis.set_label_coords((0.24 * scale - left) / cells, 0.5)
-        _legends(figure, strengths, legends, columns, scale)
+        _legends(figure, strengths, _about_intervals(by_layer, strengths), legends, columns, scale)
     return figure
 
 
@@ -161,16 +161,22 @@ def _strength_title(strength: Strength) -> str:
     return f"{strength.title}, last subject token; rank correlation with the edit score: {rho}"
 
 
+def _about_intervals(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
+    """What bars and bands are, or that there are none."""
+    bars = any(not math.isnan(row.scores[PROTOCOL][name].low) for row in by_layer.values() for name in PARTS)
+    bands = any(not math.isnan(low) for strength in strengths for low in strength.low)
+    shown = " and ".join(name for name, there in (("bars", bars), ("bands", bands)) if there)
+    missing = " or ".join(name for name, there in (("bars", bars), ("bands", bands or not strengths)) if not there)
+    return "; ".join(filter(None, (shown and f"{shown}: 95% intervals", missing and f"no {missing}: too few for one")))
+
+
 def _rho(found: Interval) -> str:
     """The correlation as text, in parts that no line break divides."""
     layers = f"n\xa0=\xa0{found.n}\xa0layer{'' if found.n == 1 else 's'}"
     if math.isnan(found.mean):
         return f"undefined, {layers}"
-    mean, low, high = (
-        "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-        for value in (found.mean, found.low, found.high)
-    )
-    return f"ρ\xa0=\xa0{mean}\xa0[{low},\xa0{high}], {layers}"
+    mean = f"{round(found.mean, 2) + 0.0:.2f}".replace("-", "−")
+    return f"ρ\xa0=\xa0{mean}, {layers}; no\xa0interval: the\xa0layers are\xa0no\xa0sample"
 
 
 def _draw_scores(axes: Axes, by_layer: Mapping[int, TableRow], beside: float, scale: float) -> None:
@@ -223,7 +229,12 @@ def _chosen_style(index: int, count: int, scale: float) -> dict[str, Any]:
 
 
 def _legends(
-    figure: Figure, strengths: Sequence[Strength], heights: Sequence[float], columns: tuple[int, int], scale: float
+    figure: Figure,
+    strengths: Sequence[Strength],
+    about: str,
+    heights: Sequence[float],
+    columns: tuple[int, int],
+    scale: float,
 ) -> None:
     series: list[Artist] = [Line2D([], [], label=PARTS[name][0], **_series_style(name, scale)) for name in PARTS]
     marks: list[Artist] = [
@@ -231,7 +242,7 @@ def _legends(
                **_chosen_style(index, len(strengths), scale))
         for index, strength in enumerate(strengths)
     ]  # fmt: skip
-    marks.append(Patch(facecolor="#999999", alpha=0.5, linewidth=0, label="bars and bands: 95% bootstrap intervals"))
+    marks.append(Patch(facecolor="#999999", alpha=0.5, linewidth=0, label=about))
     full_height = figure.get_size_inches()[1]
     tops = (sum(heights) + 0.04 * scale, heights[1] + 0.04 * scale)
     for handles, top, n in zip((series, marks), tops, columns, strict=True):

@@ -26,7 +26,8 @@ COLUMNS = {"column": 1, "page": 3, "slide": 3}
 def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
     """Draw the maps: attribution above, causal tracing of states, MLP and attention below it.
 
-    A dot marks each row's peak layer, a bar its 95% bootstrap interval; rows without a token are hatched.
+    A dot marks each row's peak layer, a bar the layers that cannot be told from it (95%; none for fewer than 5 facts);
+    rows without a token are hatched. Facts that could not be located are counted.
 
     Args:
         averages: One per method, all of one model.
@@ -93,8 +94,9 @@ def _mark(axes: Axes, average: ClassAverage, scale: float) -> None:
             fontsize=5.5 * scale, annotation_clip=False, **beside,
         )  # fmt: skip
         if peak >= 0:
+            ends = [low, high] if low >= 0 else []
             axes.plot(
-                [low, high], [row, row], color="white", linewidth=0.7 * scale, path_effects=edge,
+                ends, [row] * len(ends), color="white", linewidth=0.7 * scale, path_effects=edge,
                 solid_capstyle="butt",
             )  # fmt: skip
             axes.plot(peak, row, **_dot(scale))
@@ -112,9 +114,11 @@ def _frame(figure: Figure, averages: Sequence[ClassAverage], scale: float) -> No
     height = figure.get_size_inches()[1]
     top = 1 - 0.04 * scale / height
     name = plain(averages[0].provenance.model)
+    if averages[0].left_out:
+        name += f"; left out: {len(averages[0].left_out)} fact(s) that could not be located"
     figure.text(0.99, top, name, ha="right", va="top", fontsize=6 * scale, color=QUIET)
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color="black", linewidth=1.0 * scale, label="peak layer, 95% bootstrap interval",
+        Line2D([], [], color="black", linewidth=1.0 * scale, label="peak layer, and those not told from it (95%)",
                **_dot(scale)),
     ]  # fmt: skip
     if any(0 in average.n_facts for average in averages):

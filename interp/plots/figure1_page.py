@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.intervals import MIN_UNBOUNDED
 from interp.locate.class_average import ClassAverage
 from interp.plots.averages import arranged, array, peaks
 from interp.plots.panel import number
@@ -38,7 +39,7 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
         hover = [
             [
                 f"<b>{name}</b><br>layer {layer}<br>mean {number(mean[row, layer])}"
-                f"<br>95% interval {number(low[row, layer])} to {number(high[row, layer])}"
+                f"<br>{_interval(low[row, layer], high[row, layer])}"
                 f"<br>n = {average.n_facts[row]} facts, {average.n_tokens[row]} tokens"
                 for layer in range(mean.shape[1])
             ]
@@ -68,8 +69,8 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
                 x=[peak for _, peak, _, _ in marks],
                 y=[row for row, *_ in marks],
                 error_x={
-                    "array": [high - peak for _, peak, _, high in marks],
-                    "arrayminus": [peak - low for _, peak, low, _ in marks],
+                    "array": [max(0, high - peak) for _, peak, _, high in marks],
+                    "arrayminus": [peak - low if low >= 0 else 0 for _, peak, low, _ in marks],
                     "color": "black",
                     "thickness": 1,
                     "width": 3,
@@ -93,8 +94,17 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
         page.update_xaxes(title_text="Layer", range=[-0.5, mean.shape[1] - 0.5], row=place, col=1)
     page.update_xaxes(showgrid=False, zeroline=False)
     page.update_yaxes(showgrid=False, zeroline=False, automargin=True)
-    title = f"{in_html(shown[0].provenance.model)}: dots mark peak layers, bars their 95% bootstrap intervals"
+    title = f"{in_html(shown[0].provenance.model)}: dots mark peak layers, bars those not told from them (95%)"
+    missing = [in_html(text) for text in shown[0].left_out]
+    if missing:
+        title += f"<br>left out: {'; '.join(missing)}"
     page.update_layout(
         title={"text": title}, template="plotly_white", plot_bgcolor=EMPTY, height=120 + 290 * len(shown)
     )
     return page.to_html(include_plotlyjs=True, div_id="figure1")
+
+
+def _interval(low: float, high: float) -> str:
+    if np.isnan(low) or np.isnan(high):
+        return f"no interval: fewer than {MIN_UNBOUNDED} facts, or all alike"
+    return f"95% interval {number(low)} to {number(high)}"
