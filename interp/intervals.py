@@ -134,6 +134,8 @@ def largest_columns(
     """
     sums, counts = sums[counts > 0], counts[counts > 0]
     n, columns = sums.shape
+    if columns == 1:
+        return 0, 0
     ratio, away, _, weights = _resampled(sums, counts, resamples, seed)
     moved = weights @ away / (weights @ counts)[:, None]
     few = student.ppf(TAILS[1], n - 1) / norm.ppf(TAILS[1])  # what estimating the errors from few cases adds

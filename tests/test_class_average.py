@@ -86,7 +86,7 @@ def test_middle_tokens_are_pooled() -> None:
 
 def test_interval() -> None:
     result = averaged(maps() * 2)
-    assert result.n_facts == (16, 6, 16, 12, 12, 16)
+    assert result.n_facts == (16, 6, 16, 10, 8, 16)
     for row, n_facts in enumerate(result.n_facts):
         assert result.low[row].isnan().all() == result.high[row].isnan().all() == (n_facts < 12)
         if n_facts >= 12:

@@ -284,7 +284,7 @@ def test_another_metric_gets_a_column_everywhere(rows: list[TableRow], compariso
     assert cells_by_heading(others, 4)["Specificity"] == "7.0 [2.8, 10.5]"
     assert cells_by_heading(differences[0], 2)["Specificity"] == "3.0 [-1.2, 6.5]"
     text = plots.table1_latex(rows, comparisons)
-    for columns, block in zip((10, 8, 8), text.split(r"\begin{tabular}")[1:], strict=True):
+    for columns, block in zip((10, 9, 9), text.split(r"\begin{tabular}")[1:], strict=True):
         assert {len(line) for line in latex_lines(block.split(r"\end{tabular}")[0]) if len(line) > 1} == {columns}
     lines = list(csv.DictReader(io.StringIO(plots.table1_csv(rows, comparisons))))
     assert all(None not in line and None not in line.values() for line in lines)
@@ -401,7 +401,9 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     assert upper.get_title(loc="left") == (
         "ROME at each layer: edit score and its parts (teacher-forced, n = 12 cases)"
     )
-    assert "ρ = −0.12, n = 10 layers; no interval: the layers are no sample" in attribution.get_title(loc="left")
+    assert "ρ = −0.12, n = 10 layers; no interval: the layers are no sample" in " ".join(
+        attribution.get_title(loc="left").split()
+    )
     assert "ρ = 0.42, n = 10 layers; no interval" in tracing.get_title(loc="left")
     assert tracing.get_title(loc="left").startswith("Causal tracing: MLP output (window of 10), last subject token;")
     assert "10,000" in attribution.get_ylabel()

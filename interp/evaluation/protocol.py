@@ -350,6 +350,7 @@ def _check_before(
         raise OptionError(
             f"the answers before the edits are those of other cases ({len(found)} of {len(wanted)}){which}"
         )
+    unsure: list[str] = []
     for answers, case in zip(before, cases, strict=True):
         what = f"the answers of case {case.id} before the edit"
         check_same_weights(what, answers.provenance, described)
@@ -357,12 +358,7 @@ def _check_before(
         if len(answers.readings) != len(asked):
             raise OptionError(f"{what} are {len(answers.readings)}; expected one for each of {len(asked)} questions")
         if not answers.questions:
-            warnings.warn(
-                f"{what} do not say what was asked and how: they come from an earlier version, and are taken as they"
-                " are; ask again to be sure",
-                InterpWarning,
-                stacklevel=3,
-            )
+            unsure.append(case.id)
             continue
         for was, is_ in zip(answers.questions, asked, strict=True):
             if was != is_:
@@ -371,6 +367,13 @@ def _check_before(
         expected = {"fluency_tokens": fluency_tokens, "seed": seed}
         if options != expected:
             raise OptionError(f"{what} were sampled with {options}; expected {expected}")
+    if unsure:
+        warnings.warn(
+            f"the answers of case {unsure[0]} before the edit do not say what was asked and how, as those of"
+            f" {len(unsure)} of {len(cases)} cases: they come from an earlier version, and are taken as they are",
+            InterpWarning,
+            stacklevel=3,
+        )
 
 
 def _ids(

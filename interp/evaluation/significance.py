@@ -75,7 +75,7 @@ def _p_value(
         for chosen in (first, second):
             means = np.array([v[chosen].sum(axis) / m[chosen].sum(axis) for v, m in zip(*measured, strict=True)])
             scores.append(statistic(means.reshape(parts, -1)).reshape(means.shape[1:]))
-        return scores[0] - scores[1]
+        return np.asarray(scores[0] - scores[1])
 
     cases = np.arange(n)
     done = permutation_test(
