@@ -14,7 +14,6 @@ so cases with different patches share the batches, and no weight changes.
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from dataclasses import dataclass
 from transformer_lens import HookedTransformer
 
 from interp.editing.patch import Outcome, Patch, check_fits, check_unpatched
-from interp.errors import FactError, InterpWarning, OptionError
+from interp.errors import FactError, OptionError
+from interp.evaluation.answers import Answers, Reading, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
 from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
 from interp.facts import EditCase
 from interp.options import check_choice, check_positive, check_seed
-from interp.results import Provenance, Record, check_same_weights, provenance
+from interp.results import Provenance, Record, provenance
 from interp.sweep import halving
 from interp.tokens import decode, encode_continuation
 
@@ -45,45 +45,6 @@ __all__ = [
     "evaluate_each",
     "questions",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a model says to one question.
-
-    Args:
-        predicted: The top token wherever a target token stands, given the target's tokens before it.
-        generated: Greedy continuation, as many tokens as the target has, and their text.
-        log_probability: Of the target, mean per token, in nats.
-        rival_log_probability: Of the rival.
-    """
-
-    predicted: tuple[int, ...]
-    generated: tuple[int, ...]
-    text: str
-    log_probability: float
-    rival_log_probability: float | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Answers(Record):
-    """A model's readings of one case's questions, in the order of :func:`questions`.
-
-    Args:
-        case: The case's id.
-        readings: One per question.
-        continuation: Sampled from the edit prompt; its fluency in bits x 100, None if not asked for.
-        questions: What was asked; empty in answers of earlier versions.
-        fluency_tokens, seed: How the continuation was sampled; None in answers of earlier versions.
-    """
-
-    case: str
-    readings: tuple[Reading, ...]
-    continuation: str
-    fluency: float | None
-    questions: tuple[Question, ...] = ()
-    fluency_tokens: int | None = None
-    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -212,7 +173,7 @@ def evaluate_each(
     check_unpatched(model, "evaluate")
     described = model_provenance or provenance(model)
     if before is not None:
-        _check_before(before, cases, described, fluency_tokens, seed)
+        check_before(before, cases, described, fluency_tokens, seed)
     for patch in patches:
         check_fits(patch, model, described.weights_hash)
     options = {
@@ -337,43 +298,6 @@ def check_case(model: HookedTransformer, case: EditCase, *, fluency_tokens: int 
                 _check_room(model, case, question.prompt, ids, len(continued))
     prompt = case.request.fact.prompt
     _check_room(model, case, prompt, _ids(model, case, prompt, None)[0], fluency_tokens)
-
-
-def _check_before(
-    before: Sequence[Answers], cases: Sequence[EditCase], described: Provenance, fluency_tokens: int, seed: int
-) -> None:
-    """Refuse answers that are not what this model would say to these questions under these options."""
-    found, wanted = [answers.case for answers in before], [case.id for case in cases]
-    if found != wanted:
-        place = next((i for i, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), -1)
-        which = f": {found[place]} where {wanted[place]} is expected" if place >= 0 else ""
-        raise OptionError(
-            f"the answers before the edits are those of other cases ({len(found)} of {len(wanted)}){which}"
-        )
-    unsure: list[str] = []
-    for answers, case in zip(before, cases, strict=True):
-        what = f"the answers of case {case.id} before the edit"
-        check_same_weights(what, answers.provenance, described)
-        asked = questions(case)
-        if len(answers.readings) != len(asked):
-            raise OptionError(f"{what} are {len(answers.readings)}; expected one for each of {len(asked)} questions")
-        if not answers.questions:
-            unsure.append(case.id)
-            continue
-        for was, is_ in zip(answers.questions, asked, strict=True):
-            if was != is_:
-                raise OptionError(f"{what} are to another question: {was}; expected {is_}")
-        options = {"fluency_tokens": answers.fluency_tokens, "seed": answers.seed}
-        expected = {"fluency_tokens": fluency_tokens, "seed": seed}
-        if options != expected:
-            raise OptionError(f"{what} were sampled with {options}; expected {expected}")
-    if unsure:
-        warnings.warn(
-            f"the answers of case {unsure[0]} before the edit do not say what was asked and how, as those of"
-            f" {len(unsure)} of {len(cases)} cases: they come from an earlier version, and are taken as they are",
-            InterpWarning,
-            stacklevel=3,
-        )
 
 
 def _ids(
