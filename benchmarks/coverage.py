@@ -22,7 +22,7 @@ from interp.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_int
 __all__ = ["CURVES", "KINDS", "Coverage", "covered"]
 
 Generator = np.random.Generator
-LARGE = 200_000  # cases that stand for the whole population
+LARGE = 50_000  # cases that stand for the whole population
 RESAMPLES = 1000
 LAYERS = np.arange(30)
 SMOOTH = np.linalg.cholesky(np.exp(-0.5 * ((LAYERS[:, None] - LAYERS) / 2.5) ** 2) + 1e-6 * np.eye(30))
@@ -152,7 +152,7 @@ def _map_study(
 def _peak_study(draw: Callable[[Generator, int], Any], g: Generator, n: int, seed: int) -> tuple[float, float]:
     if n < MIN_PEAK:
         return np.nan, np.nan
-    return largest_columns(draw(g, n), np.ones(n), resamples=400, seed=seed)
+    return largest_columns(draw(g, n), np.ones(n), resamples=300, seed=seed)
 
 
 def _two_scores(second: Callable[[Generator, int], Any], g: Generator, n: int) -> tuple[Any, Any]:

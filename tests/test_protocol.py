@@ -518,17 +518,6 @@ def test_a_row_of_the_table(evaluations):
     assert row.fluency.mean == pytest.approx(sum(e.fluency_after for e in evaluations) / 3)
 
 
-def test_a_row_counts_the_edits_that_took(evaluations):
-    """Not those whose patch was not asked and did not converge, nor those without an outcome."""
-    outcomes = [
-        replace(evaluations[0].outcome, took=None, converged=True),
-        replace(evaluations[1].outcome, took=None, converged=False),
-        None,
-    ]
-    changed = [replace(e, outcome=outcome) for e, outcome in zip(evaluations, outcomes, strict=True)]
-    assert table_row(changed, locator="", layers="2").n_converged == 1
-
-
 def test_the_row_of_the_model_before(evaluations):
     row = table_row(evaluations, locator="none", layers="", edited=False)
     assert row.method == "none"

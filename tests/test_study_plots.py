@@ -404,7 +404,7 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     assert "ρ = −0.12, n = 10 layers; no interval: the layers are no sample" in " ".join(
         attribution.get_title(loc="left").split()
     )
-    assert "ρ = 0.42, n = 10 layers; no interval" in tracing.get_title(loc="left")
+    assert "ρ = 0.42, n = 10 layers; no interval" in " ".join(tracing.get_title(loc="left").split())
     assert tracing.get_title(loc="left").startswith("Causal tracing: MLP output (window of 10), last subject token;")
     assert "10,000" in attribution.get_ylabel()
     for axes in figure.axes:
