@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--modules", nargs="+", default=list(PARTS), help="which modules", metavar="MODULE")
     parser.add_argument("--report", type=Path, help="JSON lines, one a mutant; default mutants-SEED.jsonl in runs/")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--again", action="store_true", help="run those again that survived")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -57,16 +58,39 @@ def main() -> None:
     sys.pycache_prefix = str(cache / "bytecode")
     reach = _reach(options.modules, cache)
 
-    for number, (module, index) in enumerate(drawn):
+    workers = []
+    for job in range(options.jobs):
+        worker = os.fork()
+        if worker == 0:
+            run(drawn[job :: options.jobs], sources, reach, done, report, options.again)
+            os._exit(0)
+        workers.append(worker)
+    for worker in workers:
+        os.waitpid(worker, 0)
+    done = _read(report)
+    keys = {_key(module, mutant(sources[module], index)) for module, index in drawn}
+    summarise([entry for key, entry in done.items() if key in keys])
+
+
+def run(
+    drawn: list[tuple[str, int]],
+    sources: dict[str, str],
+    reach: Reach,
+    done: dict[str, dict[str, Any]],
+    report: Path,
+    again: bool,
+) -> None:
+    """Run mutants that are not in the report, or survived, one after the other, and write a line for each."""
+    for module, index in drawn:
         one = mutant(sources[module], index)
         key = _key(module, one)
-        if key in done and not (options.again and done[key]["result"] == "survived"):
+        if key in done and not (again and done[key]["result"] == "survived"):
             continue
         began = time.monotonic()
         tests = reach.tests(str(_path(module)), one.reach, PARTS[module])
         seconds = sum(reach.seconds[test] for test in tests)
         result, test = run_mutant(str(_path(module)), one.source, tests, seconds) if tests else ("survived", "")
-        done[key] = {
+        entry = {
             "module": module,
             "line": one.line,
             "operator": one.operator,
@@ -79,10 +103,8 @@ def main() -> None:
             "key": key,
         }
         with report.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[key], ensure_ascii=False) + "\n")
-        logger.info("%d of %d  %s:%d  %s  %s", number + 1, len(drawn), module, one.line, result, test)
-    keys = {_key(module, mutant(sources[module], index)) for module, index in drawn}
-    summarise([entry for key, entry in done.items() if key in keys])
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        logger.info("%s:%d  %s  %s", module, one.line, result, test)
 
 
 def draw(sources: dict[str, str], number: int, seed: int) -> list[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """Small changes to a module that a test ought to notice: one comparison, bound, sign, constant or statement each.
 
 Places that no result depends on are left out: docstrings, annotations, decorators, messages of errors and of the log,
-progress, ``strict=`` and ``device=``.
+progress, ``strict=``, ``device=`` and ``prepend_bos=`` (of text, and the package passes tokens), bounds of memory.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ WITHOUT = {"abs", "sqrt", "exp", "log", "clone", "float", "double", "sorted", "l
 SYMMETRIC = {"min", "max", "isinstance", "equal", "getattr", "hasattr"}
 SPOKEN = {"progress", "debug", "info", "warning", "warn"}
 """Calls that only tell a person something; their own arguments are left alone."""
-KEPT_KEYWORDS = {"strict", "device", "stacklevel"}
+KEPT_KEYWORDS = {"strict", "device", "stacklevel", "prepend_bos"}
+COSTS = {"max_batch_tokens", "CHUNK", "PASS_TOKENS", "READOUT_ROWS", "_READOUT_ROWS", "BATCH", "CACHED_TEXTS"}
+"""What bounds memory or time, and changes no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +178,10 @@ def _in_statement(
                 for at, part in enumerate(child.body):
                     yield from _in_statement(part, child, "body", at, inner)
             elif isinstance(child, ast.arguments):
-                for field_name in ("defaults", "kw_defaults"):
-                    for at, default in enumerate(getattr(child, field_name)):
-                        if default is not None:
+                positional = child.args[len(child.args) - len(child.defaults) :]
+                for field_name, named in (("defaults", positional), ("kw_defaults", child.kwonlyargs)):
+                    for at, (default, arg) in enumerate(zip(getattr(child, field_name), named, strict=True)):
+                        if default is not None and arg.arg not in COSTS:
                             yield from _in_expression(default, child, field_name, at, site)
             elif isinstance(child, ast.withitem):
                 yield from _in_expression(child.context_expr, child, "context_expr", None, site)
@@ -223,7 +226,7 @@ def _in_call(node: ast.Call, site: Any) -> Iterator[_Site]:
     called = _called(node)
     for at in range(len(node.args) - 1):
         pair = node.args[at : at + 2]
-        if called in SYMMETRIC or any(isinstance(arg, ast.Starred) for arg in pair):
+        if called in SYMMETRIC or any(_is_unlike_others(arg) for arg in pair):
             continue
         if ast.dump(pair[0]) != ast.dump(pair[1]):
             swapped = [*node.args[:at], pair[1], pair[0], *node.args[at + 2 :]]
@@ -320,6 +323,12 @@ def _is_not(node: Any) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
+def _is_unlike_others(arg: ast.expr) -> bool:
+    """A model, a name in quotes: in another's place it fails at once, and shows nothing."""
+    text = isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+    return text or isinstance(arg, ast.Starred) or _name(arg) in {"model", "self"}
+
+
 def _other(op: Any, table: dict[Any, Any]) -> list[Any]:
     return [table[type(op)]] if type(op) in table else []
 
@@ -328,12 +337,15 @@ def _is_left_out(statement: ast.stmt) -> bool:
     """Imports, docstrings, assertions for the type checker, names of types."""
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Assert, ast.Pass)):
         return True
+    if isinstance(statement, ast.FunctionDef) and "shortened" in statement.name:  # for messages
+        return True
     if isinstance(statement, ast.Expr) and isinstance(statement.value, (ast.Constant, ast.Yield, ast.YieldFrom)):
         return isinstance(statement.value, ast.Constant)
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         value = statement.value
         is_type = isinstance(value, ast.Subscript) and _name(value.value) in {"Literal", "Callable", "tuple", "Union"}
-        return is_type or statement.targets[0].id == "__all__" or _called(value) in {"TypeVar", "getLogger"}
+        name = statement.targets[0].id
+        return is_type or name == "__all__" or name in COSTS or _called(value) in {"TypeVar", "getLogger"}
     return False
 
 
