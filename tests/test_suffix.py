@@ -1,9 +1,13 @@
 """Suffixes equal whole rows: one full forward pass per row, unpadded, with the same intervention."""
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from interp.suffix import padded, run_rows, suffixes
+from interp.suffix import PASS_TOKENS, padded, passes, run_rows, suffixes
 
 LENGTHS = (9, 4, 7, 9, 1, 5)
 STARTS = {"mixed": (3, 0, 6, 8, 0, 2), "first": (0,) * 6, "alike": (0, 2, 2, 2, 0, 2)}
@@ -127,3 +131,28 @@ def test_running_rows_in_parts(family_model, family):
     assert seen == {}
     hooked, _ = run_rows(model, tokens, stop=3, hooks=[("blocks.0.hook_mlp_out", lambda value, hook: value * 0)])
     assert (hooked - final).abs().max() > 1e-2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 60), st.integers(0, 2000)), min_size=1, max_size=7))
+def test_no_other_passes_cost_less(lengths):
+    found = passes(lengths, torch.device("cpu"))
+    assert sorted(row for members in found for row in members) == list(range(len(lengths)))
+    assert all(members == sorted(members) for members in found)
+    longest = [max(lengths[row] for row in members) for members in found]
+    assert longest == sorted(longest)  # the shortest rows first
+
+    def cost(groups):
+        return sum(PASS_TOKENS + len(members) * max(members) for members in groups)
+
+    rising = sorted(lengths)
+    least = min(
+        cost([rising[a:b] for a, b in itertools.pairwise([0, *cuts, len(rising)])])
+        for n_cuts in range(len(rising))
+        for cuts in itertools.combinations(range(1, len(rising)), n_cuts)
+    )
+    assert cost([[lengths[row] for row in members] for members in found]) == least
+
+
+def test_elsewhere_than_on_a_processor_all_rows_share_one_pass():
+    assert passes([3, 900, 1], torch.device("meta")) == [[0, 1, 2]]

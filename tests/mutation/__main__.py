@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", default=list(PARTS), help="which modules", metavar="MODULE")
     parser.add_argument("--report", type=Path, help="JSON lines, one a mutant; default mutants-SEED.jsonl in runs/")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
-    parser.add_argument("--again", action="store_true", help="run those again that survived")
+    parser.add_argument("--within", type=float, default=math.inf, help="seconds of tests for each; all if left out")
+    parser.add_argument("--again", action="store_true", help="run those again that survived, with all of their tests")
     options = parser.parse_args()
     os.chdir(ROOT)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -62,7 +64,7 @@ def main() -> None:
     for job in range(options.jobs):
         worker = os.fork()
         if worker == 0:
-            run(drawn[job :: options.jobs], sources, reach, done, report, options.again)
+            run(drawn[job :: options.jobs], sources, reach, done, report, options.within, options.again)
             os._exit(0)
         workers.append(worker)
     for worker in workers:
@@ -78,6 +80,7 @@ def run(
     reach: Reach,
     done: dict[str, dict[str, Any]],
     report: Path,
+    within: float,
     again: bool,
 ) -> None:
     """Run mutants that are not in the report, or survived, one after the other, and write a line for each."""
@@ -88,7 +91,10 @@ def run(
             continue
         began = time.monotonic()
         tests = reach.tests(str(_path(module)), one.reach, PARTS[module])
-        seconds = sum(reach.seconds[test] for test in tests)
+        until = [0.0, *itertools.accumulate(reach.seconds[test] for test in tests)]
+        all_of_them = len(tests)
+        tests = [test for test, begins in zip(tests, until[:-1], strict=True) if again or begins < within]
+        seconds = until[len(tests)]
         result, test = run_mutant(str(_path(module)), one.source, tests, seconds) if tests else ("survived", "")
         entry = {
             "module": module,
@@ -99,6 +105,7 @@ def run(
             "result": result,
             "test": test,
             "n_tests": len(tests),
+            "n_reach": all_of_them,
             "seconds": round(time.monotonic() - began, 1),
             "key": key,
         }
