@@ -166,7 +166,8 @@ def _reach(modules: list[str], cache: Path) -> Reach:
     for path in sorted([*(ROOT / "interp").rglob("*.py"), ROOT / "tests" / "conftest.py"]):
         content.update(path.read_bytes())
     files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if path.stem.startswith(prefixes))
-    return measured_reach(files, content.hexdigest(), cache)
+    paths = {str(_path(module)) for module in PARTS}
+    return measured_reach(files, paths, content.hexdigest(), cache)
 
 
 if __name__ == "__main__":

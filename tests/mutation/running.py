@@ -5,6 +5,8 @@ The parent has imported everything that the package needs, but not the package; 
 
 from __future__ import annotations
 
+import ast
+import builtins
 import hashlib
 import importlib
 import importlib.machinery
@@ -19,7 +21,7 @@ import time
 import traceback
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,7 @@ ARGUMENTS = [
 SLOWER, SECONDS = 3.0, 30.0
 """A mutant may take so many times as long as the tests do unchanged, and so many seconds more."""
 MEMORY = 8 * 2**30
+NOTE = "_note_that_a_block_runs"
 
 hypothesis.settings.register_profile("mutation", derandomize=True, deadline=None, database=None)
 
@@ -90,15 +93,29 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.now = self.SHARED
-        self.hits: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self.sources: dict[str, bytes] = {}
+        self.blocks: list[tuple[str, list[int]]] = []
+        self.hits: dict[str, set[int]] = defaultdict(set)
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
 
-    def trace(self, frame: Any, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        self.hits[self.now].add((frame.f_code.co_filename, frame.f_lineno))
-        return self.trace
+    def source(self, path: str, source: bytes) -> bytes:
+        """A module's source in which each block of a function notes that it runs."""
+        if path not in self.sources:
+            tree = ast.parse(source)
+            functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+            blocks = {id(block): block for function in functions for block in _blocks(function)}
+            for block, lines in [(block, _own_lines(block)) for block in blocks.values()]:
+                call = ast.Call(ast.Name(NOTE, ast.Load()), [ast.Constant(len(self.blocks))], [])
+                self.blocks.append((path, sorted(lines)))
+                has_docstring = isinstance(block[0], ast.Expr) and isinstance(block[0].value, ast.Constant)
+                block.insert(1 if has_docstring else 0, ast.Expr(call))
+            self.sources[path] = ast.unparse(ast.fix_missing_locations(tree)).encode("utf-8")
+        return self.sources[path]
+
+    def note(self, block: int) -> None:
+        """What a block calls."""
+        self.hits[self.now].add(block)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -118,6 +135,25 @@ class _Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.failed.append(report.nodeid)
+
+
+def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    for inner in ast.walk(node):
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(inner, field, None)
+            if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
+                yield block
+
+
+def _own_lines(block: list[ast.stmt]) -> set[int]:
+    """The lines of a block without those of the blocks in it."""
+    lines: set[int] = set()
+    for statement in block:
+        lines |= set(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+    for statement in block:
+        for inner in _blocks(statement):
+            lines -= set(range(inner[0].lineno, (inner[-1].end_lineno or inner[-1].lineno) + 1))
+    return lines
 
 
 class _Chosen:
@@ -140,11 +176,12 @@ class _Chosen:
             self.failed = report.nodeid
 
 
-def measured_reach(files: Sequence[Path], key: str, folder: Path) -> Reach:
+def measured_reach(files: Sequence[Path], paths: Collection[str], key: str, folder: Path) -> Reach:
     """Run test files unchanged and see which test runs which line; what was stored is read again.
 
     Args:
         files: The test files.
+        paths: The files of the package that are looked at.
         key: Of everything else that a measurement depends on.
         folder: Where measurements are stored.
 
@@ -158,7 +195,7 @@ def measured_reach(files: Sequence[Path], key: str, folder: Path) -> Reach:
         store = folder / f"reach-{file.stem}-{content}.json"
         if not store.exists():
             logger.info("measuring which lines the tests of %s reach", file.name)
-            answer = _forked(lambda file=file: _record(file), None)
+            answer = _forked(lambda file=file: _record(file, paths), None)
             if answer is None or answer["failed"]:
                 raise RuntimeError(f"tests fail without a mutant: {answer and answer['failed']}")
             store.write_text(json.dumps(answer), "utf-8")
@@ -175,22 +212,24 @@ def measured_reach(files: Sequence[Path], key: str, folder: Path) -> Reach:
     return Reach(seconds, lines)
 
 
-def _record(file: Path) -> dict[str, Any]:
+def _record(file: Path, paths: Collection[str]) -> dict[str, Any]:
     recorder = _Recorder()
     before = set(sys.modules)
-    sys.settrace(recorder.trace)
-    pytest.main([*ARGUMENTS, str(file)], plugins=[recorder])
-    sys.settrace(None)
+    setattr(builtins, NOTE, recorder.note)
+    with _instead(lambda path, source: recorder.source(path, source) if path in paths else None):
+        pytest.main([*ARGUMENTS, str(file)], plugins=[recorder])
     shared = recorder.hits.pop(recorder.SHARED, set())
     index = {test: number for number, test in enumerate(recorder.seconds)}
     lines: dict[str, dict[int, list[int] | None]] = defaultdict(dict)
-    for test, hits in recorder.hits.items():
-        for path, line in hits - shared:
-            known = lines[os.path.relpath(path, ROOT)].setdefault(line, [])
-            assert known is not None
-            known.append(index[test])
-    for path, line in shared:
-        lines[os.path.relpath(path, ROOT)][line] = None
+    for test, hits in [*recorder.hits.items(), (recorder.SHARED, shared)]:
+        for path, at in map(recorder.blocks.__getitem__, hits):
+            by_line = lines[os.path.relpath(path, ROOT)]
+            for line in at:
+                known = by_line.setdefault(line, [])
+                if test == recorder.SHARED:
+                    by_line[line] = None
+                elif known is not None and index[test] not in known:
+                    known.append(index[test])
     own = ("interp", "tests", "conftest", "test_", "__main__")
     modules = sorted(name for name in set(sys.modules) - before if not name.startswith(own))
     return {"seconds": recorder.seconds, "lines": lines, "modules": modules, "failed": recorder.failed}
@@ -223,7 +262,7 @@ def run_mutant(path: str, source: str, tests: Sequence[str], seconds: float) -> 
 
     def work() -> dict[str, Any]:
         chosen = _Chosen(tests)
-        with _instead(path, source.encode("utf-8")):
+        with _instead(lambda name, _: source.encode("utf-8") if name == path else None):
             code = pytest.main([*ARGUMENTS, "-x", *files], plugins=[chosen])
         return {"code": int(code), "failed": chosen.failed}
 
@@ -238,16 +277,17 @@ def run_mutant(path: str, source: str, tests: Sequence[str], seconds: float) -> 
 
 
 @contextmanager
-def _instead(path: str, source: bytes) -> Iterator[None]:
-    """Let a file's source be another; its bytecode is neither read nor written."""
+def _instead(other: Callable[[str, bytes], bytes | None]) -> Iterator[None]:
+    """Let files' sources be others; their bytecode is neither read nor written."""
     loader: Any = importlib.machinery.SourceFileLoader
     get_data, path_stats = loader.get_data, loader.path_stats
 
     def other_data(self: Any, name: str) -> bytes:
-        return source if name == path else get_data(self, name)
+        data = get_data(self, name)
+        return (other(name, data) or data) if name.startswith(PACKAGE) and name.endswith(".py") else data
 
     def no_stats(self: Any, name: str) -> Any:
-        if name == path:
+        if name.startswith(PACKAGE) and name.endswith(".py") and other(name, get_data(self, name)) is not None:
             raise OSError("no bytecode")
         return path_stats(self, name)
 
