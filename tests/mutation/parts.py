@@ -5,46 +5,66 @@ from __future__ import annotations
 __all__ = ["PARTS"]
 
 _TRACE = ("test_causal_trace", "test_activation_patching")
-_EDITORS = ("test_editing", "test_target_value")
+_FORMS = ("test_decoders", "test_number_formats")
+_EDITORS = ("test_editing", "test_edits_that_take", "test_target_value")
+_TURNS = ("test_edits_in_turn", "test_editing")
+_MOMENTS = ("test_second_moments", "test_shrinkage")
 
 PARTS: dict[str, tuple[str, ...]] = {
+    # engine
     "base_runs": ("test_decoders", "test_sweep", *_TRACE),
     "batches": ("test_batches", "test_sweep"),
     "sweep": ("test_sweep", "test_decoders", *_TRACE, "test_attribution"),
-    "restorations": ("test_decoders", "test_number_formats", *_TRACE),
     "suffix": ("test_suffix", "test_target_value", "test_generation", "test_editing"),
-    "integrated_gradients": ("test_attribution", "test_decoders", "test_number_formats"),
+    "restorations": (*_FORMS, *_TRACE),
+    "integrated_gradients": ("test_attribution", *_FORMS),
     "corruption": _TRACE,
-    "run_pairs": ("test_activation_patching", "test_causal_trace"),
-    "cells": ("test_activation_patching", "test_causal_trace"),
+    "run_pairs": (*_TRACE, *_FORMS),
+    "cells": _TRACE,
     "generation": ("test_generation", "test_contexts", "test_protocol"),
     "tokens": ("test_tokens", "test_tokenizer_kinds", "test_facts", "test_datasets", "test_knowledge"),
+    # locators
     "locate.activation_patching": ("test_activation_patching", "test_decoders"),
-    "locate.attribution": ("test_attribution", "test_decoders", "test_number_formats"),
-    "locate.causal_trace": ("test_causal_trace", "test_decoders", "test_number_formats", "test_activation_patching"),
+    "locate.attribution": ("test_attribution", *_FORMS),
+    "locate.causal_trace": (*_TRACE, *_FORMS),
     "locate.class_average": ("test_class_average", "test_study"),
     "locate.knowledge": ("test_knowledge", "test_study"),
+    # editors
+    "editing.answers": _EDITORS,
+    "editing.bare_rows": _EDITORS,
     "editing.config": ("test_edit_config", *_EDITORS),
     "editing.contexts": ("test_contexts", "test_editing"),
-    "editing.corpora": ("test_second_moments",),
-    "editing.editor": _EDITORS,
+    "editing.corpora": _MOMENTS,
+    "editing.editor": (*_EDITORS, *_TURNS),
     "editing.export": ("test_export",),
-    "editing.fine_tuning": ("test_editing",),
-    "editing.knowledge_neurons": ("test_editing",),
-    "editing.on_model": ("test_patch", "test_editing"),
+    "editing.fine_tuning": _EDITORS,
+    "editing.given_moments": (*_MOMENTS, *_EDITORS),
+    "editing.grams": _MOMENTS,
+    "editing.knowledge_neurons": _EDITORS,
+    "editing.making": (*_EDITORS, *_TURNS),
     "editing.memit": _EDITORS,
+    "editing.on_model": ("test_patch", *_TURNS),
     "editing.patch": ("test_patch", "test_editing"),
     "editing.pmet": _EDITORS,
+    "editing.published": ("test_edit_config",),
     "editing.rome": _EDITORS,
     "editing.rows": ("test_target_value", "test_editing"),
-    "editing.second_moments": ("test_second_moments",),
-    "editing.spread": ("test_editing",),
+    "editing.second_moments": _MOMENTS,
+    "editing.sequential": _TURNS,
+    "editing.shrinkage": _MOMENTS,
+    "editing.spread": _EDITORS,
     "editing.target_value": ("test_target_value", "test_editing"),
-    "editing.whitening": ("test_editing", "test_second_moments"),
+    "editing.unedited": (*_TURNS, *_EDITORS),
+    "editing.whitening": (*_EDITORS, *_MOMENTS),
+    # statistics
+    "intervals": ("test_statistics", "test_coverage", "test_class_average"),
+    "evaluation.answers": ("test_protocol",),
     "evaluation.asking": ("test_protocol",),
     "evaluation.metrics": ("test_metrics", "test_protocol"),
     "evaluation.protocol": ("test_protocol",),
-    "evaluation.statistics": ("test_statistics", "test_protocol"),
+    "evaluation.questions": ("test_protocol",),
+    "evaluation.significance": ("test_statistics", "test_coverage", "test_protocol"),
+    "evaluation.statistics": ("test_statistics", "test_coverage", "test_protocol"),
     "evaluation.summary": ("test_protocol", "test_edit_study"),
     "edit_plan": ("test_edit_study",),
 }
