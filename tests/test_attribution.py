@@ -208,6 +208,8 @@ def test_top_neurons_and_reductions(tiny, facts):
         last.per_token()
     with pytest.raises(OptionError, match="at most the number of scores"):
         last.top_neurons(10**9)
+    with pytest.raises(OptionError, match=r"^k must be a positive whole number, got 0"):
+        last.top_neurons(0)
 
 
 def test_refined_neurons_are_those_that_paraphrases_share(tiny, facts):

@@ -477,6 +477,21 @@ def test_erasing_knowledge_neurons(model):
     assert 0 < erased <= 5
 
 
+def test_knowledge_neurons_move_away_from_the_models_own_answer(model):
+    """Where the request has no old answer."""
+    assert TENNIS.fact.target is None
+    patch = edit(model, [TENNIS], method="kn", config=KnConfig(remove=2.0, insert=0, max_neurons=3))
+    ids = tokens.tokenize(model, TENNIS.fact).ids
+    top = int(model(ids[None], prepend_bos=False)[0, -1].argmax())
+    moved = 0
+    for layer in patch.layers:
+        delta = patch.delta(layer)
+        rows = delta[delta.abs().amax(1) > 0]
+        torch.testing.assert_close(rows, (-2 * model.W_U[:, top]).expand_as(rows), atol=1e-5, rtol=1e-5)
+        moved += len(rows)
+    assert 0 < moved <= 3
+
+
 def test_leaving_knowledge_neurons_as_they_are(model):
     patch = edit(model, [TENNIS], method="kn", config=KnConfig(scale=1, remove=0, insert=0))
     assert all(not patch.delta(layer).any() for layer in patch.layers)

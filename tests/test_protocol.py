@@ -1,6 +1,7 @@
 """Evaluation: what is asked, three protocols, cases with their own patches in one batch, and rows of a table."""
 
 import copy
+import math
 import zlib
 from dataclasses import replace
 
@@ -568,6 +569,34 @@ def test_two_locators(evaluations):
     for others in (worse[:2], worse[::-1], [replace(e, method="memit") for e in worse]):
         with pytest.raises(OptionError, match="a and b edited different cases or with different methods"):
             compared(evaluations, others, names=("a", "b"))
+
+
+def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
+    """Enough cases that each number has an interval, and a p-value of random exchanges."""
+    many, rivals = [], []
+    for i in range(6):
+        for e in evaluations:
+            told = {"case": f"{e.case}-{i}", "fluency_before": 400.0 + i, "fluency_after": 500.0 + i * i % 7}
+            many.append(replace(e, **told, after=e.before if i in (1, 4) else e.after))
+            rivals.append(replace(many[-1], fluency_after=490.0 + i % 5, after=e.before if i in (0, 1, 2) else e.after))
+    rows = [table_row(many, locator="a", layers="2", seed=seed) for seed in (3, 3, 4)]
+    comparisons = [compared(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
+    assert repr(rows[0].scores) == repr(rows[1].scores)  # NaN is not NaN, but its text is
+    assert repr(comparisons[0]) == repr(comparisons[1])
+    for protocol in PROTOCOLS:
+        for name, interval in rows[0].scores[protocol].items():
+            if not math.isnan(interval.low):
+                assert interval != rows[2].scores[protocol][name], name
+    assert rows[0].fluency != rows[2].fluency
+    for name, interval in comparisons[0].differences.items():
+        if not math.isnan(interval.low):
+            assert interval != comparisons[2].differences[name], name
+    measured = [name for name, i in comparisons[0].differences.items() if not math.isnan(i.low)]
+    assert {"reliability", "locality", "fluency"} <= set(measured)
+    varied = [name for name in measured if 0 < comparisons[0].p_values[name] < 1]
+    assert "fluency" in varied
+    for name in (name for name in varied if comparisons[0].differences[name].n > 13):  # of fewer, all ways are taken
+        assert comparisons[0].p_values[name] != comparisons[2].p_values[name], name
 
 
 def test_patches_are_not_changed(patches):
