@@ -578,7 +578,9 @@ def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
         for e in evaluations:
             told = {"case": f"{e.case}-{i}", "fluency_before": 400.0 + i, "fluency_after": 500.0 + i * i % 7}
             many.append(replace(e, **told, after=e.before if i in (1, 4) else e.after))
-            rivals.append(replace(many[-1], fluency_after=490.0 + i % 5, after=e.before if i in (0, 1, 2) else e.after))
+            rivals.append(
+                replace(many[-1], fluency_after=499.0 + 3 * i % 7, after=e.before if i in (0, 1, 2) else e.after)
+            )
     rows = [table_row(many, locator="a", layers="2", seed=seed) for seed in (3, 3, 4)]
     comparisons = [compared(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
     assert repr(rows[0].scores) == repr(rows[1].scores)  # NaN is not NaN, but its text is

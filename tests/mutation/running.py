@@ -43,6 +43,7 @@ ARGUMENTS = [
 SLOWER, SECONDS = 3.0, 30.0
 """A mutant may take so many times as long as the tests do unchanged, and so many seconds more."""
 MEMORY = 8 * 2**30
+QUICK = 0.5  # seconds
 NOTE = "_note_that_a_block_runs"
 
 hypothesis.settings.register_profile("mutation", derandomize=True, deadline=None, database=None)
@@ -61,7 +62,7 @@ class Reach:
     lines: dict[str, dict[int, set[str] | None]]
 
     def tests(self, path: str, span: tuple[int, int] | None, files: Sequence[str]) -> list[str]:
-        """The tests of some files that run one of the lines: each function once, the fastest first, then again."""
+        """The tests of some files that run one of the lines: first the quick ones, and each function once."""
         known = self.lines.get(path, {})
         found: set[str] = set()
         for line in range(span[0], span[1] + 1) if span else ():
@@ -78,7 +79,7 @@ class Reach:
             function = test.split("[")[0]
             turns[test] = before[function]
             before[function] += 1
-        return sorted(order, key=lambda test: turns[test])
+        return sorted(order, key=lambda test: turns[test] if self.seconds[test] > QUICK else 0)
 
 
 def _is_in(test: str, files: Sequence[str]) -> bool:
