@@ -331,7 +331,7 @@ def check_equal(found: CaseEvaluation, expected: CaseEvaluation) -> None:
     assert found.continuation_after == expected.continuation_after
 
 
-@pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+@pytest.mark.filterwarnings("ignore:.* (did not take|rest on too little):interp.errors.InterpWarning")
 def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: RunFolder) -> None:
     results = edit_results(finished, AVERAGES)
     drawn = [entry["rome"] for entry in finished.read_json("selection.json")["drawn"]]
