@@ -37,6 +37,9 @@ from interp.models import weights_hash
 from interp.plots.panel import token_label
 from interp.run_pairs import clean_and_corrupted, prompt_pair
 
+# the page says so itself
+pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 CONTROLS = Controls(samples=3, window=4, steps=4)
 

@@ -471,7 +471,7 @@ function render({ model, el }) {
     result.append(
       h("p", { class: "ie-quiet" },
         `${data.method} at ${data.layers}: “${data.prompt}” → “${data.target}”; `,
-        data.converged ? "converged" : "did not converge", `; norm of what is added: ${data.norm}`),
+        data.took === false ? "did not take" : data.converged ? "converged" : "did not converge", `; norm of what is added: ${data.norm}`),
       h("table", {},
         h("thead", {}, h("tr", {}, ...["asked for", "prompt", "expected", "before", "after", "P before", "P after"].map(
           (name) => h("th", {}, name)))),

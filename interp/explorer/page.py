@@ -171,6 +171,7 @@ def edit_data(evaluation: CaseEvaluation, patch: Patch) -> dict[str, Any]:
         "target": neutral(request.new_target.strip()),
         "prompt": neutral(request.fact.prompt),
         "converged": outcome.converged,
+        "took": outcome.took is not False,
         "norm": ", ".join(number(norm) for norm in patch.norms().values()),
         "rows": rows,
     }
