@@ -232,7 +232,7 @@ def test_progress_ends_with_all_tokens(tiny, text):
         )
         assert calls[-1] == (n, n)
         assert len(calls) > 1
-        assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+        assert [done for done, _ in calls] == sorted(done for done, _ in calls)  # some are said again
 
 
 def test_too_little_text(tiny, text, tmp_path):
