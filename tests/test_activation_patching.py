@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from interp.errors import OptionError
 from interp.facts import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
+from interp.results import provenance
 from interp.run_pairs import _checksum, clean_and_corrupted, prompt_pair
 from interp.tokens import tokenize
 
@@ -205,3 +207,21 @@ def test_a_record_like_others(tiny, facts, tmp_path):
     assert again.cells == found.cells
     assert again.patched == found.patched
     assert again.provenance.model == str(tiny.cfg.model_name)
+
+
+def test_the_record_says_what_was_asked(tiny, facts):
+    given = replace(provenance(tiny), device="somewhere")
+    cells = [Cell(token=2, layer=1, state="mlp", window=2), Cell(token=1, layer=0)]
+    pair = clean_and_corrupted(tiny, facts[0], samples=2, noise=0.25, seed=7, corruption="uniform", replace=True)
+    found = patch_activations(pair, cells, top=3, model_provenance=given)
+    assert found.provenance is given
+    assert found.cells == tuple(cells)
+    assert (found.samples, found.noise, found.seed) == (2, 0.25, 7)
+    assert (found.corruption, pair.replace, found.other) == ("uniform", True, None)
+    assert [len(readout.top) for readout in (found.source, found.base, found.patched)] == [3, 3, 3]
+    prompts = prompt_pair(tiny, facts[0], facts[1])
+    between = patch_activations(prompts, cells[:1])
+    assert (between.samples, between.noise, between.seed) == (1, 0, 0)
+    assert (between.corruption, prompts.replace, prompts.replacements) == ("none", False, ())
+    assert (between.fact, between.other, len(between.patched.top)) == (facts[0], facts[1], 10)
+    assert between.provenance == provenance(tiny)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from interp.facts import Fact
 from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models import load_model
+from interp.results import provenance
 from interp.tokens import tokenize
 from tests.conftest import FAMILIES, GOLDEN
 
@@ -202,6 +204,7 @@ def test_top_neurons_and_reductions(tiny, facts):
     torch.testing.assert_close(found.per_token("sum"), found.scores.sum(-1).T)
     torch.testing.assert_close(found.per_token("mean"), found.scores.mean(-1).T)
     torch.testing.assert_close(found.per_layer(), found.scores.sum((1, 2)))
+    torch.testing.assert_close(found.per_layer("mean"), found.scores.mean((1, 2)))
     last = attribute(tiny, facts[0], steps=4)
     assert last.top_neurons(1)[0].token is None
     with pytest.raises(OptionError, match="per token need"):
@@ -289,9 +292,27 @@ def test_top_neurons_of_one_layer_and_token(tiny, facts):
     values, ids = result.scores[2, 1].topk(3)
     assert [(n.layer, n.token, n.neuron) for n in best] == [(2, 1, i) for i in ids.tolist()]
     assert [n.score for n in best] == values.tolist()
+    assert {(n.layer, n.token) for n in result.top_neurons(3, layer=0, token=0)} == {(0, 0)}
+    assert {(n.layer, n.token) for n in result.top_neurons(3, layer=5, token=len(result.tokens) - 1)} == {
+        (5, len(result.tokens) - 1)
+    }
+    with pytest.raises(OptionError, match=f"token {len(result.tokens)} does not exist"):
+        result.top_neurons(token=len(result.tokens))
     anywhere = result.top_neurons(4, token=1)
     assert [n.score for n in anywhere] == result.scores[:, 1].flatten().topk(4).values.tolist()
     with pytest.raises(OptionError, match="layer 6 does not exist: there are layers 0 to 5"):
         result.top_neurons(layer=6)
     with pytest.raises(OptionError, match="need tokens='all' or tokens='each'"):
         attribute(tiny, facts[0], steps=2).top_neurons(token=0)
+
+
+def test_the_record_says_what_was_asked(tiny, facts):
+    given = replace(provenance(tiny), device="somewhere")
+    found = attribute(tiny, facts[0], tokens="all", steps=3, rule="gauss-legendre", model_provenance=given)
+    assert found.provenance is given
+    assert (found.scaled_tokens, found.steps, found.rule, found.fact) == ("all", 3, "gauss-legendre", facts[0])
+    assert (found.answer, found.top_answer, found.known) == (facts[0].target, facts[0].target, True)
+    assert found.n_prompt_tokens == len(tokenize(tiny, facts[0]).ids)
+    plain = attribute(tiny, facts[0])
+    assert (plain.scaled_tokens, plain.steps, plain.rule) == ("last", 20, "riemann")
+    assert plain.provenance == provenance(tiny)

@@ -14,6 +14,7 @@ from interp.datasets import load_facts
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts import Fact
 from interp.locate.causal_trace import causal_trace
+from interp.results import provenance
 from interp.sweep import base_run
 from interp.tokens import tokenize
 
@@ -405,3 +406,18 @@ def test_a_partial_result_can_stop_the_work(tiny, facts):
     with pytest.raises(KeyboardInterrupt):
         causal_trace(tiny, facts[0], partial=stop, **QUICK)
     assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
+
+
+def test_the_record_says_what_was_asked(tiny, facts):
+    given = replace(provenance(tiny), device="somewhere")
+    asked = {"state": "mlp", "window": 3, "samples": 2, "seed": 7, "corruption": "uniform", "replace": True}
+    asked |= {"noise": 0.25, "metric": "log_probability", "sever": "attn"}
+    found = causal_trace(tiny, facts[0], model_provenance=given, **asked)
+    assert {name: getattr(found, name) for name in asked} == asked
+    assert found.provenance is given
+    plain = causal_trace(tiny, facts[0], window=3, **QUICK)
+    expected = {"state": "resid", "window": 1, "samples": 3, "seed": 1, "corruption": "gaussian", "replace": False}
+    expected |= {"metric": "probability", "sever": None, "foil": None, "foil_id": None, "replacements": ()}
+    assert {name: getattr(plain, name) for name in expected} == expected
+    assert plain.provenance == provenance(tiny)
+    assert plain.fact == facts[0]

@@ -345,7 +345,7 @@ def _forked(work: Callable[[], dict[str, Any]], seconds: float | None) -> dict[s
     os.close(writing)
     parts = []
     # processor time is limited; the wall clock only in case everything waits
-    deadline = None if seconds is None else time.monotonic() + 5 * seconds
+    deadline = None if seconds is None else time.monotonic() + 12 * seconds
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         while True:
             left = None if deadline is None else deadline - time.monotonic()
