@@ -1,9 +1,12 @@
 """Memory and time: batches stay within their limit, and what cannot fit or takes hours says so before it starts."""
 
+import sys
+
 import pytest
 import torch
 
 from interp import batches
+from interp.base_runs import run_bytes
 from interp.errors import InterpWarning, OptionError
 from interp.facts import Fact
 from interp.locate.attribution import attribute
@@ -129,8 +132,13 @@ def test_free_memory_is_the_least_that_anything_leaves(monkeypatch):
     monkeypatch.setattr(batches, "_lines", lambda path: files.get(path, []))
     cpu = torch.device("cpu")
     assert batches.free_bytes(cpu) == 1_500_000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert batches.free_bytes(cpu) == 5000 * 1024
+    for name, lines in (("max", ["max"]), ("max", []), ("current", [])):  # no limit, or one of the two cannot be read
+        kept = dict(files)
+        files[f"/sys/fs/cgroup/memory.{name}"] = lines
+        assert batches.free_bytes(cpu) == 5000 * 1024
+        files.update(kept)
+    files["/proc/meminfo"] = ["MemAvailable: 1000 kB"]
+    assert batches.free_bytes(cpu) == 1000 * 1024
     files.clear()
     assert batches.free_bytes(cpu) is None
     assert batches.free_bytes(torch.device("meta")) is None
@@ -158,3 +166,21 @@ def test_the_time_is_measured_on_the_model_itself(tiny, monkeypatch, sizes):
     with pytest.warns(InterpWarning):
         batches.warn_if_long("it", tiny, 1e9, 10, 4096)
     assert [tuple(size) for size in sizes] == [(51, 10), (51, 10)]
+
+
+def test_a_trace_foretells_its_own_memory(tiny, facts, monkeypatch):
+    """What the runs leave must hold the scores and, for windows, what enters them."""
+    foretold = {}
+
+    def note(what, n_bytes, device, advice):
+        foretold[what] = n_bytes
+
+    monkeypatch.setattr(sys.modules["interp.locate.causal_trace"], "check_fits", note)
+    traces = {state: causal_trace(tiny, facts[0], state=state, **MANY) for state in ("resid", "mlp")}
+    n_tokens, first = len(traces["resid"].tokens), traces["resid"].subject_span[0]
+    what = f"the trace of {n_tokens} tokens with 12 samples"
+    scores = 4 * n_tokens * tiny.cfg.n_layers * 12
+    entering = run_bytes(tiny, 12, n_tokens - first, ())
+    assert foretold[what] == 3 * scores + entering  # of the last trace, that of MLP outputs
+    causal_trace(tiny, facts[0], **MANY)
+    assert foretold[what] == 3 * scores

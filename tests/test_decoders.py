@@ -7,7 +7,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from benchmarks.baseline import attribute_layers, trace_cells
-from interp.base_runs import base_run
+from interp.base_runs import base_run, run_bytes
 from interp.cells import Cell
 from interp.errors import ModelError, OptionError
 from interp.facts import Fact
@@ -153,3 +153,26 @@ def test_a_prompt_that_begins_with_the_padding_token_is_read_whole(tiny):
         torch.testing.assert_close(base_run(model, ids).resid[-1], expected)
     finally:
         model.tokenizer.padding_side = "right"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_memory_of_a_run_is_foretold(name, family_model):
+    model = family_model(name)
+    tokens = torch.randint(1, 600, (3, 7), generator=torch.Generator().manual_seed(0))
+    for record in ((), ("attn_out",), ("attn_out", "mlp_out")):
+        run = base_run(model, tokens, record=record)
+        kept = [run.resid, *run.keys, *run.values, run.attn_out, run.mlp_out]
+        found = sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor is not None)
+        assert run_bytes(model, 3, 7, record) == found
+
+
+def test_a_whole_run_in_batches_is_the_run(tiny):
+    """As many samples as there are tokens and layers, so that no axis passes for another."""
+    tokens = torch.randint(1, 600, (7, 7), generator=torch.Generator().manual_seed(0))
+    whole = base_run(tiny, tokens, record=("attn_out", "mlp_out"))
+    for limit in (1, 14, 20, 48, 49, 1000):
+        parts = base_run(tiny, tokens, record=("attn_out", "mlp_out"), max_batch_tokens=limit)
+        for name in ("resid", "attn_out", "mlp_out"):
+            torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+        for here, there in zip((*parts.keys, *parts.values), (*whole.keys, *whole.values), strict=True):
+            torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)

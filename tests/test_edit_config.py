@@ -54,6 +54,37 @@ def test_published_settings(model, method, expected):
     assert found.origin.startswith("published for ")
 
 
+def test_every_setting_that_was_published():
+    """Spelled out once more: name, layers and d_mlp of the model; ROME, MEMIT, PMET and FT-L."""
+    rome = RomeConfig(layer=5, steps=25, weight_decay=1e-3)
+    memit = MemitConfig(layers=RISING[2], steps=25, clamp=4, weight_decay=1e-3, second_moment_weight=15_000)
+    low_rate = MemitConfig(layers=RISING[2], steps=25, learning_rate=0.1, second_moment_weight=15_000)
+    pmet = PmetConfig(
+        layers=RISING[2], steps=20, learning_rate=0.5, clamp=1, kl_weight=0.0625, second_moment_weight=15_000
+    )
+    published = {
+        "gpt2-xl": (48, 6400, RomeConfig(layer=17), MemitConfig(layers=RISING[13]), None, FtConfig(layer=0)),
+        "gpt-j-6b": (
+            28, 16_384, RomeConfig(layer=5), MemitConfig(layers=RISING[3], steps=25, second_moment_weight=15_000),
+            PmetConfig(layers=RISING[3]), FtConfig(layer=0, limit=5e-5),
+        ),
+        "Llama-2-7b-hf": (32, 11_008, rome, memit, pmet, None),
+        "Meta-Llama-3-8B": (32, 14_336, rome, low_rate, None, None),
+        "Llama-3.1-8B-Instruct": (32, 14_336, rome, low_rate, None, None),
+        "Llama-3.2-3B": (28, 8192, rome, memit, None, None),
+        "Mistral-7B-v0.1": (32, 14_336, rome, memit, None, None),
+        "Qwen2.5-7B": (28, 18_944, rome, memit, None, None),
+    }  # fmt: skip
+    for name, (n_layers, d_mlp, *settings) in published.items():
+        model = of(f"someone/{name}", n_layers, d_mlp)
+        for method, expected in zip(("rome", "memit", "pmet", "ft-l"), settings, strict=True):
+            found = default_config(model, method)
+            assert found.origin.startswith("published for ") == (expected is not None), (name, method)
+            assert found == expected or expected is None, (name, method)
+        for other in (of(name, n_layers - 1, d_mlp), of(name, n_layers, d_mlp + 1)):
+            assert default_config(other, "rome").origin == "rule"  # a model of another size, whatever its name
+
+
 @pytest.mark.parametrize(
     ("model", "method", "expected"),
     [
@@ -167,6 +198,7 @@ def test_the_papers_numbers():
     assert FtConfig(layer=0).limit == FtConfig(layer=0).learning_rate == 5e-4
     kn = KnConfig()
     assert (kn.threshold, kn.share, kn.remove, kn.insert) == (0.2, 0.7, 1, 8)
+    assert (kn.attribution_steps, kn.scale, kn.max_neurons) == (8, 1, 20)
 
 
 def test_layers_of_a_config():

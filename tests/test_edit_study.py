@@ -255,7 +255,11 @@ def test_the_papers_preset() -> None:
     assert (paper.limit, paper.context_kinds) == (None, ((5, 10), (10, 10)))
     assert paper.corpus.source.startswith("hub:wikimedia/wikipedia")
     assert PRESETS["default"] == EditStudySettings()
-    assert PRESETS["default"].layers is None
+    default = PRESETS["default"]
+    assert (default.limit, default.stride, default.fluency_tokens, default.seed) == (12, 3, 100, 0)
+    assert (default.context_kinds, default.layers) == (((10, 5),), None)
+    assert (paper.stride, paper.fluency_tokens, paper.seed) == (3, 100, 0)
+    assert (paper.corpus.tokens, paper.corpus.row) == (10_000_000, 512)
 
 
 @pytest.mark.usefixtures("unchecked")

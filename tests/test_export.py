@@ -122,6 +122,8 @@ def test_scaling_is_one_and_names_are_whole(
     assert config["base_model_name_or_path"] == str(family_folder("gpt2"))
     assert config["target_modules"] == ["transformer.h.0.mlp.c_proj", "transformer.h.2.mlp.c_proj"]
     assert config["fan_in_fan_out"] is True
+    assert config["inference_mode"] is True  # loaded, it is not trained
+    assert config["task_type"] == "CAUSAL_LM"
     loaded = with_adapter(family_folder("gpt2"), adapter)
     layers = {name: module for name, module in loaded.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
     assert [module.r["default"] for module in layers.values()] == [3, 1]

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing import Corpus, SecondMoments, second_moments
 from interp.editing.corpora import BATCH, corpus_rows
+from interp.editing.grams import held_out_error
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
 from interp.tokens import encode
 
@@ -331,3 +332,14 @@ def test_every_token_that_is_written_is_a_step(tiny: HookedTransformer, tmp_path
     with pytest.raises(Enough):
         second_moments(tiny, [2], replace(corpus, seed=1), cache=tmp_path, progress=stop)
     assert not any(tiny.hook_dict[name].fwd_hooks for name in tiny.hook_dict)
+
+
+def test_of_one_half_nothing_is_known():
+    """Too little text to hold some out, or too little to invert."""
+    gram = torch.eye(3, dtype=torch.float64) * 5
+    halves = torch.stack([gram, 2 * gram])
+    assert held_out_error(halves, torch.tensor([5, 0])) == math.inf
+    assert held_out_error(halves, torch.tensor([0, 5])) == math.inf
+    assert held_out_error(torch.stack([gram, torch.zeros(3, 3, dtype=torch.float64)]), torch.tensor([5, 5])) == math.inf
+    # C_a = 1, C_b = 2: one way round it is twice as large, the other way half
+    assert held_out_error(halves, torch.tensor([5, 5])) == pytest.approx(((2 - 1) + (0.5 - 1)) / 2)

@@ -43,7 +43,7 @@ _PAIRS = (
 RENAMED = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 WITHOUT = {"abs", "sqrt", "exp", "log", "clone", "float", "double", "sorted", "lower", "strip"}
 """Calls whose argument, or whose object, can stand in their place."""
-SYMMETRIC = {"min", "max", "isinstance", "equal", "getattr", "hasattr"}
+SYMMETRIC = {"min", "max", "dot", "isinstance", "equal", "getattr", "hasattr"}
 SPOKEN = {"progress", "debug", "info", "warning", "warn"}
 """Calls that only tell a person something; their own arguments are left alone."""
 KEPT_KEYWORDS = {"strict", "device", "stacklevel", "prepend_bos"}
