@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import (
+    Corpus,
     FtConfig,
     MemitConfig,
     RomeConfig,
@@ -347,3 +348,17 @@ def test_a_factor_serves_all_solves(monkeypatch, moments):
     for _ in range(3):
         whitening.solve(2, torch.ones(256, 1))
     assert counts["factorise"] == 1
+
+
+def test_moments_and_contexts_of_a_patched_model_are_those_below_its_patches(model):
+    corpus = Corpus(tokens=1000, row=25)
+    below = edit(model, REQUESTS[:1], config=RomeConfig(layer=1), second_moments="identity", contexts=["{}"])
+    expected = second_moments(model, [2], corpus, cache=None)
+    plain = edit(model, REQUESTS[1:2], config=QUICK, second_moments="identity")
+    with below.applied(model):
+        found = second_moments(model, [2], corpus, cache=None)
+        on_top = edit(model, REQUESTS[1:2], config=QUICK, second_moments="identity")
+        assert applied_patches(model) == (below,)
+    assert torch.equal(found.moments[2], expected.moments[2])
+    assert found.provenance == expected.provenance
+    assert on_top.made_with == plain.made_with
