@@ -44,4 +44,4 @@ def unedited_provenance(model: HookedTransformer, described: Provenance | None =
     below = unpatched_hash(model)
     if described is None:
         described = provenance(model)
-    return described if below is None else replace(described, weights_hash=below)
+    return described if below is None else replace(described, weights_hash=below, patches=[])
