@@ -157,6 +157,7 @@ def test_every_method(call: Call, method: str) -> None:
         assert patch.layers == (2,)
 
 
+@pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_file_of_cases(call: Call, tiny: HookedTransformer, cases_file: Path, sequential: bool) -> None:
     extra = ("--sequential",) if sequential else ()
