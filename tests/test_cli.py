@@ -299,7 +299,8 @@ def test_reproduce_draws_single_facts_too(call: Call, facts_file: Path, tmp_path
     settings = RunFolder(Path("run")).settings()
     assert {key: settings[key] for key in vars(LocateSettings())} == {**vars(LocateSettings()), "limit": 1}
     settings = RunFolder(Path("run/edits")).settings()
-    expected = replace(EditStudySettings(), limit=1, stride=4, fluency_tokens=8)
+    corpus = replace(EditStudySettings().corpus, tokens=20_000)  # what this model's size asks for
+    expected = replace(EditStudySettings(), limit=1, stride=4, fluency_tokens=8, corpus=corpus)
     assert {key: settings[key] for key in vars(expected)} == json.loads(json.dumps(asdict(expected)))
     assert settings["cases"] == str(cases)
 

@@ -163,7 +163,12 @@ def plan_subject(folder: Path) -> Subject:
     chosen = {name: {"rome": 3, "memit": [1, 2, 3]} for name in ("attribution", "tracing")}
     run = RunFolder.open(folder, {"seed": 7, "limit": 2})
     run.write_json("selection.json", {"cases": ["a", "b"], "chosen": chosen, "swept": [0, 3], "drawn": [3, 0]})
-    return Subject(folder, lambda copy: flat(read_plan(RunFolder(copy))))
+
+    def use(copy: Path) -> Any:
+        plan = read_plan(RunFolder(copy))  # which knows its folder too
+        return [flat(getattr(plan, field.name)) for field in dataclasses.fields(plan) if field.name != "skips"]
+
+    return Subject(folder, use)
 
 
 def moments_subject(model: HookedTransformer, folder: Path, files: str) -> Subject:
