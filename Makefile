@@ -2,6 +2,7 @@
 # make test        the tests; those in a browser need Chromium (apt-get install chromium) and are skipped without it
 # make notebooks   runs the notebooks
 # make mutants     which of 150 small changes, drawn with SEED, no test notices (an hour or more; goes on where it stopped)
+# make fuzz        hostile input, damage, kills and faults, FUZZ=50 times as many as among the tests (hours)
 # make check       format, lint and types
 # Each creates .venv and installs what it needs the first time; a second call installs nothing.
 
@@ -10,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIMIT ?= 12
+FUZZ ?= 50
 CASES ?= 8
 STRIDE ?= 3
 FIGURES ?= figures
@@ -18,7 +20,7 @@ SEED ?= 0
 NBFLAGS ?=
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
-.PHONY: install reproduce test notebooks mutants check format clean
+.PHONY: install reproduce test notebooks mutants fuzz check format clean
 
 install: $(INSTALLED)
 
@@ -40,6 +42,9 @@ notebooks: $(INSTALLED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutation --count 150 --seed $(SEED)
+
+fuzz: $(INSTALLED)
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
-from interp.errors import FactError, InterpWarning
+from interp.errors import FactError, InterpWarning, excerpt
 
 __all__ = ["EditCase", "EditRequest", "Fact", "Probe", "runs_into", "spaced_answer"]
 
@@ -40,15 +40,17 @@ class Fact:
     def __post_init__(self) -> None:
         for template in (self.template, *self.paraphrases):
             if not isinstance(template, str) or template.count("{}") != 1:
-                raise FactError(f"a template needs exactly one {{}} for the subject, got {template!r}")
+                raise FactError(f"a template needs exactly one {{}} for the subject, got {excerpt(template)}")
             if template != template.rstrip():
-                raise FactError(f"a template must not end in white space (it belongs to the target), got {template!r}")
+                raise FactError(
+                    f"a template must not end in white space (it belongs to the target), got {excerpt(template)}"
+                )
         if not isinstance(self.subject, str) or not self.subject.strip():
-            raise FactError(f"the subject of {self.template!r} is empty")
+            raise FactError(f"the subject of {excerpt(self.template)} is empty")
         if self.subject != self.subject.strip():
-            raise FactError(f"the subject {self.subject!r} starts or ends in white space")
+            raise FactError(f"the subject {excerpt(self.subject)} starts or ends in white space")
         if self.target is not None and (not isinstance(self.target, str) or not self.target.strip()):
-            raise FactError(f"the target of {self.prompt!r} is empty")
+            raise FactError(f"the target of {excerpt(self.prompt)} is empty")
         if self.target is not None:
             _check_end("target", self.target, self.prompt)
 
@@ -78,24 +80,25 @@ class Fact:
             FactError: If the subject is empty, does not occur in the prompt, or not so often.
         """
         if not subject.strip():
-            raise FactError(f"the subject of the prompt {prompt!r} is empty")
+            raise FactError(f"the subject of the prompt {excerpt(prompt)} is empty")
         if "{}" in prompt:
-            raise FactError(f"the prompt {prompt!r} contains {{}}: fill in the subject, or build a Fact")
+            raise FactError(f"the prompt {excerpt(prompt)} contains {{}}: fill in the subject, or build a Fact")
         places, inside = _places(prompt, subject)
         if not places:
             raise FactError(
-                f"the subject {subject!r} does not occur in the prompt {prompt!r}{_other_form(prompt, subject)}"
+                f"the subject {excerpt(subject)} does not occur in the prompt {excerpt(prompt)}"
+                f"{_other_form(prompt, subject)}"
             )
         if occurrence is not None and not 0 <= occurrence < len(places):
             raise FactError(
-                f"occurrence {occurrence} of the subject {subject!r}: the prompt {prompt!r} has it {len(places)} times,"
-                f" so 0 to {len(places) - 1} can be chosen"
+                f"occurrence {occurrence} of the subject {excerpt(subject)}: the prompt {excerpt(prompt)} has it"
+                f" {len(places)} times, so 0 to {len(places) - 1} can be chosen"
             )
         start = places[occurrence or 0]
         if occurrence is None and (inside or len(places) > 1):
             others = f", the first of {len(places)} places (occurrence=0 to {len(places) - 1})" if places[1:] else ""
             warnings.warn(
-                f"the subject {subject!r} of {prompt!r} is taken at character {start}"
+                f"the subject {excerpt(subject)} of {excerpt(prompt)} is taken at character {start}"
                 + (" inside of a longer word" if inside else "")
                 + others,
                 InterpWarning,
@@ -129,7 +132,7 @@ class Fact:
             FactError: If the context does not have exactly one ``{}``.
         """
         if context.count("{}") != 1:
-            raise FactError(f"a context needs exactly one {{}} for the prompt, got {context!r}")
+            raise FactError(f"a context needs exactly one {{}} for the prompt, got {excerpt(context)}")
         return Fact(
             template=context.replace("{}", self.template),
             subject=self.subject,
@@ -157,10 +160,12 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.new_target, str) or not self.new_target.strip():
-            raise FactError(f"the new target of {self.fact.prompt!r} is empty")
+            raise FactError(f"the new target of {excerpt(self.fact.prompt)} is empty")
         _check_end("new target", self.new_target, self.fact.prompt)
         if self.fact.target is not None and self.fact.target.strip() == self.new_target.strip():
-            raise FactError(f"the new target of {self.fact.prompt!r} is its target already: {self.new_target!r}")
+            raise FactError(
+                f"the new target of {excerpt(self.fact.prompt)} is its target already: {excerpt(self.new_target)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +182,9 @@ class Probe:
     def __post_init__(self) -> None:
         for name, value in (("prompt", self.prompt), ("target", self.target)):
             if not isinstance(value, str) or not value.strip():
-                raise FactError(f"a probe's {name} is empty: {self.prompt!r} -> {self.target!r}")
+                raise FactError(f"a probe's {name} is empty: {excerpt(self.prompt)} -> {excerpt(self.target)}")
         if self.prompt != self.prompt.rstrip():
-            raise FactError(f"a probe's prompt must not end in white space, got {self.prompt!r}")
+            raise FactError(f"a probe's prompt must not end in white space, got {excerpt(self.prompt)}")
         _check_end("target", self.target, self.prompt)
 
 
@@ -209,7 +214,7 @@ class EditCase:
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip():
-            raise FactError(f"the case of {self.request.fact.prompt!r} has no id")
+            raise FactError(f"the case of {excerpt(self.request.fact.prompt)} has no id")
 
 
 def spaced_answer(prompt: str, answer: str) -> str:
@@ -235,7 +240,9 @@ def spaced_answer(prompt: str, answer: str) -> str:
 
 def _check_end(name: str, target: str, prompt: str) -> None:
     if target != target.rstrip():
-        raise FactError(f"the {name} of {prompt!r} ends in white space, which would be a token of its own: {target!r}")
+        raise FactError(
+            f"the {name} of {excerpt(prompt)} ends in white space, which would be a token of its own: {excerpt(target)}"
+        )
 
 
 def _places(prompt: str, subject: str) -> tuple[list[int], bool]:

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.errors import FactError, InterpWarning, ModelError
+from interp.errors import FactError, InterpWarning, ModelError, excerpt
 from interp.facts import Fact, runs_into
 from interp.readable import bytes_of_token, with_bytes
 
@@ -88,7 +88,7 @@ def tokenize(model: HookedTransformer, fact: Fact, *, quiet: bool = False) -> To
     n_prompt = len(front) + len(ids)
     if n_prompt + max(len(target_ids) - 1, 0) > model.cfg.n_ctx:
         raise FactError(
-            f"the prompt {_shortened(fact.prompt)!r} takes {n_prompt} tokens and its target"
+            f"the prompt {excerpt(fact.prompt)} takes {n_prompt} tokens and its target"
             f" {len(target_ids)}; the model's context holds {model.cfg.n_ctx}"
         )
     span = _span_of(tokenizer, fact, ids, offsets)
@@ -278,12 +278,12 @@ def _split(tokenizer: Any, prompt: str, target: str | None) -> tuple[list[int], 
         same = next(i for i, pair in enumerate(zip(*pieces, strict=False)) if pair[0] != pair[1])
         alone, joined = (" ".join(map(repr, part[same:])) for part in pieces)
         raise FactError(
-            f"the target {target!r} does not begin at a token of its own after the prompt {_shortened(prompt)!r}: the"
+            f"the target {excerpt(target)} does not begin at a token of its own after the prompt {excerpt(prompt)}: the"
             f" prompt alone ends in {alone}, with the target it goes on as {joined}; move the seam, for example to"
             " before a space"
         )
     if len(both) == len(ids):
-        raise FactError(f"the target {target!r} turns into no token after the prompt {_shortened(prompt)!r}")
+        raise FactError(f"the target {excerpt(target)} turns into no token after the prompt {excerpt(prompt)}")
     return ids, offsets, tuple(both[len(ids) :])
 
 
@@ -293,31 +293,34 @@ def _check(
     """Refuse a target that holds a control or unknown token; warn of what in a prompt is easily misread."""
     if control := _control_tokens(tokenizer, target_ids, target or ""):
         raise FactError(
-            f"the target {target!r} holds the text of the control token {control[0]!r} and would become that token"
+            f"the target {excerpt(target)} holds the text of the control token {excerpt(control[0])} and would become"
+            " that token"
         )
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in target_ids:
-        raise FactError(f"the tokenizer does not know a part of the target {target!r}: it would be asked as unknown")
+        raise FactError(
+            f"the tokenizer does not know a part of the target {excerpt(target)}: it would be asked as unknown"
+        )
     if quiet:
         return
     if target is not None and runs_into(prompt, target):
         warnings.warn(
-            f"the target {target!r} has no leading space and runs into the last word of the prompt"
-            f" {_shortened(prompt)!r}: text is taken as it is, so put the space into the target if one is meant",
+            f"the target {excerpt(target)} has no leading space and runs into the last word of the prompt"
+            f" {excerpt(prompt)}: text is taken as it is, so put the space into the target if one is meant",
             InterpWarning,
             stacklevel=3,
         )
     control = _control_tokens(tokenizer, ids, prompt)
     if control:
         warnings.warn(
-            f"the prompt {_shortened(prompt)!r} holds the text of the control token {control[0]!r}, which the model"
+            f"the prompt {excerpt(prompt)} holds the text of the control token {excerpt(control[0])}, which the model"
             " reads as that token, not as text",
             InterpWarning,
             stacklevel=3,
         )
     elif unknown is not None and unknown in ids:
         warnings.warn(
-            f"the tokenizer does not know a part of the prompt {_shortened(prompt)!r}: the model reads"
+            f"the tokenizer does not know a part of the prompt {excerpt(prompt)}: the model reads"
             f" {tokenizer.unk_token!r} there",
             InterpWarning,
             stacklevel=3,
@@ -336,7 +339,7 @@ def _span_of(tokenizer: Any, fact: Fact, ids: list[int], offsets: list[tuple[int
     """The subject's tokens, without marks that hold none of its characters; checked against what they read."""
     span = subject_span(offsets, fact.subject_characters)
     if span is None:
-        raise FactError(f"no token of the prompt {fact.prompt!r} covers the subject {fact.subject!r}")
+        raise FactError(f"no token of the prompt {excerpt(fact.prompt)} covers the subject {excerpt(fact.subject)}")
     start, end = span
     # the mark that SentencePiece puts before a text, on its own, names the first character as its place
     while end - start > 1 and not _plain(tokenizer, ids[start : start + 1]):
@@ -346,15 +349,15 @@ def _span_of(tokenizer: Any, fact: Fact, ids: list[int], offsets: list[tuple[int
     subject = ids[start:end]
     if control := _control_tokens(tokenizer, subject, fact.prompt):
         raise FactError(
-            f"the subject {fact.subject!r} of {_shortened(fact.prompt)!r} holds the text of the control token"
-            f" {control[0]!r} and would become that token"
+            f"the subject {excerpt(fact.subject)} of {excerpt(fact.prompt)} holds the text of the control token"
+            f" {excerpt(control[0])} and would become that token"
         )
     normalizer = tokenizer.backend_tokenizer.normalizer
     wanted = _comparable(fact.subject if normalizer is None else normalizer.normalize_str(fact.subject))
     if tokenizer.unk_token_id not in subject and wanted not in _plain(tokenizer, subject):
         raise FactError(
-            f"the tokenizer's character offsets cannot be trusted: by them the subject {fact.subject!r} of"
-            f" {_shortened(fact.prompt)!r} is in the tokens {tokenizer.convert_ids_to_tokens(subject)}, which read"
+            f"the tokenizer's character offsets cannot be trusted: by them the subject {excerpt(fact.subject)} of"
+            f" {excerpt(fact.prompt)} is in the tokens {tokenizer.convert_ids_to_tokens(subject)}, which read"
             f" {tokenizer.decode(subject)!r}"
         )
     return start, end
@@ -367,7 +370,3 @@ def _plain(tokenizer: Any, ids: list[int]) -> str:
 def _comparable(text: str) -> str:
     """A text without white space (and SentencePiece's sign for it), in one case and one Unicode form."""
     return "".join(unicodedata.normalize("NFKD", text).casefold().replace("▁", " ").split())
-
-
-def _shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -149,7 +149,7 @@ def test_context(tiny: HookedTransformer) -> None:
     assert len(tokenize(tiny, full).ids) == n
     one = Fact(template=full.template, subject="!", target="?")  # predicted from the last position: it fits
     assert len(tokenize(tiny, one).target_ids) == 1
-    with pytest.raises(FactError, match=rf"the prompt '!,+…' takes {n} tokens and its target 2; .* holds {n}"):
+    with pytest.raises(FactError, match=rf"the prompt '!,+…?'? takes {n} tokens and its target 2; .* holds {n}"):
         tokenize(tiny, Fact(template=full.template, subject="!", target="?!"))
     with pytest.raises(FactError, match=rf"takes {n + 1} tokens and its target 0; the model's context holds {n}"):
         tokenize(tiny, Fact(template=full.template + ",", subject="!"))

@@ -1,0 +1,1 @@
+"""Hostile input, damage, kills and faults (see conftest)."""
