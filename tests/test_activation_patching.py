@@ -159,6 +159,17 @@ def test_refused(tiny, facts):
         Cell(token=0, layer=0, window=3)
 
 
+@pytest.mark.parametrize("name", ["seed", "samples", "noise"])
+def test_runs_that_cannot_be_drawn(tiny, facts, name):
+    with pytest.raises(OptionError, match=f"^{name} must be"):
+        clean_and_corrupted(tiny, facts[0], **{**QUICK, name: -1})
+    for name, wrong in (("token", True), ("layer", False)):
+        with pytest.raises(OptionError, match=f"cell 0: {name} {wrong} does not exist"):
+            patch_activations(
+                clean_and_corrupted(tiny, facts[0], **QUICK), [Cell(**{"token": 0, "layer": 0, name: wrong})]
+            )
+
+
 def test_a_state_that_does_not_exist(unchecked):
     with pytest.raises(OptionError, match="state must be one of 'resid', 'mlp', 'attn', got 'mpl'; did you mean 'mlp'"):
         Cell(token=0, layer=0, state="mpl")  # type: ignore[arg-type]

@@ -122,6 +122,9 @@ def test_standard_error_is_that_of_single_samples(tiny, facts):
         assert float(restored.std()) / n**0.5 != pytest.approx(expected, rel=1e-2)  # it is that of the effect
     one = causal_trace(tiny, facts[0], samples=1, noise=0.33)
     assert one.standard_error.isnan().all()
+    two = causal_trace(tiny, facts[0], samples=2, noise=0.33)
+    assert two.standard_error.isfinite().all()
+    assert two.standard_error.max() > 0
 
 
 @pytest.mark.parametrize(("state", "sever"), [("resid", "mlp"), ("resid", "attn"), ("mlp", "attn"), ("attn", "mlp")])

@@ -177,3 +177,12 @@ def test_no_tokenizer(tiny: HookedTransformer) -> None:
     mute.tokenizer = None
     with pytest.raises(ModelError, match="needs a fast tokenizer"):
         tokenize(mute, Fact(template="{} is", subject="Japan"))
+
+
+def test_tokens_without_a_character_cover_no_subject() -> None:
+    """At either end of it; in the middle they make no difference."""
+    subject = (4, 9)
+    assert subject_span([(0, 3), (5, 5), (5, 9), (9, 12)], subject) == (2, 3)
+    assert subject_span([(0, 3), (4, 8), (8, 8), (9, 12)], subject) == (1, 2)
+    assert subject_span([(0, 3), (4, 6), (6, 6), (6, 9)], subject) == (1, 4)
+    assert subject_span([(0, 3), (6, 6), (9, 12)], subject) is None
