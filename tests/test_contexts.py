@@ -32,6 +32,7 @@ def test_the_default_is_memits(tiny):
     kinds = write_contexts(tiny)
     assert [len(kind) for kind in kinds] == [1, 5]
     assert len(set(kinds[1])) == 5
+    assert kinds == write_contexts(tiny, kinds=((10, 5),), seed=0) != write_contexts(tiny, kinds=((11, 5),))
 
 
 def test_they_are_samples_among_the_five_likeliest(tiny):

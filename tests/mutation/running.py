@@ -249,7 +249,7 @@ def _record(file: Path, paths: Collection[str]) -> dict[str, Any]:
                     by_line[line] = None
                 elif known is not None and index[test] not in known:
                     known.append(index[test])
-    own = ("interp", "tests", "conftest", "test_", "__main__")
+    own = ("interp", "benchmarks", "tests", "conftest", "test_", "tokenizer_kinds", "__main__")
     modules = sorted(name for name in set(sys.modules) - before if not name.startswith(own))
     return {"seconds": recorder.seconds, "lines": lines, "modules": modules, "failed": recorder.failed}
 
@@ -263,6 +263,8 @@ def _preload(modules: Sequence[str]) -> None:
                 importlib.import_module(name)
             except Exception:  # a part of a library that is not to be imported by itself
                 continue
+    if "interp" in sys.modules:
+        raise RuntimeError("the package was imported before its mutants: they would not be seen")
 
 
 def run_mutant(path: str, source: str, tests: Sequence[str], seconds: float) -> tuple[str, str]:
@@ -327,6 +329,7 @@ def _forked(work: Callable[[], dict[str, Any]], seconds: float | None) -> dict[s
         try:
             os.close(reading)
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in a run in the background
             silence = os.open(os.environ.get("MUTATION_OUTPUT", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(silence, 1)
             os.dup2(silence, 2)
