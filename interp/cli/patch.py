@@ -134,23 +134,18 @@ def export(
 
 
 def _chosen(patch: Patch, candidates: list[EditCase], source: str, wanted: str | None) -> list[EditCase]:
-    """The case of an id, or those that ask about the patch's edits: the same prompt, subject and new answer.
-
-    A case of the same subject and answer on another prompt was not edited.
-    """
+    """The case of an id, or those that ask about the patch's edits (:func:`interp.evaluation.cases_of`)."""
     if wanted is not None:
         chosen = [case for case in candidates if case.id == wanted]
         if not chosen:
             raise DataError(f"{source}: no case has the id {wanted!r}; name one with --case")
         return chosen
-    edited = {(request.fact.prompt, request.fact.subject, request.new_target) for request in patch.requests}
-    asked = [(case, case.request) for case in candidates]
-    chosen = [case for case, r in asked if (r.fact.prompt, r.fact.subject, r.new_target) in edited]
-    if not chosen:
-        near = [case.id for case, r in asked if r.fact.subject in {subject for _, subject, _ in edited}]
-        hint = f"; of the same subject, on other prompts or answers: {', '.join(near[:5])}" if near else ""
-        raise DataError(f"{source}: no case has this patch's edits {sorted(edited)[:3]}; name one with --case{hint}")
-    return chosen
+    from interp.evaluation import cases_of
+
+    try:
+        return cases_of(patch, candidates)
+    except OptionError as error:
+        raise DataError(f"{source}: {error}; name one with --case") from error
 
 
 def _loaded(path: Path) -> Patch:
