@@ -33,7 +33,15 @@ from interp.model_config import MODEL_TYPES, architecture_of, hooked_config
 from interp.model_folder import check_vocabulary, check_weights, model_source
 from interp.tokens import front_tokens
 
-__all__ = ["KNOWN_MODELS", "check_linear_output", "default_device", "load_hugging_face", "load_model", "weights_hash"]
+__all__ = [
+    "KNOWN_MODELS",
+    "check_differentiable",
+    "check_linear_output",
+    "default_device",
+    "load_hugging_face",
+    "load_model",
+    "weights_hash",
+]
 
 HUB = constants.ENDPOINT
 
@@ -240,6 +248,19 @@ def check_linear_output(model: HookedTransformer) -> None:
     cfg = model.cfg
     if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
         raise OptionError(f"{cfg.model_name}: attribution and editing need MLPs whose output is w @ W_out + b_out")
+
+
+def check_differentiable(model: HookedTransformer) -> None:
+    """Refuse weights that no gradient can pass.
+
+    Raises:
+        OptionError: Naming the model.
+    """
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise OptionError(
+            f"the weights of {model.cfg.model_name} were made under torch.inference_mode, where no gradient passes"
+            " them: load the model outside of it"
+        )
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:

@@ -27,7 +27,7 @@ from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
 from interp.facts import EditRequest, Fact
 from interp.locate.attribution import attribute, refined_neurons
-from interp.models import weights_hash
+from interp.models import load_model, weights_hash
 from interp.results import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -180,7 +180,7 @@ def test_the_scale_of_second_moments_does_not_matter_to_rome(model, moments):
 # one by one, together, one after the other
 
 
-@pytest.mark.parametrize(
+EVERY_METHOD = pytest.mark.parametrize(
     ("method", "config"),
     [
         ("rome", RomeConfig(layer=2, **QUICK)),
@@ -191,6 +191,35 @@ def test_the_scale_of_second_moments_does_not_matter_to_rome(model, moments):
         ("kn", KnConfig(max_neurons=4)),
     ],
 )
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@EVERY_METHOD
+def test_the_callers_gradient_mode_makes_no_difference(model, moments, method, config, mode):
+    options = {"method": method, "config": config}
+    if method not in ("ft-l", "kn"):
+        options |= {"second_moments": moments, "contexts": CONTEXTS}
+    usual, one_by_one = edit(model, [TOWER], **options), edit_sequentially(model, [TOWER, NORWAY], **options)
+    with mode():
+        found, (each,), after = (
+            edit(model, [TOWER], **options),
+            edit_each(model, [TOWER], **options),
+            edit_sequentially(model, [TOWER, NORWAY], **options),
+        )
+    for patch, expected in ((found, usual), (each, usual), (after, one_by_one)):
+        for layer in expected.layers:
+            assert torch.equal(patch.delta(layer), expected.delta(layer))
+        assert patch.outcomes == expected.outcomes
+
+
+def test_weights_that_no_gradient_passes_are_refused(golden):
+    with torch.inference_mode():
+        model = load_model(golden / "tiny-gpt2", device="cpu")
+    with pytest.raises(OptionError, match=r"were made under torch.inference_mode.*load the model outside"):
+        edit(model, [TOWER], method="ft-l")
+
+
+@EVERY_METHOD
 def test_each_is_what_it_would_be_alone(model, moments, method, config):
     requests = [TOWER, TENNIS, NORWAY]
     options = {"method": method, "config": config}

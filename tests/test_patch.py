@@ -396,6 +396,7 @@ def test_ctrl_c_while_weights_are_written_takes_effect_afterwards(model, monkeyp
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer")
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # Python drops an interrupt that comes in a finaliser
 def test_interrupts_at_any_moment(model):
     armed = []
 
@@ -425,6 +426,7 @@ def test_interrupts_at_any_moment(model):
                 armed.clear()
             except KeyboardInterrupt:
                 pass
+            assert torch.is_grad_enabled()
             there = applied_patches(model) == (patch,)
             consistent(model, [patch] if there else [], originals)
             if there:

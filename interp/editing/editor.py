@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing.answers import answered, warn_of_missed
@@ -29,6 +30,7 @@ __all__ = ["edit", "edit_each"]
 _SINGLE = ("rome", "r-rome", "kn")
 
 
+@torch.inference_mode(False)  # edits take gradients, whatever the caller's mode
 def edit(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
@@ -87,10 +89,11 @@ def edit(
     )
     made = maker.patch(requests, maker.targets(requests, progress), progress)
     (patch,) = answered(model, [made], max_batch_tokens=max_batch_tokens)
-    warn_of_missed([patch], stacklevel=2)
+    warn_of_missed([patch], stacklevel=3)
     return patch
 
 
+@torch.inference_mode(False)  # edits take gradients, whatever the caller's mode
 def edit_each(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
@@ -124,5 +127,5 @@ def edit_each(
         maker.patch([request], [targets[index]] if targets else [], progress) for index, request in enumerate(requests)
     ]
     patches = answered(model, made, max_batch_tokens=max_batch_tokens)
-    warn_of_missed(patches, stacklevel=2)
+    warn_of_missed(patches, stacklevel=3)
     return patches

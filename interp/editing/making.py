@@ -36,7 +36,7 @@ from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
 from interp.errors import FactError, OptionError
 from interp.facts import EditRequest
-from interp.models import check_linear_output
+from interp.models import check_differentiable, check_linear_output
 from interp.options import Progress, check_positive
 from interp.results import Provenance, provenance
 from interp.tokens import tokenize
@@ -48,7 +48,7 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
     """The requests of an edit, if they are any.
 
     Raises:
-        OptionError: Saying what was expected.
+        OptionError: Saying what was expected, or that no gradient passes the weights.
         ModelError: If the model was processed.
     """
     if not isinstance(model, HookedTransformer):
@@ -60,6 +60,7 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
             raise OptionError(f"request {index} must be an EditRequest, got a {type(request).__name__}: {request!r}")
     check_unprocessed(model)
     check_linear_output(model)
+    check_differentiable(model)
     return list(requests)
 
 
@@ -146,7 +147,7 @@ class Maker:
         if given is None:
             given = estimate(self.model, layers)
         if isinstance(given, SecondMoments):
-            warn_of_held_out_error(given, layers, stacklevel=4)
+            warn_of_held_out_error(given, layers, stacklevel=5)
         moments: Moments = given_moments(given, layers, self.unedited)
         whitening = Whitening(moments)
         assert self.model.cfg.d_mlp is not None

@@ -235,9 +235,8 @@ def _mend(model: HookedTransformer) -> None:
 
 def _copy(model: HookedTransformer, on: OnModel, layers: Sequence[int]) -> None:
     in_use = on.in_use()
-    with torch.no_grad():
-        for layer in layers:
-            _w_out(model, layer).copy_(on.sums[layer] if layer in in_use else on.originals[layer])
+    for layer in layers:  # detached: without torch.no_grad, which an interrupt at its opening would leave on for good
+        _w_out(model, layer).copy_(on.sums[layer] if layer in in_use else on.originals[layer])
 
 
 def _settle(model: HookedTransformer, on: OnModel) -> None:

@@ -28,6 +28,7 @@ from interp.options import Progress
 __all__ = ["edit_sequentially"]
 
 
+@torch.inference_mode(False)  # edits take gradients, whatever the caller's mode
 def edit_sequentially(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
@@ -83,7 +84,7 @@ def edit_sequentially(
     finally:
         running.close()
     (whole,) = answered(model, [compose(patches)], max_batch_tokens=max_batch_tokens)
-    warn_of_missed([whole], stacklevel=2)
+    warn_of_missed([whole], stacklevel=3)
     return whole
 
 

@@ -196,7 +196,8 @@ class _Optimisation:
             going = [place for place, request in enumerate(active) if request not in finished]
             if not going:
                 break
-            (deltas.grad,) = torch.autograd.grad(losses[going].sum(), [deltas])
+            with torch.enable_grad():  # the caller's gradients may be off, as they often are in a notebook
+                (deltas.grad,) = torch.autograd.grad(losses[going].sum(), [deltas])
             adam.step()
             with torch.no_grad():
                 norms = deltas.norm(dim=-1, keepdim=True)

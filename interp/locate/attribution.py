@@ -37,7 +37,7 @@ from interp.batches import check_fits, halving, warn_if_long
 from interp.errors import OptionError
 from interp.facts import Fact
 from interp.integrated_gradients import Rule, integrate, quadrature
-from interp.models import check_linear_output
+from interp.models import check_differentiable, check_linear_output
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results import Provenance, Record, provenance
 from interp.sweep import unembed
@@ -190,7 +190,7 @@ def attribute(
     steps, max_batch_tokens = len(nodes), whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
     check_linear_output(model)
-    _check_differentiable(model)
+    check_differentiable(model)
 
     tokenized = tokenize(model, fact)
     prompt = tokenized.ids
@@ -280,15 +280,6 @@ def attribute(
             )
         )
     return result(parts)
-
-
-def _check_differentiable(model: HookedTransformer) -> None:
-    """Refuse weights that no gradient can pass."""
-    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-        raise OptionError(
-            f"the weights of {model.cfg.model_name} were made under torch.inference_mode, where no gradient passes"
-            " them: load the model outside of it"
-        )
 
 
 def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> None:

@@ -216,6 +216,7 @@ def _step(
         assert all(torch.equal(w, block.mlp.W_out) for w, block in zip(weights, model.blocks, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # Python drops an interrupt that comes in a finaliser
 def test_ctrl_c_at_any_moment_leaves_a_model_with_or_without_the_patch(
     own: HookedTransformer, patches: list[interp.Patch], outcomes: Counter[str]
 ) -> None:
@@ -242,6 +243,7 @@ def test_ctrl_c_at_any_moment_leaves_a_model_with_or_without_the_patch(
                 outcomes["interrupted"] += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            assert torch.is_grad_enabled(), "gradients are off for everything that follows"
             on = interp.applied_patches(own)
             for layer, block in enumerate(own.blocks):
                 value = originals[layer].clone()
