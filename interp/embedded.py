@@ -21,8 +21,8 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from interp.errors import ModelError
-from interp.files import only_one, reason, remove_abandoned, temporary_folder
-from interp.quiet import without_bars
+from interp.system.files import only_one, reason, remove_abandoned, temporary_folder
+from interp.system.quiet import without_bars
 
 __all__ = ["NAME", "folder"]
 

@@ -26,9 +26,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
-from interp.files import write_atomically
 from interp.models import weights_hash
 from interp.shown import Shown
+from interp.system.files import write_atomically
 
 __all__ = [
     "Provenance",

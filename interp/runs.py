@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import cattrs
 
 from interp.errors import DataError, InterpError, InterpWarning
-from interp.files import exists, reason, remove_abandoned, write_atomically
 from interp.results import Record, content_hash, load_record, save_record
+from interp.system.files import exists, reason, remove_abandoned, write_atomically
 
 __all__ = ["RunFolder"]
 

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import FactError, InterpWarning, ModelError, excerpt
 from interp.facts import Fact, runs_into
-from interp.readable import bytes_of_token, with_bytes
+from interp.system.readable import bytes_of_token, with_bytes
 
 __all__ = [
     "TOKEN_CLASSES",

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from interp.errors import DataError
-from interp.files import exists, only_one, remove_abandoned, temporary_folder, write_atomically
+from interp.system.files import exists, only_one, remove_abandoned, temporary_folder, write_atomically
 
 # a process that begins to write a file and a folder, says so, and waits for its end
 WRITER = """
 import sys, time
 from pathlib import Path
-from interp.files import temporary_folder, write_atomically
+from interp.system.files import temporary_folder, write_atomically
 
 place = Path(sys.argv[1])
 with temporary_folder(place / "model") as folder:
@@ -182,7 +182,7 @@ def test_only_one(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from interp.files import only_one
+from interp.system.files import only_one
 print("waits", flush=True)
 with only_one(Path(sys.argv[1])):
     print("is in", flush=True)

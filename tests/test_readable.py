@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from transformer_lens import HookedTransformer
 
 from interp.facts import Fact
-from interp.readable import bytes_of_token, neutral, token_label, with_bytes
 from interp.run_pairs import clean_and_corrupted
+from interp.system.readable import bytes_of_token, neutral, token_label, with_bytes
 from interp.tokens import decode, encode, token_text, tokenize
 
 

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from interp.readable import UNSAFE, neutral
+from interp.system.readable import UNSAFE, neutral
 
 __all__ = ["fail", "messages", "print_json", "reported", "screen"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from interp.cli.console import messages
-from interp.readable import neutral
+from interp.system.readable import neutral
 
 __all__ = ["Meter", "bar", "duration"]
 

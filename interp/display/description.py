@@ -20,7 +20,7 @@ from rich.text import Text
 from interp.plots.panel import token_labels
 from interp.plots.style import PaperFigure, colour_scale
 from interp.plots.text_map import text_map
-from interp.readable import in_html, neutral
+from interp.system.readable import in_html, neutral
 
 __all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
 

@@ -24,7 +24,7 @@ from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel
 from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
-from interp.readable import neutral
+from interp.system.readable import neutral
 from interp.tokens import TokenizedFact, token_text, tokenize
 
 __all__ = [

@@ -13,7 +13,7 @@ from interp.locate.class_average import ClassAverage
 from interp.plots.averages import arranged, array, peaks
 from interp.plots.panel import number
 from interp.plots.style import EMPTY, colour_scale
-from interp.readable import in_html
+from interp.system.readable import in_html
 
 __all__ = ["figure1_html"]
 

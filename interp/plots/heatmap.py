@@ -15,7 +15,7 @@ from interp.options import check_choice
 from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
 from interp.plots.style import SEQUENTIAL, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
 from interp.plots.text_map import text_map
-from interp.readable import in_html
+from interp.system.readable import in_html
 
 __all__ = ["checked_map", "heatmap", "heatmap_html", "heatmap_text"]
 

@@ -17,7 +17,7 @@ from interp.plots.heatmap import checked_map
 from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
 from interp.plots.style import WIDTHS, PaperFigure, colour_scale, font_family, paper_style, text_width
 from interp.plots.table1 import csv_text
-from interp.readable import in_html
+from interp.system.readable import in_html
 
 __all__ = ["MapPanel", "maps", "maps_csv", "maps_html"]
 

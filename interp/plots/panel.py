@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.plots.style import EMPTY, HATCH, ColourScale, font_family, printed, text_width
-from interp.readable import in_html, token_label
+from interp.system.readable import in_html, token_label
 
 __all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
 

@@ -22,7 +22,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import TextPath
 
 from interp.options import check_choice
-from interp.readable import neutral
+from interp.system.readable import neutral
 
 __all__ = [
     "DIVERGING",
