@@ -18,14 +18,14 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.baseline import rome_value, second_moment
 from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
-from interp.cases import load_cases
 from interp.editing.config import RomeConfig
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.corpora import Corpus, corpus_rows
 from interp.editing.grams import accumulate
 from interp.editing.rows import edit_rows
 from interp.editing.target_value import target_values
-from interp.facts import EditRequest, Fact
+from interp.facts.case_files import load_cases
+from interp.facts.records import EditRequest, Fact
 from interp.models import default_device
 
 REQUEST = EditRequest(Fact(template="The {} is located in the city of", subject="Eiffel Tower"), new_target=" Rome")

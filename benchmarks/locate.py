@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.baseline import attribute_layers, trace_cells
 from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.models import default_device

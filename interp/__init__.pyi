@@ -1,5 +1,3 @@
-from .cases import case_around, load_cases
-from .datasets import load_facts
 from .edit_plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
 from .edit_results import EditResults, Relocated, Strength, edit_results, relocated
 from .edit_study import edit_cases
@@ -46,7 +44,9 @@ from .evaluation import (
     table_row,
 )
 from .explorer import Controls, explore
-from .facts import EditCase, EditRequest, Fact, Probe
+from .facts.case_files import case_around, load_cases
+from .facts.fact_files import load_facts
+from .facts.records import EditCase, EditRequest, Fact, Probe
 from .generation import generate
 from .locate import (
     Answer,

@@ -19,7 +19,7 @@ from transformer_lens.hook_points import HookPoint
 
 from interp.base_runs import Hook
 from interp.errors import FactError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.sweep import unembed, wide
 from interp.tokens import TokenizedFact, subject_tokens, tokenize
 

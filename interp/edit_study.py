@@ -44,7 +44,7 @@ from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
 from interp.errors import InterpWarning, OptionError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
-from interp.facts import EditCase, Fact
+from interp.facts.records import EditCase, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage

@@ -23,9 +23,9 @@ from transformer_lens import HookedTransformer
 from interp.base_runs import BaseRun, Hook, Site, base_run, check_decoder, run_bytes, sublayers
 from interp.batches import check_fits, halving
 from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
-from interp.datasets import load_facts
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.fact_files import load_facts
+from interp.facts.records import Fact
 from interp.options import check_choice, check_noise, check_seed, whole_number
 from interp.sweep import unembed
 from interp.tokens import TokenizedFact, tokenize

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 from interp.cells import State
 from interp.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
 from interp.errors import DataError, FactError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.integrated_gradients import RULES, Rule
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace

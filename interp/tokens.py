@@ -19,7 +19,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import FactError, InterpWarning, ModelError, excerpt
-from interp.facts import Fact, runs_into
+from interp.facts.records import Fact, runs_into
 from interp.system.readable import bytes_of_token, with_bytes
 
 __all__ = [

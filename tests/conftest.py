@@ -33,7 +33,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is
 if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 
-from interp.facts import Fact  # noqa: E402
+from interp.facts.records import Fact  # noqa: E402
 from interp.models import load_model  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 

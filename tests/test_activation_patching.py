@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from interp.cells import SITES, Cell, window_layers
 from interp.corruption import noise_hook
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
 from interp.results import provenance

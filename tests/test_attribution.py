@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.baseline import attribute_layers
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models import load_model

@@ -8,7 +8,7 @@ import torch
 from interp import batches
 from interp.base_runs import run_bytes
 from interp.errors import InterpWarning, OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.run_pairs import clean_and_corrupted

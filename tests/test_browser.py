@@ -18,7 +18,7 @@ import pytest
 from benchmarks.lab import TOKEN, browser, chromium, lab, open_notebook, run_all, write_notebook
 from interp.cells import Cell
 from interp.editing.patch import Patch
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
 from interp.models import weights_hash
@@ -160,7 +160,7 @@ def start(
 @pytest.fixture
 def noise(tiny) -> float:
     from interp.corruption import noise_level
-    from interp.datasets import load_facts
+    from interp.facts.fact_files import load_facts
 
     return noise_level(tiny, load_facts())
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interp.cases import load_cases
-from interp.datasets import load_facts
 from interp.errors import DataError
-from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.facts.case_files import load_cases
+from interp.facts.fact_files import load_facts
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 
 OWN: dict[str, Any] = {
     "id": "a",
@@ -238,7 +238,7 @@ def test_an_unknown_field_inside_is_named(tmp_path: Path, record: dict[str, Any]
 
 
 def test_fields_that_are_not_read_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "interp.cases")
+    caplog.set_level(logging.INFO, "interp.facts.case_files")
     read(tmp_path, NESTED)
     assert caplog.messages == [
         f"{tmp_path / 'cases.json'}: fields that are not read: attribute_prompts, generation_prompts, pararel_idx"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from interp.cases import case_around, load_cases
-from interp.datasets import load_facts
 from interp.errors import DataError, OptionError
-from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.facts.case_files import case_around, load_cases
+from interp.facts.fact_files import load_facts
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 
 OWN: dict[str, Any] = {
     "id": "capital-norway",
@@ -215,7 +215,7 @@ def test_zsre_leaves_out_what_is_no_edit(tmp_path: Path, caplog: pytest.LogCaptu
     assert [case.id for case in cases] == ["3", "7"]  # as in the file
     assert cases[1].locality == {}
     assert caplog.record_tuples == [
-        ("interp.cases", logging.WARNING, f"{path}: left out {rest}")
+        ("interp.facts.case_files", logging.WARNING, f"{path}: left out {rest}")
         for rest in (
             "records without a new target: 3 (record 0, record 1, record 2)",
             "records whose subject is not in their prompt: 2 (record 4, record 5)",

@@ -10,9 +10,9 @@ import torch
 from benchmarks.baseline import trace_cells
 from interp.cells import window_layers
 from interp.corruption import noise_level, replacement_facts
-from interp.datasets import load_facts
 from interp.errors import FactError, NumericalError, OptionError
-from interp.facts import Fact
+from interp.facts.fact_files import load_facts
+from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
 from interp.results import provenance
 from interp.sweep import base_run

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 import interp.cli
 import interp.study
 from interp.edit_plan import EditStudySettings
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.knowledge import answers

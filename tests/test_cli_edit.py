@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp.cli
 import interp.edit_study
-from interp.cases import load_cases
 from interp.editing import Corpus, Patch, default_config, edit, edit_sequentially, second_moments, write_contexts
 from interp.evaluation import evaluate
-from interp.facts import EditRequest, Fact
+from interp.facts.case_files import load_cases
+from interp.facts.records import EditRequest, Fact
 from interp.runs import RunFolder
 from tests.test_cli import (  # noqa: F401
     CASES,

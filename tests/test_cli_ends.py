@@ -23,7 +23,7 @@ from interp.cli import console
 from interp.cli.ending import Ended, ended_by_signals, keeping, line_of
 from interp.cli.progress import Meter, bar, duration
 from interp.errors import InterpWarning
-from interp.facts import Fact
+from interp.facts.records import Fact
 from tests.test_cli import FIGURE, JAPAN, MODEL, PROMPT, SMALL, Call, cache, call, facts_file, refused, write_facts  # noqa: F401
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
@@ -53,14 +53,14 @@ def failing(error: BaseException) -> Any:
 def test_what_goes_wrong_outside_is_a_line(
     call: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
 ) -> None:
-    monkeypatch.setattr("interp.datasets.load_facts", failing(error))
+    monkeypatch.setattr("interp.facts.fact_files.load_facts", failing(error))
     done = call("trace", *JAPAN, *MODEL, *SMALL)
     refused(done, said)
     assert len(done.err) < 800
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.datasets.load_facts", failing(RuntimeError("a bug")))
+    monkeypatch.setattr("interp.facts.fact_files.load_facts", failing(RuntimeError("a bug")))
     monkeypatch.setattr(sys, "argv", ["interp", "trace", *JAPAN, *MODEL, *SMALL])
     with pytest.raises(RuntimeError, match="a bug"):
         interp.cli.main()
@@ -143,7 +143,7 @@ def test_signals_leave_finished_work(call: Call, facts_file: Path, monkeypatch: 
 
 
 def test_an_interrupt_before_anything_is_kept(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.datasets.load_facts", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("interp.facts.fact_files.load_facts", failing(KeyboardInterrupt()))
     done = call("trace", *JAPAN, *MODEL)
     assert done.code == 130
     assert done.err == "interrupted; nothing was written; the same command starts again\n"

@@ -6,7 +6,7 @@ import torch
 from interp.editing import contexts
 from interp.editing.contexts import OPENINGS, context_kinds, write_contexts
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.generation import generate
 from interp.tokens import decode, encode, tokenize
 

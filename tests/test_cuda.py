@@ -28,7 +28,7 @@ from interp.editing import (
 from interp.editing.contexts import write_contexts
 from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
-from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute

@@ -30,7 +30,7 @@ from interp.editing.patch import Outcome, Patch
 from interp.editing.second_moments import second_moments
 from interp.errors import DataError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
-from interp.facts import EditCase, EditRequest, Fact
+from interp.facts.records import EditCase, EditRequest, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.results import Record, provenance

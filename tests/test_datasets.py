@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.datasets import load_facts
 from interp.errors import DataError, OptionError
-from interp.facts import Fact
+from interp.facts.fact_files import load_facts
+from interp.facts.records import Fact
 from interp.tokens import tokenize
 
 RECORD = {"template": "{} is governed from", "subject": "Norway", "target": " Oslo"}

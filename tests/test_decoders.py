@@ -10,7 +10,7 @@ from benchmarks.baseline import attribute_layers, trace_cells
 from interp.base_runs import base_run, run_bytes
 from interp.cells import Cell
 from interp.errors import ModelError, OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace

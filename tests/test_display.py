@@ -17,7 +17,7 @@ from interp.display import as_html, as_text, describe
 from interp.display.description import Description, Table, probability, shaded
 from interp.editing.second_moments import SecondMoments
 from interp.evaluation.statistics import Interval
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import TokenLayerMap, class_average
 from interp.results import provenance
 

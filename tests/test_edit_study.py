@@ -33,7 +33,7 @@ from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments
 from interp.editing.patch import Patch, applied_patches
 from interp.errors import DataError, FactError, NumericalError, OptionError
 from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
-from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.class_average import ClassAverage

@@ -25,7 +25,7 @@ from interp.editing import (
 from interp.editing.spread import spread
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models import load_model, weights_hash
 from interp.results import provenance

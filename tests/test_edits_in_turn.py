@@ -21,7 +21,7 @@ from interp.editing import (
 )
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.models import weights_hash
 from interp.results import provenance
 

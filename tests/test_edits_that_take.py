@@ -20,7 +20,7 @@ from interp.editing import (
 )
 from interp.editing.answers import answered
 from interp.errors import InterpWarning
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.tokens import encode
 
 TOWER = EditRequest(

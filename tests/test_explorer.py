@@ -28,7 +28,7 @@ from interp.explorer.growing import GrowingMaps
 from interp.explorer.session import Session
 from interp.explorer.view import EditedLayers, private_view
 from interp.explorer.widget import Explorer
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from interp.errors import FactError, InterpWarning
-from interp.facts import EditRequest, Fact, Probe, spaced_answer
+from interp.facts.records import EditRequest, Fact, Probe, spaced_answer
 
 
 def test_prompt_and_subject_characters() -> None:

@@ -12,7 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.errors import FactError, NumericalError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.knowledge import answers, known_facts, spread_over_relations
 from interp.models import load_model
 from interp.tokens import token_text, tokenize

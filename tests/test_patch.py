@@ -26,7 +26,7 @@ from interp.editing.patch import (
 )
 from interp.errors import DataError, ModelError, OptionError
 from interp.evaluation.protocol import ask, evaluate
-from interp.facts import EditCase, EditRequest, Fact
+from interp.facts.records import EditCase, EditRequest, Fact
 from interp.models import load_model, weights_hash
 from interp.results import provenance
 

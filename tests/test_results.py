@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpWarning
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
 from interp.models import weights_hash

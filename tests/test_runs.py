@@ -12,7 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpWarning
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace
 from interp.runs import RunFolder

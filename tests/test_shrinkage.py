@@ -6,7 +6,7 @@ import torch
 from interp.editing import Corpus, RomeConfig, edit, second_moments
 from interp.editing.shrinkage import ledoit_wolf, shrunk
 from interp.errors import InterpWarning, NumericalError, OptionError
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 
 
 def naive(keys):

@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 import interp.study
 from interp.corruption import noise_level
 from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage

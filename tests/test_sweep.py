@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks.baseline import trace_cells
 from interp.errors import NumericalError, OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
 from interp.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
 from interp.tokens import tokenize

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from interp.editing import MemitConfig, PmetConfig, RomeConfig, TargetConfig, target_values
 from interp.errors import NumericalError
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 
 CONTEXTS = (("{}",), ("The. {}", "It is so. {}"))
 TOWER = EditRequest(Fact(template="The {} is located in the city of", subject="Eiffel Tower"), new_target=" Rome")

@@ -18,7 +18,7 @@ from interp.editing.knowledge_neurons import scale_neurons
 from interp.editing.rows import check_requests, edit_rows
 from interp.errors import FactError, InterpWarning, ModelError
 from interp.evaluation.protocol import ask, questions
-from interp.facts import EditCase, EditRequest, Fact, Probe, runs_into
+from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.errors import FactError, ModelError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.tokens import TOKEN_CLASSES, decode, encode_continuation, subject_span, token_classes, tokenize
 
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
     from typer import Context
 
-    from interp.facts import Fact
+    from interp.facts.records import Fact
     from interp.runs import RunFolder
     from interp.study import LocateSettings
 else:
@@ -133,7 +133,7 @@ def load(name: str, device: str | None, dtype: str) -> HookedTransformer:
 def typed_answer(prompt: str, target: str, exact: bool, name: str = "target") -> str:
     """The target as it continues the prompt: with the space that its language puts before it, or as it was typed."""
     from interp.errors import FactError
-    from interp.facts import spaced_answer
+    from interp.facts.records import spaced_answer
 
     if not target.strip():
         raise FactError(f"the {name} of {prompt!r} is empty")
@@ -155,7 +155,7 @@ def typed_fact(
         OptionError: If an occurrence is chosen where ``{}`` says where the subject is, or an exact target is wanted
             and none is given.
     """
-    from interp.facts import Fact
+    from interp.facts.records import Fact
 
     template = prompt.rstrip()
     if target is None and exact:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from interp.editing import Corpus, EditConfig, Patch
-    from interp.facts import EditRequest
+    from interp.facts.records import EditRequest
 
 METHODS = ("rome", "r-rome", "memit", "pmet", "ft-l", "kn")
 ONE_AT_A_TIME = ("rome", "r-rome", "kn")
@@ -173,8 +173,8 @@ def _requests(
     occurrence: int | None,
 ) -> list[EditRequest]:
     """One request as it was typed, or those of a file."""
-    from interp.cases import load_cases
-    from interp.facts import EditRequest
+    from interp.facts.case_files import load_cases
+    from interp.facts.records import EditRequest
 
     if cases is not None:
         return [case.request for case in load_cases(cases)]

@@ -106,7 +106,7 @@ def _run_figure1(
     dtype: str,
 ) -> None:
     check_width(width)
-    from interp.datasets import load_facts
+    from interp.facts.fact_files import load_facts
     from interp.study import class_averages, locate_facts
 
     candidates = load_facts(facts)

@@ -27,7 +27,7 @@ def list_facts(
     as_json: Json = False,
 ) -> None:
     """Which facts the model knows, with the probability of the right answer."""
-    from interp.datasets import load_facts
+    from interp.facts.fact_files import load_facts
     from interp.locate.knowledge import answers
 
     chosen = [fact for fact in load_facts(facts) if relation in (None, fact.relation)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from interp.editing import Patch
     from interp.evaluation import CaseEvaluation
-    from interp.facts import EditCase
+    from interp.facts.records import EditCase
 
 patch_app = typer.Typer(no_args_is_help=True, help="Look at a saved patch, ask the patched model, export it.")
 app.add_typer(patch_app, name="patch")
@@ -39,8 +39,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Reliability, generality, locality, portability and fluency of a patch, question by question."""
-    from interp.cases import load_cases
     from interp.evaluation import evaluate_each
+    from interp.facts.case_files import load_cases
     from interp.options import check_positive
 
     check_positive(fluency_tokens=fluency_tokens)

@@ -68,7 +68,7 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Trace one fact: which restored states bring the answer back."""
-    from interp.datasets import load_facts
+    from interp.facts.fact_files import load_facts
     from interp.locate.causal_trace import causal_trace
 
     _check_trace_options(context, state, corruption, noise)

@@ -134,9 +134,9 @@ def _study(
     dtype: str,
 ) -> None:
     with bar("starting"):
-        from interp.cases import load_cases
-        from interp.datasets import load_facts
         from interp.edit_study import edit_cases
+        from interp.facts.case_files import load_cases
+        from interp.facts.fact_files import load_facts
         from interp.study import class_averages, locate_facts, selection
 
         candidates = load_facts(facts)

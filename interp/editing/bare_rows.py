@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.rows import edit_rows
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.sweep import groups
 
 __all__ = ["BareRows", "bare_rows"]

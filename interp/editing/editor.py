@@ -21,7 +21,7 @@ from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker, checked_requests
 from interp.editing.patch import Patch
 from interp.errors import OptionError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.options import Progress
 from interp.results import Provenance
 

@@ -30,7 +30,7 @@ from interp.editing.bare_rows import BareRows, bare_rows
 from interp.editing.config import FtConfig
 from interp.editing.patch import Outcome
 from interp.errors import NumericalError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.options import Progress
 from interp.suffix import padded, run_rows
 from interp.sweep import halving, unembed

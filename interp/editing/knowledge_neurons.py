@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import KnConfig
 from interp.errors import NumericalError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.locate.attribution import attribute, refined_neurons
 from interp.options import Progress
 from interp.results import Provenance

@@ -35,7 +35,7 @@ from interp.editing.target_value import TargetValue, target_values
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
 from interp.errors import FactError, OptionError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.models import check_differentiable, check_linear_output
 from interp.options import Progress, check_positive
 from interp.results import Provenance, provenance

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.contexts import Contexts
 from interp.errors import FactError, OptionError
-from interp.facts import EditRequest, Fact
+from interp.facts.records import EditRequest, Fact
 from interp.suffix import padded, passes, run_rows
 from interp.tokens import tokenize
 

@@ -22,7 +22,7 @@ from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker
 from interp.editing.patch import Patch, applied_patches, compose
 from interp.errors import InterpError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.options import Progress
 
 __all__ = ["edit_sequentially"]

@@ -32,7 +32,7 @@ from interp.editing.config import TargetConfig
 from interp.editing.contexts import Contexts
 from interp.editing.rows import EditRows, edit_rows, subject_keys
 from interp.errors import NumericalError
-from interp.facts import EditRequest
+from interp.facts.records import EditRequest
 from interp.options import Progress
 from interp.suffix import Suffixes, passes, suffixes
 from interp.sweep import groups, halving, unembed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from interp.errors import InterpWarning, OptionError
 from interp.evaluation.questions import Question, questions
-from interp.facts import EditCase
+from interp.facts.records import EditCase
 from interp.results import Provenance, Record, check_same_weights
 
 __all__ = ["Answers", "Reading", "check_before"]

@@ -26,7 +26,7 @@ from interp.evaluation.answers import Answers, Reading, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
 from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
-from interp.facts import EditCase
+from interp.facts.records import EditCase
 from interp.options import check_choice, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
 from interp.sweep import halving

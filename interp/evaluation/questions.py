@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from interp.editing.patch import Patch
 from interp.errors import InterpWarning, OptionError
-from interp.facts import EditCase, EditRequest
+from interp.facts.records import EditCase, EditRequest
 
 __all__ = ["METRICS", "PROTOCOLS", "Question", "cases_of", "questions"]
 

@@ -8,7 +8,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError
 from interp.explorer.session import Controls, Session
-from interp.facts import Fact
+from interp.facts.records import Fact
 
 if TYPE_CHECKING:
     from interp.explorer.widget import Explorer

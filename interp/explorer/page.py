@@ -16,7 +16,7 @@ from interp.editing.patch import Patch
 from interp.editing.published import default_config
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace

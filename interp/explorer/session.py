@@ -14,10 +14,8 @@ from typing import Literal
 
 from transformer_lens import HookedTransformer
 
-from interp.cases import case_around
 from interp.cells import Cell
 from interp.corruption import noise_level
-from interp.datasets import load_facts
 from interp.editing.config import MemitConfig, RomeConfig, check_config
 from interp.editing.editor import edit
 from interp.editing.patch import Patch
@@ -26,7 +24,9 @@ from interp.editing.second_moments import second_moments
 from interp.errors import OptionError
 from interp.evaluation.protocol import CaseEvaluation, evaluate
 from interp.explorer.view import EditedLayers, private_view
-from interp.facts import EditRequest, Fact, spaced_answer
+from interp.facts.case_files import case_around
+from interp.facts.fact_files import load_facts
+from interp.facts.records import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patched_run, read_out
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace

@@ -27,7 +27,7 @@ from interp.explorer.growing import GrowingMaps
 from interp.explorer.page import DOING, cell_of, default_layer, edit_data, fact_data, file_name, map_data, runs_data
 from interp.explorer.session import METHODS, Session
 from interp.explorer.worker import Worker
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace

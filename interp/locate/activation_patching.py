@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.base_runs import check_site
 from interp.cells import SITES, Cell, check_cells, window_layers
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.options import whole_number
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current

@@ -35,7 +35,7 @@ from transformer_lens.hook_points import HookPoint
 from interp.base_runs import base_run, check_decoder, run_bytes
 from interp.batches import check_fits, halving, warn_if_long
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.integrated_gradients import Rule, integrate, quadrature
 from interp.models import check_differentiable, check_linear_output
 from interp.options import Progress, check_choice, check_positive, whole_number

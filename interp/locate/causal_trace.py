@@ -31,7 +31,7 @@ from interp.batches import check_fits, halving, warn_if_long
 from interp.cells import SITES, STATES, State
 from interp.corruption import Corruption
 from interp.errors import OptionError
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.options import Progress, check_choice, check_seed, whole_number
 from interp.restorations import restored_scores
 from interp.results import Provenance, Record, provenance

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.facts import Fact
+from interp.facts.records import Fact
 from interp.options import Progress
 from interp.sweep import halving, unembed
 from interp.tokens import token_text, tokenize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from interp.facts import EditCase, EditRequest, Fact, Probe
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from tests.conftest import GOLDEN
 
 FACT = {

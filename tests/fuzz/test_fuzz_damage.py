@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformer_lens import HookedTransformer
 
-from interp.facts import Fact
+from interp.facts.records import Fact
 from tests.fuzz.trials import SCALE, rounds
 from tests.test_damage import moments_subject, plan_subject, record_subject, records, run_subject, sweep
 

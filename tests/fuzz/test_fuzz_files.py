@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.cases import load_cases
-from interp.datasets import load_facts
+from interp.facts.case_files import load_cases
+from interp.facts.fact_files import load_facts
 from tests.fuzz.hostile import files, spoiled
 from tests.fuzz.samples import CASES, FACT, KNOWN
 from tests.fuzz.trials import fuzzed, tried

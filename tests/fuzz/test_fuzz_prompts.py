@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
 import interp
-from interp.facts import EditCase, EditRequest, Fact
+from interp.facts.records import EditCase, EditRequest, Fact
 from interp.models import weights_hash
 from tests.fuzz.hostile import hostile_texts, texts
 from tests.fuzz.trials import Model, fuzzed, tried

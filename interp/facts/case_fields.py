@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.errors import DataError, excerpt
-from interp.json_records import Notes, texts
+from interp.facts.json_records import Notes, texts
 
 __all__ = [
     "Record",

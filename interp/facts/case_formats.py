@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 from unicodedata import normalize
 
-from interp.case_fields import Record, case_id, first_text, inner, kinds, pairs, whole_prompt, whole_prompts
 from interp.errors import DataError, excerpt
-from interp.facts import EditCase, EditRequest, Fact, Probe, runs_into, spaced_answer
-from interp.json_records import CHOSEN, check_known, fact_of_prompt, optional_text, text, texts
+from interp.facts.case_fields import Record, case_id, first_text, inner, kinds, pairs, whole_prompt, whole_prompts
+from interp.facts.json_records import CHOSEN, check_known, fact_of_prompt, optional_text, text, texts
+from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into, spaced_answer
 
 __all__ = ["FORMATS", "Format", "Shape", "check_supported", "format_of", "shape_of"]
 

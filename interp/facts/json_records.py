@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import DataError, InterpWarning, OptionError, excerpt
-from interp.facts import Fact
-from interp.sources import check_hub_name, hub_failure, read_text, shown_name
+from interp.facts.records import Fact
+from interp.facts.sources import check_hub_name, hub_failure, read_text, shown_name
 
 __all__ = [
     "CHOSEN",
@@ -76,7 +76,7 @@ def read_records(
         raise OptionError(f"a source is a path, 'builtin' or 'hub:OWNER/NAME', got {excerpt(source)}")
     name = shown_name(source)
     if name == "builtin":
-        records = _parse(files("interp").joinpath("data", builtin).read_text("utf-8"), name, lines=True)
+        records = _parse(files("interp.facts").joinpath("data", builtin).read_text("utf-8"), name, lines=True)
     elif name.startswith("hub:"):
         records = _from_hub(str(source).removeprefix("hub:"))
     else:
@@ -186,7 +186,7 @@ def fact_of_prompt(prompt: str, subject: str, target: str | None, relation: str 
     """The fact of a whole prompt; and whether the place of its subject was a choice, to be noted once for a file.
 
     Raises:
-        FactError: As :meth:`interp.facts.Fact.from_prompt`.
+        FactError: As :meth:`interp.facts.records.Fact.from_prompt`.
     """
     with warnings.catch_warnings(record=True) as chosen:
         warnings.simplefilter("always", InterpWarning)

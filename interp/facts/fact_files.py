@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import DataError, FactError
-from interp.facts import Fact, spaced_answer
-from interp.json_records import (
+from interp.facts.json_records import (
     CHOSEN,
     Notes,
     check_known,
@@ -20,8 +19,9 @@ from interp.json_records import (
     text,
     texts,
 )
+from interp.facts.records import Fact, spaced_answer
+from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
-from interp.sources import shorten, shown_name
 
 __all__ = ["FORMATS", "load_facts"]
 
@@ -39,7 +39,7 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
             ``"hub:OWNER/NAME"`` for a data set on the Hugging Face hub (its train split).
         format: ``"interp"`` (the fields of :class:`Fact`) or ``"known"`` (ROME's known facts:
             ``subject``, ``attribute``, ``prompt`` and, if wanted, ``relation_id``; ``known_id``, ``template`` and
-            ``prediction`` are not read; a space is put before the attribute, :func:`interp.facts.spaced_answer`);
+            ``prediction`` are not read; a space is put before the attribute, :func:`interp.facts.records.spaced_answer`);
             told from the first record's fields if None. Of several places of a subject in a prompt the first
             as whole words is taken; a warning says in which records.
 

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp.case_fields import Record, without_nulls
-from interp.case_formats import FORMATS, Format, check_supported, format_of, shape_of
 from interp.errors import DataError, FactError, excerpt
-from interp.facts import EditCase, EditRequest, Probe
-from interp.json_records import Notes, check_known, fields, read_records
+from interp.facts.case_fields import Record, without_nulls
+from interp.facts.case_formats import FORMATS, Format, check_supported, format_of, shape_of
+from interp.facts.json_records import Notes, check_known, fields, read_records
+from interp.facts.records import EditCase, EditRequest, Probe
+from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
-from interp.sources import shorten, shown_name
 
 __all__ = ["FORMATS", "case_around", "load_cases"]
 
@@ -40,9 +40,9 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
     edit case cannot hold what they mean.
 
     The last three formats get the space before each answer that their files leave out
-    (:func:`interp.facts.spaced_answer`). Several prompts with several answers are paired one to one, and several
+    (:func:`interp.facts.records.spaced_answer`). Several prompts with several answers are paired one to one, and several
     prompts may share one answer; of several answers to one prompt, which are names of the same, the first is taken.
-    The subject's place in a prompt is its first as whole words (:meth:`interp.facts.Fact.from_prompt`); where there
+    The subject's place in a prompt is its first as whole words (:meth:`interp.facts.records.Fact.from_prompt`); where there
     are several, or none but inside of a longer word, a warning says in which records.
     Records without a new target, whose subject is not in their prompt, or whose new target is the true answer are
     left out, and so are probes without a prompt or an answer; one warning for each reason says how many and which.
