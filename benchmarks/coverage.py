@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.evaluation.statistics import bootstrap_mean, bootstrap_score, paired_difference, score_difference
-from interp.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
+from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference, score_difference
+from interp.statistics.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 
 __all__ = ["CURVES", "KINDS", "Coverage", "covered"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.evaluation.statistics import Interval, rank_correlation
 from interp.evaluation.summary import Comparison, TableRow, compared, table_row
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
 from interp.runs import RunFolder
 from interp.shown import Shown
+from interp.statistics.estimates import Interval, rank_correlation
 
 __all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
 
@@ -28,7 +28,7 @@ class Strength:
         mean, low, high: By layer, over the facts, with 95% intervals (NaN where there is none).
         chosen: The layer that the locator chose.
         correlation: Spearman's, with the edit score over the layers of the sweep; it has no interval
-            (:func:`~interp.evaluation.statistics.rank_correlation` says why).
+            (:func:`~interp.statistics.estimates.rank_correlation` says why).
     """
 
     locator: str

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.coverage import KINDS, covered
-from interp.intervals import ratio_intervals
+from interp.statistics.intervals import ratio_intervals
 
 STUDIES = 200
 LEAST = 0.92 - 2 * math.sqrt(0.92 * 0.08 / STUDIES)  # 92% less two standard errors of so few studies

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import interp.intervals
+import interp.statistics.intervals
 from interp.errors import OptionError
 from interp.evaluation import (
     Interval,
@@ -19,8 +19,8 @@ from interp.evaluation import (
     rank_correlation,
     score_difference,
 )
-from interp.evaluation.significance import holm, paired_p_value, score_p_value
-from interp.intervals import ratio_intervals
+from interp.statistics.intervals import ratio_intervals
+from interp.statistics.significance import holm, paired_p_value, score_p_value
 
 NAN = math.nan
 VALUES = st.lists(st.floats(-100, 100, allow_subnormal=False), min_size=1, max_size=12)
@@ -267,7 +267,7 @@ def test_seed_and_resamples_count() -> None:
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     columns = [[value / 500 for value in numbers(9, seed)] for seed in range(3)]
     whole = bootstrap_score(*columns, resamples=101)
-    monkeypatch.setattr(interp.intervals, "CHUNK", chunk)
+    monkeypatch.setattr(interp.statistics.intervals, "CHUNK", chunk)
     chunked = bootstrap_score(*columns, resamples=101)
     assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
 

@@ -23,9 +23,9 @@ from interp.edit_results import Strength
 from interp.errors import OptionError
 from interp.evaluation.metrics import harmonic_mean
 from interp.evaluation.protocol import METRICS, PROTOCOLS
-from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import Comparison, TableRow
 from interp.plots.before_after import BeforeAfterPanel
+from interp.statistics.estimates import Interval
 
 NAN = math.nan
 UNMEASURED = Interval(mean=NAN, low=NAN, high=NAN, n=0)

@@ -10,9 +10,9 @@ from interp.edit_results import EditResults
 from interp.editing.patch import Patch
 from interp.editing.second_moments import SecondMoments
 from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
-from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import Comparison, TableRow
 from interp.plots.panel import number, token_label
+from interp.statistics.estimates import Interval
 
 __all__ = ["describe_patch"]
 

@@ -14,7 +14,8 @@ from interp.evaluation.protocol import (
     questions,
 )
 from interp.evaluation.questions import cases_of
-from interp.evaluation.statistics import (
+from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.statistics.estimates import (
     Interval,
     bootstrap_mean,
     bootstrap_score,
@@ -22,7 +23,6 @@ from interp.evaluation.statistics import (
     rank_correlation,
     score_difference,
 )
-from interp.evaluation.summary import Comparison, TableRow, compared, table_row
 
 __all__ = [
     "METRICS",

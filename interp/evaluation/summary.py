@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from interp.errors import OptionError
 from interp.evaluation.protocol import METRICS, PROTOCOLS, CaseEvaluation
-from interp.evaluation.significance import paired_p_value, score_p_value
-from interp.evaluation.statistics import (
+from interp.shown import Shown
+from interp.statistics.estimates import (
     PARTS,
     SHARE,
     Interval,
@@ -17,7 +17,7 @@ from interp.evaluation.statistics import (
     paired_difference,
     score_difference,
 )
-from interp.shown import Shown
+from interp.statistics.significance import paired_p_value, score_p_value
 
 __all__ = ["Comparison", "TableRow", "compared", "table_row"]
 
@@ -62,7 +62,7 @@ class Comparison:
         protocol: Of the scores.
         differences: By metric, and of the score, in percentage points (fluency: bits x 100).
         p_values: Of the same, by a paired permutation test, each by itself
-            (:func:`~interp.evaluation.significance.holm` corrects them for their number).
+            (:func:`~interp.statistics.significance.holm` corrects them for their number).
     """
 
     method: str

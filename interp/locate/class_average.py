@@ -4,7 +4,7 @@
    published average maps of Meng et al. 2022).
 2. Mean over all of them, per layer.
 3. 95% interval over *facts* (tokens of one fact are not independent), by Student's t and the studentised bootstrap;
-   and the span of layers that cannot be told from the peak (:mod:`interp.intervals`).
+   and the span of layers that cannot be told from the peak (:mod:`interp.statistics.intervals`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import OptionError
-from interp.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 from interp.results import Record
+from interp.statistics.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 from interp.tokens import TOKEN_CLASSES, token_classes
 
 __all__ = ["ClassAverage", "TokenLayerMap", "class_average"]

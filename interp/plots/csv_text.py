@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from interp.evaluation.statistics import Interval
+from interp.statistics.estimates import Interval
 
 __all__ = ["csv_numbers", "csv_text"]
 

@@ -16,12 +16,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.edit_results import Strength
 from interp.errors import OptionError
-from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
 from interp.plots.panel import layer_ticks, number, plain, wrapped
 from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
+from interp.statistics.estimates import Interval
 
 __all__ = ["edit_layers", "edit_layers_csv"]
 

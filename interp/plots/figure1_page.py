@@ -8,11 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.intervals import MIN_UNBOUNDED
 from interp.locate.class_average import ClassAverage
 from interp.plots.averages import arranged, array, peaks
 from interp.plots.panel import number
 from interp.plots.style import EMPTY, colour_scale
+from interp.statistics.intervals import MIN_UNBOUNDED
 from interp.system.readable import in_html
 
 __all__ = ["figure1_html"]

@@ -12,13 +12,13 @@ from string import ascii_lowercase
 
 from interp.errors import OptionError
 from interp.evaluation.protocol import PROTOCOLS
-from interp.evaluation.significance import SIGNIFICANT, holm
-from interp.evaluation.statistics import Interval
 from interp.evaluation.summary import Comparison, TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
 from interp.plots.paper_table import PAPER_TABLE1, PaperRow
 from interp.plots.table_forms import LATEX_FORM, MARKDOWN_FORM, Form, latex_table, markdown_table
+from interp.statistics.estimates import Interval
+from interp.statistics.significance import SIGNIFICANT, holm
 
 __all__ = ["PAPER_TABLE1", "PaperRow", "table1_csv", "table1_latex", "table1_markdown"]
 

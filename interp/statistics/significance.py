@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import permutation_test
 
-from interp.evaluation.statistics import harmonic, paired_columns
+from interp.statistics.estimates import harmonic, paired_columns
 
 __all__ = ["SIGNIFICANT", "holm", "paired_p_value", "score_p_value"]
 
@@ -38,7 +38,7 @@ def paired_p_value(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> 
 
 
 def score_p_value(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, seed: int = 0) -> float:
-    """Of the difference of two scores (see :func:`~interp.evaluation.statistics.score_difference`)."""
+    """Of the difference of two scores (see :func:`~interp.statistics.estimates.score_difference`)."""
     return _p_value(paired_columns(a, b), harmonic, seed)
 
 

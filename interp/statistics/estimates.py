@@ -1,4 +1,4 @@
-"""Means, scores and paired differences over cases, with 95% intervals that hold (:mod:`interp.intervals`).
+"""Means, scores and paired differences over cases, with 95% intervals that hold (:mod:`interp.statistics.intervals`).
 
 NaN is a number that was not measured. Where there is no interval, its ends are NaN and it says why.
 """
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from interp.errors import OptionError
-from interp.intervals import MIN_BOUNDED, MIN_UNBOUNDED, bounded_interval, ratio_intervals
 from interp.options import check_positive, check_seed
+from interp.statistics.intervals import MIN_BOUNDED, MIN_UNBOUNDED, bounded_interval, ratio_intervals
 
 __all__ = ["Interval", "bootstrap_mean", "bootstrap_score", "paired_difference", "rank_correlation", "score_difference"]
 

@@ -1,0 +1,1 @@
+"""Intervals and comparisons of numbers; nothing here knows a model."""
