@@ -26,7 +26,7 @@ from interp.editing.rows import edit_rows
 from interp.editing.target_value import target_values
 from interp.facts.case_files import load_cases
 from interp.facts.records import EditRequest, Fact
-from interp.models import default_device
+from interp.models.load import default_device
 
 REQUEST = EditRequest(Fact(template="The {} is located in the city of", subject="Eiffel Tower"), new_target=" Rome")
 CONTEXTS = ((5, 8), (10, 7))  # with the bare prompt, 16

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.lab import browser, lab, open_notebook, run_all, write_notebook
 from benchmarks.machine import console, heading, load, machine_name, matmul_rate
 from interp.explorer import explore
-from interp.models import default_device
+from interp.models.load import default_device
 
 CLICKS = 20
 WAIT_S = 120

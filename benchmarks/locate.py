@@ -23,9 +23,9 @@ from benchmarks.machine import console, flops, heading, load, machine_name, matm
 from interp.facts.records import Fact
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
-from interp.models import default_device
+from interp.models.load import default_device
+from interp.models.tokens import tokenize
 from interp.results import provenance
-from interp.tokens import tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 NOISE = 0.3

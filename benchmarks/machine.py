@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import HookedTransformer
 
-from interp.models import from_hugging_face, load_model
+from interp.models.load import from_hugging_face, load_model
 
 console = Console(width=110)
 

@@ -70,7 +70,8 @@ from .locate import (
     read_out,
     refined_neurons,
 )
-from .models import KNOWN_MODELS, load_model, weights_hash
+from .models.load import KNOWN_MODELS, load_model, weights_hash
+from .models.tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
 from .plots import (
     MapPanel,
     before_after,
@@ -93,7 +94,6 @@ from .plots import (
 from .results import Provenance, Record, load_record, provenance
 from .runs import RunFolder
 from .study import LocateSettings, class_averages, locate_facts, located
-from .tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
 
 __all__ = [
     "KNOWN_MODELS",

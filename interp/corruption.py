@@ -20,8 +20,8 @@ from transformer_lens.hook_points import HookPoint
 from interp.base_runs import Hook
 from interp.errors import FactError
 from interp.facts.records import Fact
+from interp.models.tokens import TokenizedFact, subject_tokens, tokenize
 from interp.sweep import unembed, wide
-from interp.tokens import TokenizedFact, subject_tokens, tokenize
 
 __all__ = ["CORRUPTIONS", "Corruption", "noise_hook", "noise_level", "replacement_facts"]
 

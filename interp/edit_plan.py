@@ -23,10 +23,10 @@ from interp.editing.corpora import Corpus
 from interp.editing.published import default_config
 from interp.errors import DataError, OptionError
 from interp.locate.class_average import ClassAverage
+from interp.models.tokens import TOKEN_CLASSES
 from interp.options import check_positive, check_seed
 from interp.runs import RunFolder
 from interp.skips import Skips
-from interp.tokens import TOKEN_CLASSES
 
 __all__ = [
     "LAST_SUBJECT",

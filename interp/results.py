@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
-from interp.models import weights_hash
+from interp.models.load import weights_hash
 from interp.shown import Shown
 from interp.system.files import write_atomically
 

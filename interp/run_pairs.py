@@ -26,9 +26,9 @@ from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, 
 from interp.errors import OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
+from interp.models.tokens import TokenizedFact, tokenize
 from interp.options import check_choice, check_noise, check_seed, whole_number
 from interp.sweep import unembed
-from interp.tokens import TokenizedFact, tokenize
 
 __all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
 
@@ -227,7 +227,7 @@ def check_current(pair: RunPair) -> None:
 def _weights(model: HookedTransformer) -> str:
     """A checksum of all parameters' content, computed where they are.
 
-    Unlike :func:`interp.models.weights_hash` it may depend on the layout in memory and the device, and copies nothing.
+    Unlike :func:`interp.models.load.weights_hash` it may depend on the layout in memory and the device, and copies nothing.
     """
     digest = xxhash.xxh3_128()
     for name, parameter in model.named_parameters():

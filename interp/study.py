@@ -26,11 +26,11 @@ from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations
+from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
 from interp.skips import SKIPPABLE, Skips
-from interp.tokens import tokenize
 
 __all__ = [
     "METHODS",

@@ -34,7 +34,7 @@ if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 
 from interp.facts.records import Fact  # noqa: E402
-from interp.models import load_model  # noqa: E402
+from interp.models.load import load_model  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
 torch.set_num_threads(1)

@@ -16,9 +16,9 @@ from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
-from interp.models import load_model
+from interp.models.load import load_model
+from interp.models.tokens import tokenize
 from interp.results import provenance
-from interp.tokens import tokenize
 from tests.conftest import FAMILIES, GOLDEN
 
 

@@ -21,7 +21,7 @@ from interp.editing.patch import Patch
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
-from interp.models import weights_hash
+from interp.models.load import weights_hash
 from interp.run_pairs import clean_and_corrupted
 
 MISSING = [name for name in ("playwright", "jupyterlab", "anywidget") if importlib.util.find_spec(name) is None]

@@ -14,9 +14,9 @@ from interp.errors import FactError, NumericalError, OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
+from interp.models.tokens import tokenize
 from interp.results import provenance
 from interp.sweep import base_run
-from interp.tokens import tokenize
 
 QUICK = {"samples": 3, "noise": 0.33}
 

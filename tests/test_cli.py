@@ -24,7 +24,7 @@ from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.knowledge import answers
-from interp.models import KNOWN_MODELS
+from interp.models.load import KNOWN_MODELS
 from interp.results import load_record
 from interp.runs import RunFolder
 from interp.study import METHODS, LocateSettings, class_averages, locate_facts

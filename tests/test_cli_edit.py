@@ -356,7 +356,7 @@ def test_a_study_killed_resumed_and_redrawn(
     assert files("elsewhere") == drawn
     # without a model
     with monkeypatch.context() as patch:
-        patch.setattr("interp.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+        patch.setattr("interp.models.load.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
         redrawn = call("table1", "--from", "killed", "--figures", "redrawn")
         default = call("table1", "--from", "killed")
     assert redrawn.code == default.code == 0
@@ -482,7 +482,7 @@ def test_a_record_that_is_wrong(
 
 def save_some_patch(path: Path) -> None:
     from interp.editing.patch import Outcome
-    from interp.models import load_model
+    from interp.models.load import load_model
     from interp.results import provenance
 
     Patch(
@@ -526,7 +526,7 @@ def test_a_patch_file_that_cannot_be_read(call: Call, command: tuple[str, ...]) 
         refused(call(*with_patch(command, "damaged.patch")), "damaged.patch is not a readable record")
     run = RunFolder.open("folder", {})
     from interp.locate.attribution import attribute
-    from interp.models import load_model
+    from interp.models.load import load_model
 
     run.put("x", attribute(load_model(TINY, device="cpu"), Fact.from_prompt(TOWER[0], "Eiffel Tower"), steps=1))
     refused(call(*with_patch(command, run.record_path("x"))), "holds 'Attribution'", "expected 'Patch'")

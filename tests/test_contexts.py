@@ -8,7 +8,7 @@ from interp.editing.contexts import OPENINGS, context_kinds, write_contexts
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.generation import generate
-from interp.tokens import decode, encode, tokenize
+from interp.models.tokens import decode, encode, tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower")
 

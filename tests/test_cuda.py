@@ -33,7 +33,7 @@ from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
-from interp.models import load_model, weights_hash
+from interp.models.load import load_model, weights_hash
 from interp.run_pairs import clean_and_corrupted
 from interp.sweep import halving
 

@@ -23,7 +23,6 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from interp import embedded
 from interp.edit_plan import read_plan
 from interp.editing.corpora import Corpus
 from interp.editing.patch import Outcome, Patch
@@ -33,6 +32,7 @@ from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
+from interp.models import embedded
 from interp.results import Record, provenance
 from interp.runs import RunFolder
 from interp.study import LocateSettings, class_averages, locate_facts

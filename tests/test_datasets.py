@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from interp.errors import DataError, OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
-from interp.tokens import tokenize
+from interp.models.tokens import tokenize
 
 RECORD = {"template": "{} is governed from", "subject": "Norway", "target": " Oslo"}
 KNOWN = [

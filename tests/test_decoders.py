@@ -14,9 +14,9 @@ from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
+from interp.models.tokens import tokenize
 from interp.run_pairs import clean_and_corrupted
 from interp.suffix import padded, run_rows, suffixes
-from interp.tokens import tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS"}

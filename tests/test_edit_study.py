@@ -37,10 +37,10 @@ from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.class_average import ClassAverage
-from interp.models import weights_hash
+from interp.models.load import weights_hash
+from interp.models.tokens import TOKEN_CLASSES
 from interp.results import Provenance, provenance
 from interp.runs import RunFolder
-from interp.tokens import TOKEN_CLASSES
 
 CASES = [
     EditCase(

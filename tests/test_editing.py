@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp import tokens
 from interp.editing import (
     Corpus,
     FtConfig,
@@ -27,7 +26,8 @@ from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
 from interp.locate.attribution import attribute, refined_neurons
-from interp.models import load_model, weights_hash
+from interp.models import tokens
+from interp.models.load import load_model, weights_hash
 from interp.results import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")

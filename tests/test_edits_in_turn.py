@@ -22,7 +22,7 @@ from interp.editing import (
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
-from interp.models import weights_hash
+from interp.models.load import weights_hash
 from interp.results import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")

@@ -21,7 +21,7 @@ from interp.editing import (
 from interp.editing.answers import answered
 from interp.errors import InterpWarning
 from interp.facts.records import EditRequest, Fact
-from interp.tokens import encode
+from interp.models.tokens import encode
 
 TOWER = EditRequest(
     Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"), new_target=" Rome"

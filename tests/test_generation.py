@@ -6,7 +6,7 @@ import torch
 
 from interp.errors import OptionError
 from interp.generation import generate
-from interp.tokens import encode
+from interp.models.tokens import encode
 
 TEXTS = (
     "Norway is",

@@ -14,8 +14,8 @@ from transformer_lens import HookedTransformer
 from interp.errors import FactError, NumericalError
 from interp.facts.records import Fact
 from interp.locate.knowledge import answers, known_facts, spread_over_relations
-from interp.models import load_model
-from interp.tokens import token_text, tokenize
+from interp.models.load import load_model
+from interp.models.tokens import token_text, tokenize
 from tests.conftest import FAMILIES
 
 

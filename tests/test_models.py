@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from interp import embedded
 from interp.errors import ModelError, OptionError
-from interp.model_config import MAX_CONTEXT, MODEL_TYPES
-from interp.models import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
+from interp.models import embedded
+from interp.models.config import MAX_CONTEXT, MODEL_TYPES
+from interp.models.load import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
 
 TOLERANCE = 2e-4
 Factory = Callable[[str], HookedTransformer]
@@ -154,7 +154,7 @@ def test_a_long_context_is_cut(name: str, family_folder: Callable[[str], Path], 
 def test_a_long_context_is_cut_in_models_with_learned_positions_or_tables(
     name: str, family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], monkeypatch
 ) -> None:
-    monkeypatch.setattr("interp.model_config.MAX_CONTEXT", 24)
+    monkeypatch.setattr("interp.models.config.MAX_CONTEXT", 24)
     model = load_model(family_folder(name), device="cpu")
     assert model.cfg.n_ctx == 24
     assert difference(model, family_hf(name), 24) < TOLERANCE
@@ -524,7 +524,7 @@ def test_interrupts_are_not_swallowed(golden: Path, monkeypatch: pytest.MonkeyPa
 
     for name in ("AutoConfig.from_pretrained", "AutoTokenizer.from_pretrained", "HookedTransformer"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"interp.models.{name}", interrupted)
+            patched.setattr(f"interp.models.load.{name}", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 load_model(golden / "tiny-gpt2", device="cpu")
 
@@ -579,7 +579,7 @@ def test_default_device() -> None:
 
 def test_no_network_is_said_at_once(monkeypatch):
     """A closed port of this machine stands for a hub that cannot be reached."""
-    monkeypatch.setattr("interp.models.HUB", "http://127.0.0.1:9")
-    monkeypatch.setattr("interp.models.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("interp.models.load.HUB", "http://127.0.0.1:9")
+    monkeypatch.setattr("interp.models.load.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=r"'gpt2-xx' is neither embedded .* cannot be reached; did you mean gpt2-xl"):
         load_model("gpt2-xx")

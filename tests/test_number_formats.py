@@ -8,10 +8,10 @@ from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
-from interp.models import load_model
+from interp.models.load import load_model
+from interp.models.tokens import tokenize
 from interp.run_pairs import clean_and_corrupted
 from interp.sweep import unembed
-from interp.tokens import tokenize
 from tests.conftest import GOLDEN
 
 QUICK = {"samples": 3, "noise": 0.33}

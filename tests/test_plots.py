@@ -21,12 +21,12 @@ from rich.console import Console
 from interp import plots
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
+from interp.models.tokens import TOKEN_CLASSES
 from interp.plots import style
 from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
 from interp.plots.panel import layer_ticks, token_labels
 from interp.plots.style import colour_scale
 from interp.results import Provenance
-from interp.tokens import TOKEN_CLASSES
 
 METHODS = ("attribution", "resid", "mlp", "attn")
 TOKENS = ("<|endoftext|>", "The", " Space", " Need", "le", " cost", " $x$", " in", "\n", " ", "\ufffd", "中", " of")

@@ -13,7 +13,7 @@ from interp.editing import Corpus, SecondMoments, second_moments
 from interp.editing.corpora import BATCH, corpus_rows
 from interp.editing.grams import held_out_error
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
-from interp.tokens import encode
+from interp.models.tokens import encode
 
 SMALL = Corpus(tokens=600, row=24)
 N_ROWS = BATCH + 6  # more than one batch

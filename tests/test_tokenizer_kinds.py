@@ -22,8 +22,8 @@ from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
+from interp.models.tokens import decode, encode, encode_continuation, front_tokens, tokenize
 from interp.results import provenance
-from interp.tokens import decode, encode, encode_continuation, front_tokens, tokenize
 from tests.tokenizer_kinds import AROUND, KINDS
 
 Models = Callable[..., HookedTransformer]
@@ -199,9 +199,9 @@ def test_an_unknown_part_is_said(kind_model: Models) -> None:
 
 
 def test_offsets_that_point_elsewhere_are_refused(tiny: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    import interp.tokens
+    import interp.models.tokens
 
-    encoding = interp.tokens._encode
+    encoding = interp.models.tokens._encode
 
     def shifted(tokenizer: object, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids, offsets = encoding(tokenizer, text)
@@ -209,7 +209,7 @@ def test_offsets_that_point_elsewhere_are_refused(tiny: HookedTransformer, monke
 
     fact = Fact(template="In {} they eat noodles", subject="Tokyo")
     tokenize(tiny, fact)
-    monkeypatch.setattr(interp.tokens, "_encode", shifted)
+    monkeypatch.setattr(interp.models.tokens, "_encode", shifted)
     with pytest.raises(FactError, match=r"offsets cannot be trusted: by them the subject 'Tokyo' of .* is in"):
         tokenize(tiny, fact)
 

@@ -11,7 +11,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.errors import FactError, ModelError
 from interp.facts.records import Fact
-from interp.tokens import TOKEN_CLASSES, decode, encode_continuation, subject_span, token_classes, tokenize
+from interp.models.tokens import TOKEN_CLASSES, decode, encode_continuation, subject_span, token_classes, tokenize
 
 BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 PIECES = [

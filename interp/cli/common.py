@@ -123,7 +123,7 @@ def load(name: str, device: str | None, dtype: str) -> HookedTransformer:
     with bar(f"loading {name}"):
         import torch
 
-        from interp.models import load_model
+        from interp.models.load import load_model
         from interp.options import check_choice
 
         check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
@@ -173,7 +173,7 @@ def typed_fact(
 
 def target_text(network: HookedTransformer, fact: Fact) -> str:
     """What the target became, at the end of a line: ``; target ' Rome' = [' Rome']``; nothing if there is none."""
-    from interp.tokens import tokenize
+    from interp.models.tokens import tokenize
 
     if fact.target is None:
         return ""

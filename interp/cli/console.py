@@ -74,7 +74,7 @@ def reported() -> Iterator[None]:
             messages.print(Text("warning:", style="bold yellow"), line, soft_wrap=True)
 
     handler, root = _Lines(), logging.getLogger()
-    preparing = logging.getLogger("interp.embedded")  # tells what it does when that takes long
+    preparing = logging.getLogger("interp.models.embedded")  # tells what it does when that takes long
     level = preparing.level
     preparing.setLevel(logging.INFO)
     root.addHandler(handler)

@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import OptionError
 from interp.generation import generate
-from interp.tokens import decode, encode
+from interp.models.tokens import decode, encode
 
 __all__ = ["Contexts", "context_kinds", "write_contexts"]
 

@@ -17,8 +17,8 @@ from transformer_lens import HookedTransformer
 from interp.errors import DataError, InterpError, OptionError
 from interp.facts.sources import check_hub_name, hub_failure, read_text, shorten
 from interp.generation import generate
+from interp.models.tokens import encode
 from interp.options import Progress, check_positive, check_seed, python_numbers
-from interp.tokens import encode
 
 __all__ = ["BATCH", "Corpus", "corpus_rows"]
 

@@ -21,9 +21,9 @@ from interp.editing.config import KnConfig
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
 from interp.locate.attribution import attribute, refined_neurons
+from interp.models.tokens import encode_continuation, tokenize
 from interp.options import Progress
 from interp.results import Provenance
-from interp.tokens import encode_continuation, tokenize
 
 __all__ = ["scale_neurons"]
 

@@ -36,10 +36,10 @@ from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest
-from interp.models import check_differentiable, check_linear_output
+from interp.models.load import check_differentiable, check_linear_output
+from interp.models.tokens import tokenize
 from interp.options import Progress, check_positive
 from interp.results import Provenance, provenance
-from interp.tokens import tokenize
 
 __all__ = ["Maker", "checked_requests"]
 

@@ -25,7 +25,7 @@ from transformer_lens.hook_points import HookPoint
 from interp.editing.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models import weights_hash
+from interp.models.load import weights_hash
 from interp.results import Record, content_hash
 from interp.sweep import Hook
 

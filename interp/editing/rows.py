@@ -17,8 +17,8 @@ from transformer_lens import HookedTransformer
 from interp.editing.contexts import Contexts
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest, Fact
+from interp.models.tokens import tokenize
 from interp.suffix import padded, passes, run_rows
-from interp.tokens import tokenize
 
 __all__ = ["EditRows", "check_requests", "edit_rows", "key_weights", "subject_keys"]
 

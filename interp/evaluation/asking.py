@@ -9,9 +9,9 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.patch import Patch, row_hooks
 from interp.generation import generate
+from interp.models.tokens import decode
 from interp.suffix import padded
 from interp.sweep import unembed
-from interp.tokens import decode
 
 __all__ = ["greedy", "sampled", "teacher_forced"]
 

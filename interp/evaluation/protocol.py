@@ -27,10 +27,10 @@ from interp.evaluation.asking import greedy, sampled, teacher_forced
 from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
 from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
 from interp.facts.records import EditCase
+from interp.models.tokens import decode, encode_continuation
 from interp.options import check_choice, check_positive, check_seed
 from interp.results import Provenance, Record, provenance
 from interp.sweep import halving
-from interp.tokens import decode, encode_continuation
 
 __all__ = [
     "METRICS",

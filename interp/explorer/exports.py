@@ -9,11 +9,11 @@ from pathlib import Path
 from interp.errors import OptionError
 from interp.explorer.page import panels
 from interp.explorer.session import Session
+from interp.models.tokens import token_text, tokenize
 from interp.options import check_choice
 from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.panel import token_label
 from interp.plots.save import save_figure
-from interp.tokens import token_text, tokenize
 
 __all__ = ["FORMATS", "exported"]
 

@@ -20,12 +20,12 @@ from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
+from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel
 from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
 from interp.system.readable import neutral
-from interp.tokens import TokenizedFact, token_text, tokenize
 
 __all__ = [
     "DOING",

@@ -30,10 +30,10 @@ from interp.facts.records import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patched_run, read_out
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
+from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_positive, check_seed
 from interp.results import Provenance, provenance
 from interp.run_pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
-from interp.tokens import tokenize
 
 __all__ = ["EDITORS", "METHODS", "Controls", "Session"]
 

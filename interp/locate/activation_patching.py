@@ -24,11 +24,11 @@ from interp.base_runs import check_site
 from interp.cells import SITES, Cell, check_cells, window_layers
 from interp.errors import OptionError
 from interp.facts.records import Fact
+from interp.models.tokens import token_text
 from interp.options import whole_number
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current
 from interp.sweep import Join, Pin, Place, sweep, unembed, wide
-from interp.tokens import token_text
 
 __all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "patched_run", "read_out"]
 

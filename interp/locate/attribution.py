@@ -37,11 +37,11 @@ from interp.batches import check_fits, halving, warn_if_long
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.integrated_gradients import Rule, integrate, quadrature
-from interp.models import check_differentiable, check_linear_output
+from interp.models.load import check_differentiable, check_linear_output
+from interp.models.tokens import token_text, tokenize
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results import Provenance, Record, provenance
 from interp.sweep import unembed
-from interp.tokens import token_text, tokenize
 
 __all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
 

@@ -32,11 +32,11 @@ from interp.cells import SITES, STATES, State
 from interp.corruption import Corruption
 from interp.errors import OptionError
 from interp.facts.records import Fact
+from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
 from interp.restorations import restored_scores
 from interp.results import Provenance, Record, provenance
 from interp.run_pairs import RunPair, clean_and_corrupted
-from interp.tokens import token_text
 
 __all__ = ["CausalTrace", "causal_trace"]
 

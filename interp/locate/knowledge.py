@@ -11,9 +11,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.facts.records import Fact
+from interp.models.tokens import token_text, tokenize
 from interp.options import Progress
 from interp.sweep import halving, unembed
-from interp.tokens import token_text, tokenize
 
 __all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import interp
 import interp.cli
-import interp.models
+import interp.models.load
 from interp.errors import InterpWarning
-from interp.models import weights_hash
+from interp.models.load import weights_hash
 from tests.conftest import GOLDEN
 from tests.fuzz.hostile import TEXTS
 from tests.fuzz.samples import CASES, CONTEXTS, FACT, TO_ROME
@@ -131,7 +131,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """Models stay loaded from one command to the next, and are compared with what they were."""
-    real, models = interp.models.load_model, {}
+    real, models = interp.models.load.load_model, {}
 
     def load(name: Any = "smollm2-135m", **options: Any) -> Any:
         key = (str(name), str(options))
@@ -142,7 +142,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
         assert weights_hash(model) == before, "a command changed the model"
         return model
 
-    monkeypatch.setattr(interp.models, "load_model", load)
+    monkeypatch.setattr(interp.models.load, "load_model", load)
     return models
 
 

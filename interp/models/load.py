@@ -27,11 +27,11 @@ from transformer_lens.pretrained import weight_conversions
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from interp import embedded
 from interp.errors import InterpError, ModelError, OptionError, excerpt
-from interp.model_config import MODEL_TYPES, architecture_of, hooked_config
-from interp.model_folder import check_vocabulary, check_weights, model_source
-from interp.tokens import front_tokens
+from interp.models import embedded
+from interp.models.config import MODEL_TYPES, architecture_of, hooked_config
+from interp.models.folder import check_vocabulary, check_weights, model_source
+from interp.models.tokens import front_tokens
 
 __all__ = [
     "KNOWN_MODELS",
