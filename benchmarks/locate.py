@@ -25,7 +25,7 @@ from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.models.load import default_device
 from interp.models.tokens import tokenize
-from interp.results import provenance
+from interp.results.record import provenance
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 NOISE = 0.3

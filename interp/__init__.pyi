@@ -91,8 +91,8 @@ from .plots import (
     table1_latex,
     table1_markdown,
 )
-from .results import Provenance, Record, load_record, provenance
-from .runs import RunFolder
+from .results.record import Provenance, Record, load_record, provenance
+from .results.run_folder import RunFolder
 from .study import LocateSettings, class_averages, locate_facts, located
 
 __all__ = [

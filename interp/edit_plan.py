@@ -25,8 +25,8 @@ from interp.errors import DataError, OptionError
 from interp.locate.class_average import ClassAverage
 from interp.models.tokens import TOKEN_CLASSES
 from interp.options import check_positive, check_seed
-from interp.runs import RunFolder
-from interp.skips import Skips
+from interp.results.run_folder import RunFolder
+from interp.results.skips import Skips
 
 __all__ = [
     "LAST_SUBJECT",
@@ -193,7 +193,7 @@ def unit_name(kind: str, method: str, layers: Sequence[int], case: int) -> str:
 def finished(run: RunFolder, cls: Any, unit: str, **expected: Any) -> Any:
     """A record that must be there.
 
-    Args: See :meth:`interp.runs.RunFolder.read`.
+    Args: See :meth:`interp.results.run_folder.RunFolder.read`.
 
     Raises:
         DataError: If it is not, is damaged, or is not what its name says (names it).

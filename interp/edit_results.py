@@ -12,8 +12,8 @@ from interp.evaluation.summary import Comparison, TableRow, compared, table_row
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
-from interp.runs import RunFolder
-from interp.shown import Shown
+from interp.results.run_folder import RunFolder
+from interp.results.shown import Shown
 from interp.statistics.estimates import Interval, rank_correlation
 
 __all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]

@@ -8,7 +8,7 @@
 A unit of work is one (case, method, layers): its patch and its evaluation are records in a run folder. Units of the
 same method and layers are edited in fixed groups, and groups are evaluated together in fixed bundles, so an interrupted
 study ends with the same numbers. A case that cannot be asked or edited is left out, and the folder says why
-(:mod:`interp.skips`).
+(:mod:`interp.results.skips`).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from interp.facts.records import EditCase, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
-from interp.results import Provenance, provenance
-from interp.runs import RunFolder
-from interp.skips import SKIPPABLE, Skips
+from interp.results.record import Provenance, provenance
+from interp.results.run_folder import RunFolder
+from interp.results.skips import SKIPPABLE, Skips
 from interp.study import StudyProgress
 
 __all__ = ["edit_cases"]

@@ -28,9 +28,9 @@ from interp.locate.class_average import ClassAverage, TokenLayerMap, class_avera
 from interp.locate.knowledge import known_facts, spread_over_relations
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
-from interp.results import Provenance, provenance
-from interp.runs import RunFolder
-from interp.skips import SKIPPABLE, Skips
+from interp.results.record import Provenance, provenance
+from interp.results.run_folder import RunFolder
+from interp.results.skips import SKIPPABLE, Skips
 
 __all__ = [
     "METHODS",

@@ -17,7 +17,7 @@ from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
-from interp.results import provenance
+from interp.results.record import provenance
 from interp.run_pairs import _checksum, clean_and_corrupted, prompt_pair
 
 QUICK = {"samples": 3, "noise": 0.33}

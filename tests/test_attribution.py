@@ -18,7 +18,7 @@ from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
-from interp.results import provenance
+from interp.results.record import provenance
 from tests.conftest import FAMILIES, GOLDEN
 
 

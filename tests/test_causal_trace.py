@@ -15,7 +15,7 @@ from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
-from interp.results import provenance
+from interp.results.record import provenance
 from interp.sweep import base_run
 
 QUICK = {"samples": 3, "noise": 0.33}

@@ -7,7 +7,7 @@ import torch
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.models.tokens import TOKEN_CLASSES
-from interp.results import Provenance, Record
+from interp.results.record import Provenance, Record
 
 LAYERS = 4
 SHAPES = [(9, (1, 4)), (6, (0, 1)), (7, (2, 7)), (5, (3, 4)), (12, (0, 5)), (3, (1, 3)), (1, (0, 1)), (10, (2, 4))]

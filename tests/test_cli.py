@@ -25,8 +25,8 @@ from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.knowledge import answers
 from interp.models.load import KNOWN_MODELS
-from interp.results import load_record
-from interp.runs import RunFolder
+from interp.results.record import load_record
+from interp.results.run_folder import RunFolder
 from interp.study import METHODS, LocateSettings, class_averages, locate_facts
 
 TINY = str(Path(__file__).parent / "golden" / "tiny-gpt2")

@@ -22,7 +22,7 @@ from interp.editing import Corpus, Patch, default_config, edit, edit_sequentiall
 from interp.evaluation import evaluate
 from interp.facts.case_files import load_cases
 from interp.facts.records import EditRequest, Fact
-from interp.runs import RunFolder
+from interp.results.run_folder import RunFolder
 from tests.test_cli import (  # noqa: F401
     CASES,
     EDITED,
@@ -483,7 +483,7 @@ def test_a_record_that_is_wrong(
 def save_some_patch(path: Path) -> None:
     from interp.editing.patch import Outcome
     from interp.models.load import load_model
-    from interp.results import provenance
+    from interp.results.record import provenance
 
     Patch(
         provenance=provenance(load_model(TINY, device="cpu")),

@@ -33,8 +33,8 @@ from interp.facts.records import EditCase, EditRequest, Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.models import embedded
-from interp.results import Record, provenance
-from interp.runs import RunFolder
+from interp.results.record import Record, provenance
+from interp.results.run_folder import RunFolder
 from interp.study import LocateSettings, class_averages, locate_facts
 
 

@@ -18,7 +18,7 @@ from interp.display.description import Description, Table, probability, shaded
 from interp.editing.second_moments import SecondMoments
 from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import TokenLayerMap, class_average
-from interp.results import provenance
+from interp.results.record import provenance
 from interp.statistics.estimates import Interval
 
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")

@@ -39,8 +39,8 @@ from interp.locate.causal_trace import causal_trace
 from interp.locate.class_average import ClassAverage
 from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
-from interp.results import Provenance, provenance
-from interp.runs import RunFolder
+from interp.results.record import Provenance, provenance
+from interp.results.run_folder import RunFolder
 
 CASES = [
     EditCase(

@@ -28,7 +28,7 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models import tokens
 from interp.models.load import load_model, weights_hash
-from interp.results import provenance
+from interp.results.record import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
 

@@ -22,7 +22,7 @@ from interp.editing.export import export_hugging_face, export_lora
 from interp.editing.patch import Patch, compose
 from interp.errors import DataError, ModelError, OptionError
 from interp.models.load import load_model, weights_hash
-from interp.results import provenance
+from interp.results.record import provenance
 from tests.conftest import GOLDEN, random_model
 
 TOKENS = torch.tensor([[5, 17, 300, 42, 7, 511, 9, 88], [1, 2, 3, 4, 500, 6, 70, 8]])

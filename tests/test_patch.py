@@ -28,7 +28,7 @@ from interp.errors import DataError, ModelError, OptionError
 from interp.evaluation.protocol import ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact
 from interp.models.load import load_model, weights_hash
-from interp.results import provenance
+from interp.results.record import provenance
 
 REQUEST = EditRequest(Fact(template="{} is governed from", subject="Norway", target=" Oslo"), new_target=" Lima")
 

@@ -26,7 +26,7 @@ from interp.plots import style
 from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
 from interp.plots.panel import layer_ticks, token_labels
 from interp.plots.style import colour_scale
-from interp.results import Provenance
+from interp.results.record import Provenance
 
 METHODS = ("attribution", "resid", "mlp", "attn")
 TOKENS = ("<|endoftext|>", "The", " Space", " Need", "le", " cost", " $x$", " in", "\n", " ", "\ufffd", "中", " of")

@@ -29,7 +29,7 @@ from interp.evaluation.summary import compared, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.generation import generate
 from interp.models.load import weights_hash
-from interp.results import provenance
+from interp.results.record import provenance
 from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference
 from interp.statistics.significance import paired_p_value
 

@@ -17,7 +17,7 @@ from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
 from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
-from interp.results import Provenance, Record, content_hash, load_record, provenance, save_record
+from interp.results.record import Provenance, Record, content_hash, load_record, provenance, save_record
 
 SOURCE = Provenance(
     model="a model", weights_hash="0" * 32, dtype="float32", device="cpu", versions={"interp": "1", "torch": "2"}

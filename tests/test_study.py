@@ -25,8 +25,8 @@ from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
-from interp.results import Record
-from interp.runs import RunFolder
+from interp.results.record import Record
+from interp.results.run_folder import RunFolder
 from interp.study import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)

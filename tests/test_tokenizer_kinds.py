@@ -23,7 +23,7 @@ from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
 from interp.models.tokens import decode, encode, encode_continuation, front_tokens, tokenize
-from interp.results import provenance
+from interp.results.record import provenance
 from tests.tokenizer_kinds import AROUND, KINDS
 
 Models = Callable[..., HookedTransformer]

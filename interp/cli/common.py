@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typer import Context
 
     from interp.facts.records import Fact
-    from interp.runs import RunFolder
+    from interp.results.run_folder import RunFolder
     from interp.study import LocateSettings
 else:
     Context = typer.Context.__base__  # the class of what commands are called with
@@ -187,8 +187,8 @@ def single_run(
     """The folder of a single result, found fit before the work; its settings are written with the result."""
     from dataclasses import asdict
 
-    from interp.results import provenance
-    from interp.runs import RunFolder
+    from interp.results.record import provenance
+    from interp.results.run_folder import RunFolder
 
     settings = {"command": kind, **settings, "provenance": asdict(provenance(network))}
     run = RunFolder(out or Path("runs") / f"{kind}-{digest(settings)}")
@@ -219,7 +219,7 @@ def check_writable(folder: Path | None) -> None:
     """Find out before the long work, not after it."""
     if folder is None:
         return
-    from interp.results import write_atomically
+    from interp.results.record import write_atomically
 
     probe = folder / ".interp-probe"
     write_atomically(probe, b"")

@@ -71,7 +71,7 @@ def figure1(
 ) -> None:
     """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
     if from_run is not None:
-        from interp.runs import RunFolder
+        from interp.results.run_folder import RunFolder
         from interp.study import class_averages
 
         refuse_given(context, "--from takes everything from the records", *RUN_OPTIONS)
@@ -125,7 +125,7 @@ def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None
     from rich.table import Table
 
     from interp import plots
-    from interp.results import write_atomically
+    from interp.results.record import write_atomically
 
     written = plots.save_figure(plots.figure1(averages, width=width), folder / "figure1")
     for name, text in (("figure1.html", plots.figure1_html(averages)), ("figure1.csv", plots.figure1_csv(averages))):

@@ -223,7 +223,7 @@ def _show_single(
 ) -> None:
     from interp import plots
     from interp.plots.style import letters_without_font
-    from interp.results import write_atomically
+    from interp.results.record import write_atomically
 
     plots.save_figure(plots.heatmap(values, tokens, span, title=title, unit=unit, method=method), place / "heatmap")
     if missing := letters_without_font("".join((title, *tokens))):

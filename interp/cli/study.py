@@ -96,7 +96,7 @@ def table1(
     figures: Annotated[Path | None, path_option(help="Folder for the tables; RUN/figures by default.")] = None,
 ) -> None:
     """Table 1 and the figures of the layer sweep again, from the records of a study."""
-    from interp.runs import RunFolder
+    from interp.results.run_folder import RunFolder
     from interp.study import class_averages
 
     _draw_edits(RunFolder(from_run / "edits"), class_averages(RunFolder(from_run)), figures or from_run / "figures")
@@ -169,7 +169,7 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
 
     from interp import plots
     from interp.edit_results import edit_results, relocated
-    from interp.results import write_atomically
+    from interp.results.record import write_atomically
 
     found = edit_results(edits, averages)
     written = []

@@ -23,7 +23,7 @@ from interp.editing.patch import Patch
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
 from interp.options import Progress
-from interp.results import Provenance
+from interp.results.record import Provenance
 
 __all__ = ["edit", "edit_each"]
 

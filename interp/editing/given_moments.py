@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.editing.second_moments import SecondMoments
 from interp.editing.whitening import Moments
 from interp.errors import OptionError
-from interp.results import Provenance, check_same_weights
+from interp.results.record import Provenance, check_same_weights
 
 __all__ = ["GivenMoments", "described_moments", "given_moments"]
 

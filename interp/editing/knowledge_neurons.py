@@ -23,7 +23,7 @@ from interp.facts.records import EditRequest
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models.tokens import encode_continuation, tokenize
 from interp.options import Progress
-from interp.results import Provenance
+from interp.results.record import Provenance
 
 __all__ = ["scale_neurons"]
 

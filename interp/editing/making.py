@@ -39,7 +39,7 @@ from interp.facts.records import EditRequest
 from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_positive
-from interp.results import Provenance, provenance
+from interp.results.record import Provenance, provenance
 
 __all__ = ["Maker", "checked_requests"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError
-from interp.results import ON_MODEL
+from interp.results.record import ON_MODEL
 
 __all__ = ["Applied", "OnModel", "applied_hashes", "put_on", "state_of", "take_back", "undisturbed"]
 

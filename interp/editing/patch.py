@@ -26,7 +26,7 @@ from interp.editing.on_model import Applied, _w_out, applied_hashes, put_on, sta
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
 from interp.models.load import weights_hash
-from interp.results import Record, content_hash
+from interp.results.record import Record, content_hash
 from interp.sweep import Hook
 
 __all__ = [

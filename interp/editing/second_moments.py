@@ -41,7 +41,7 @@ from interp.editing.shrinkage import ledoit_wolf, shrunk
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
 from interp.options import Progress, check_choice, check_positive
-from interp.results import Provenance, Record, load_record, save_record
+from interp.results.record import Provenance, Record, load_record, save_record
 
 __all__ = [
     "HELD_OUT_LIMIT",

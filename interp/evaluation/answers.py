@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from interp.errors import InterpWarning, OptionError
 from interp.evaluation.questions import Question, questions
 from interp.facts.records import EditCase
-from interp.results import Provenance, Record, check_same_weights
+from interp.results.record import Provenance, Record, check_same_weights
 
 __all__ = ["Answers", "Reading", "check_before"]
 

@@ -29,7 +29,7 @@ from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
 from interp.facts.records import EditCase
 from interp.models.tokens import decode, encode_continuation
 from interp.options import check_choice, check_positive, check_seed
-from interp.results import Provenance, Record, provenance
+from interp.results.record import Provenance, Record, provenance
 from interp.sweep import halving
 
 __all__ = [

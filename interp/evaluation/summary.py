@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from interp.errors import OptionError
 from interp.evaluation.protocol import METRICS, PROTOCOLS, CaseEvaluation
-from interp.shown import Shown
+from interp.results.shown import Shown
 from interp.statistics.estimates import (
     PARTS,
     SHARE,

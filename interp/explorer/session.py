@@ -32,7 +32,7 @@ from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_positive, check_seed
-from interp.results import Provenance, provenance
+from interp.results.record import Provenance, provenance
 from interp.run_pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
 
 __all__ = ["EDITORS", "METHODS", "Controls", "Session"]

@@ -32,7 +32,7 @@ from interp.locate.activation_patching import PatchedRun
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace
 from interp.options import check_choice
-from interp.results import write_atomically
+from interp.results.record import write_atomically
 from interp.system.readable import neutral
 
 __all__ = ["Explorer"]

@@ -26,7 +26,7 @@ from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.models.tokens import token_text
 from interp.options import whole_number
-from interp.results import Provenance, Record, provenance
+from interp.results.record import Provenance, Record, provenance
 from interp.run_pairs import RunPair, check_current
 from interp.sweep import Join, Pin, Place, sweep, unembed, wide
 

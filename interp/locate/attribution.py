@@ -40,7 +40,7 @@ from interp.integrated_gradients import Rule, integrate, quadrature
 from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress, check_choice, check_positive, whole_number
-from interp.results import Provenance, Record, provenance
+from interp.results.record import Provenance, Record, provenance
 from interp.sweep import unembed
 
 __all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]

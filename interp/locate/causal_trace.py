@@ -35,7 +35,7 @@ from interp.facts.records import Fact
 from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
 from interp.restorations import restored_scores
-from interp.results import Provenance, Record, provenance
+from interp.results.record import Provenance, Record, provenance
 from interp.run_pairs import RunPair, clean_and_corrupted
 
 __all__ = ["CausalTrace", "causal_trace"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.models.tokens import TOKEN_CLASSES, token_classes
-from interp.results import Record
+from interp.results.record import Record
 from interp.statistics.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 
 __all__ = ["ClassAverage", "TokenLayerMap", "class_average"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from interp.options import check_choice, check_positive
 from interp.plots.style import paper_style
-from interp.results import write_atomically
+from interp.results.record import write_atomically
 
 __all__ = ["save_figure"]
 

@@ -20,7 +20,7 @@ from interp.edit_results import edit_results
 from interp.edit_study import edit_cases
 from interp.editing import Corpus
 from interp.plots import edit_layers_csv, figure1_csv, table1_csv, table1_markdown
-from interp.results import write_atomically
+from interp.results.record import write_atomically
 from interp.study import LocateSettings, class_averages, locate_facts, selection
 from tests.fuzz.samples import STUDY_CASES, known
 

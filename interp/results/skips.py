@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interp.errors import DataError, FactError, NumericalError
-from interp.runs import RunFolder
+from interp.results.run_folder import RunFolder
 
 __all__ = ["SKIPPABLE", "Skips"]
 

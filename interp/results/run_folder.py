@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import cattrs
 
 from interp.errors import DataError, InterpError, InterpWarning
-from interp.results import Record, content_hash, load_record, save_record
+from interp.results.record import Record, content_hash, load_record, save_record
 from interp.system.files import exists, reason, remove_abandoned, write_atomically
 
 __all__ = ["RunFolder"]

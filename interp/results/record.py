@@ -27,7 +27,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
 from interp.models.load import weights_hash
-from interp.shown import Shown
+from interp.results.shown import Shown
 from interp.system.files import write_atomically
 
 __all__ = [

@@ -1,0 +1,6 @@
+"""Results as files: one record each with what it rests on, and the run folder that holds them."""
+
+from interp.results.record import Provenance, Record, load_record, provenance
+from interp.results.run_folder import RunFolder
+
+__all__ = ["Provenance", "Record", "RunFolder", "load_record", "provenance"]
