@@ -25,6 +25,7 @@ from .editing import (
     target_values,
     write_contexts,
 )
+from .engine.generation import generate
 from .errors import DataError, FactError, InterpError, InterpWarning, ModelError, NumericalError, OptionError
 from .evaluation import (
     Answers,
@@ -47,7 +48,6 @@ from .explorer import Controls, explore
 from .facts.case_files import case_around, load_cases
 from .facts.fact_files import load_facts
 from .facts.records import EditCase, EditRequest, Fact, Probe
-from .generation import generate
 from .locate import (
     Answer,
     Attribution,

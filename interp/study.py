@@ -17,11 +17,11 @@ from typing import Any, Literal
 import cattrs
 from transformer_lens import HookedTransformer
 
-from interp.cells import State
-from interp.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
+from interp.engine.cells import State
+from interp.engine.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
+from interp.engine.integrated_gradients import RULES, Rule
 from interp.errors import DataError, FactError
 from interp.facts.records import Fact
-from interp.integrated_gradients import RULES, Rule
 from interp.locate.attribution import Attribution, attribute
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average

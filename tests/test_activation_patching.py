@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.cells import SITES, Cell, window_layers
-from interp.corruption import noise_hook
+from interp.engine.cells import SITES, Cell, window_layers
+from interp.engine.corruption import noise_hook
+from interp.engine.pairs import _checksum, clean_and_corrupted, prompt_pair
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 from interp.results.record import provenance
-from interp.run_pairs import _checksum, clean_and_corrupted, prompt_pair
 
 QUICK = {"samples": 3, "noise": 0.33}
 

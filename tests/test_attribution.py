@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from benchmarks.baseline import attribute_layers
+from interp.engine.integrated_gradients import quadrature
 from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.integrated_gradients import quadrature
 from interp.locate.attribution import attribute, refined_neurons
 from interp.models.load import load_model
 from interp.models.tokens import tokenize

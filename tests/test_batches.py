@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from interp import batches
-from interp.base_runs import run_bytes
+from interp.engine import batches
+from interp.engine.base_runs import run_bytes
+from interp.engine.pairs import clean_and_corrupted
 from interp.errors import InterpWarning, OptionError
 from interp.facts.records import Fact
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
-from interp.run_pairs import clean_and_corrupted
 
 MANY = {"samples": 12, "noise": 0.33}
 

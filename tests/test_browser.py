@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import TOKEN, browser, chromium, lab, open_notebook, run_all, write_notebook
-from interp.cells import Cell
 from interp.editing.patch import Patch
+from interp.engine.cells import Cell
+from interp.engine.pairs import clean_and_corrupted
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.causal_trace import causal_trace
 from interp.models.load import weights_hash
-from interp.run_pairs import clean_and_corrupted
 
 MISSING = [name for name in ("playwright", "jupyterlab", "anywidget") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -159,7 +159,7 @@ def start(
 
 @pytest.fixture
 def noise(tiny) -> float:
-    from interp.corruption import noise_level
+    from interp.engine.corruption import noise_level
     from interp.facts.fact_files import load_facts
 
     return noise_level(tiny, load_facts())

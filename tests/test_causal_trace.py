@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from benchmarks.baseline import trace_cells
-from interp.cells import window_layers
-from interp.corruption import noise_level, replacement_facts
+from interp.engine.cells import window_layers
+from interp.engine.corruption import noise_level, replacement_facts
+from interp.engine.sweep import base_run
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 from interp.results.record import provenance
-from interp.sweep import base_run
 
 QUICK = {"samples": 3, "noise": 0.33}
 

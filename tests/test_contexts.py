@@ -5,9 +5,9 @@ import torch
 
 from interp.editing import contexts
 from interp.editing.contexts import OPENINGS, context_kinds, write_contexts
+from interp.engine.generation import generate
 from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.generation import generate
 from interp.models.tokens import decode, encode, tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower")

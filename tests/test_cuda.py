@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from interp.cells import Cell
-from interp.corruption import noise_level
 from interp.editing import (
     Corpus,
     FtConfig,
@@ -26,16 +24,18 @@ from interp.editing import (
     second_moments,
 )
 from interp.editing.contexts import write_contexts
+from interp.engine.cells import Cell
+from interp.engine.corruption import noise_level
+from interp.engine.generation import generate
+from interp.engine.pairs import clean_and_corrupted
+from interp.engine.sweep import halving
 from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
-from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.models.load import load_model, weights_hash
-from interp.run_pairs import clean_and_corrupted
-from interp.sweep import halving
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -7,16 +7,16 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from benchmarks.baseline import attribute_layers, trace_cells
-from interp.base_runs import base_run, run_bytes
-from interp.cells import Cell
+from interp.engine.base_runs import base_run, run_bytes
+from interp.engine.cells import Cell
+from interp.engine.pairs import clean_and_corrupted
+from interp.engine.suffix import padded, run_rows, suffixes
 from interp.errors import ModelError, OptionError
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
-from interp.run_pairs import clean_and_corrupted
-from interp.suffix import padded, run_rows, suffixes
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS"}

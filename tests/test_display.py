@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import interp
-from interp.cells import Cell
 from interp.display import as_html, as_text, describe
 from interp.display.description import Description, Table, probability, shaded
 from interp.editing.second_moments import SecondMoments
+from interp.engine.cells import Cell
 from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import TokenLayerMap, class_average
 from interp.results.record import provenance

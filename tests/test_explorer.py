@@ -19,9 +19,11 @@ import torch
 from safetensors import safe_open
 
 import interp
-from interp.cells import Cell
 from interp.display.description import probability
 from interp.editing.patch import Patch, applied_patches
+from interp.engine.cells import Cell
+from interp.engine.generation import generate
+from interp.engine.pairs import clean_and_corrupted, prompt_pair
 from interp.errors import FactError, InterpError, OptionError
 from interp.explorer import Controls, explore
 from interp.explorer.growing import GrowingMaps
@@ -29,13 +31,11 @@ from interp.explorer.session import Session
 from interp.explorer.view import EditedLayers, private_view
 from interp.explorer.widget import Explorer
 from interp.facts.records import EditRequest, Fact
-from interp.generation import generate
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.models.load import weights_hash
 from interp.plots.panel import token_label
-from interp.run_pairs import clean_and_corrupted, prompt_pair
 
 # the page says so itself
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from interp.engine.generation import generate
 from interp.errors import OptionError
-from interp.generation import generate
 from interp.models.tokens import encode
 
 TEXTS = (

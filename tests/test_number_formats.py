@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from interp.cells import Cell
+from interp.engine.cells import Cell
+from interp.engine.pairs import clean_and_corrupted
+from interp.engine.sweep import unembed
 from interp.locate.activation_patching import patch_activations
 from interp.locate.attribution import attribute
 from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
-from interp.run_pairs import clean_and_corrupted
-from interp.sweep import unembed
 from tests.conftest import GOLDEN
 
 QUICK = {"samples": 3, "noise": 0.33}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from interp.editing import RomeConfig, edit_each
 from interp.editing.patch import Patch, compose
+from interp.engine.generation import generate
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.evaluation.metrics import fluency
 from interp.evaluation.protocol import (
@@ -27,7 +28,6 @@ from interp.evaluation.protocol import (
 from interp.evaluation.questions import cases_of
 from interp.evaluation.summary import compared, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
-from interp.generation import generate
 from interp.models.load import weights_hash
 from interp.results.record import provenance
 from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference

@@ -9,9 +9,9 @@ import pytest
 from rich.cells import cell_len
 from transformer_lens import HookedTransformer
 
+from interp.engine.pairs import clean_and_corrupted
 from interp.facts.records import Fact
 from interp.models.tokens import decode, encode, token_text, tokenize
-from interp.run_pairs import clean_and_corrupted
 from interp.system.readable import bytes_of_token, neutral, token_label, with_bytes
 
 

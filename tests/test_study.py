@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 import interp.study
-from interp.corruption import noise_level
+from interp.engine.corruption import noise_level
 from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
 from interp.facts.records import Fact
 from interp.locate.attribution import Attribution, attribute

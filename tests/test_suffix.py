@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.suffix import PASS_TOKENS, padded, passes, run_rows, suffixes
+from interp.engine.suffix import PASS_TOKENS, padded, passes, run_rows, suffixes
 
 LENGTHS = (9, 4, 7, 9, 1, 5)
 STARTS = {"mixed": (3, 0, 6, 8, 0, 2), "first": (0,) * 6, "alike": (0, 2, 2, 2, 0, 2)}

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.baseline import trace_cells
+from interp.engine.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import Fact
 from interp.locate.causal_trace import causal_trace
 from interp.models.tokens import tokenize
-from interp.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
 from tests.conftest import FAMILIES
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")

@@ -157,8 +157,8 @@ def _loaded(path: Path) -> Patch:
 def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dict[str, Any]:
     import torch
 
+    from interp.engine.sweep import unembed
     from interp.models.tokens import encode_continuation, token_text
-    from interp.sweep import unembed
 
     ids, target_ids = encode_continuation(network, prompt, target)
     if not ids or len(ids) > network.cfg.n_ctx:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from interp.cells import Cell
 from interp.display.description import Description, Table, describe, probability, shaded
+from interp.engine.cells import Cell
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.attribution import Attribution
 from interp.locate.causal_trace import CausalTrace

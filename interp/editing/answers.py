@@ -17,9 +17,9 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.bare_rows import bare_rows
 from interp.editing.patch import Outcome, Patch, row_hooks
+from interp.engine.suffix import padded
+from interp.engine.sweep import halving, unembed
 from interp.errors import InterpWarning
-from interp.suffix import padded
-from interp.sweep import halving, unembed
 
 __all__ = ["answered", "warn_of_missed"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.rows import edit_rows
+from interp.engine.sweep import groups
 from interp.facts.records import EditRequest
-from interp.sweep import groups
 
 __all__ = ["BareRows", "bare_rows"]
 

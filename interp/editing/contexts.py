@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from transformer_lens import HookedTransformer
 
+from interp.engine.generation import generate
 from interp.errors import OptionError
-from interp.generation import generate
 from interp.models.tokens import decode, encode
 
 __all__ = ["Contexts", "context_kinds", "write_contexts"]

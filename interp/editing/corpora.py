@@ -14,9 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp.engine.generation import generate
 from interp.errors import DataError, InterpError, OptionError
 from interp.facts.sources import check_hub_name, hub_failure, read_text, shorten
-from interp.generation import generate
 from interp.models.tokens import encode
 from interp.options import Progress, check_positive, check_seed, python_numbers
 

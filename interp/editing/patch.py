@@ -23,11 +23,11 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.editing.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
+from interp.engine.sweep import Hook
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
 from interp.models.load import weights_hash
 from interp.results.record import Record, content_hash
-from interp.sweep import Hook
 
 __all__ = [
     "Outcome",

@@ -1,7 +1,7 @@
 """The rows that an edit is made from: each request in each context, with the target, and "{subject} is a".
 
 They run once through the network up to the edited layer; keys and values at the last subject token are read there,
-and what is above is kept for :mod:`interp.suffix`.
+and what is above is kept for :mod:`interp.engine.suffix`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.contexts import Contexts
+from interp.engine.suffix import padded, passes, run_rows
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest, Fact
 from interp.models.tokens import tokenize
-from interp.suffix import padded, passes, run_rows
 
 __all__ = ["EditRows", "check_requests", "edit_rows", "key_weights", "subject_keys"]
 

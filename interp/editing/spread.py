@@ -22,9 +22,9 @@ from transformer_lens import HookedTransformer
 from interp.editing.contexts import Contexts
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
+from interp.engine.suffix import padded, run_rows
+from interp.engine.sweep import groups, halving
 from interp.facts.records import EditRequest
-from interp.suffix import padded, run_rows
-from interp.sweep import groups, halving
 
 __all__ = ["spread"]
 

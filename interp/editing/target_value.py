@@ -10,7 +10,7 @@
 
 Nothing below the edited layer and nothing before the last subject token depends on delta, and logits are needed
 only where a target token is predicted: one step runs the suffixes through the upper blocks, no more
-(:mod:`interp.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, rows of like
+(:mod:`interp.engine.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, rows of like
 length together, and a request that has converged leaves the batch.
 
 Sources: ROME (Meng et al. 2022, section 3.1), MEMIT (Meng et al. 2023, section 4.3), PMET (Li et al. 2024).
@@ -31,11 +31,11 @@ from transformer_lens.hook_points import HookPoint
 from interp.editing.config import TargetConfig
 from interp.editing.contexts import Contexts
 from interp.editing.rows import EditRows, edit_rows, subject_keys
+from interp.engine.suffix import Suffixes, passes, suffixes
+from interp.engine.sweep import groups, halving, unembed
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
 from interp.options import Progress
-from interp.suffix import Suffixes, passes, suffixes
-from interp.sweep import groups, halving, unembed
 
 __all__ = ["TargetValue", "target_values"]
 

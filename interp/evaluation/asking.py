@@ -8,10 +8,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing.patch import Patch, row_hooks
-from interp.generation import generate
+from interp.engine.generation import generate
+from interp.engine.suffix import padded
+from interp.engine.sweep import unembed
 from interp.models.tokens import decode
-from interp.suffix import padded
-from interp.sweep import unembed
 
 __all__ = ["greedy", "sampled", "teacher_forced"]
 

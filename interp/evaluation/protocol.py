@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from transformer_lens import HookedTransformer
 
 from interp.editing.patch import Outcome, Patch, check_fits, check_unpatched
+from interp.engine.sweep import halving
 from interp.errors import FactError, OptionError
 from interp.evaluation.answers import Answers, Reading, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced
@@ -30,7 +31,6 @@ from interp.facts.records import EditCase
 from interp.models.tokens import decode, encode_continuation
 from interp.options import check_choice, check_positive, check_seed
 from interp.results.record import Provenance, Record, provenance
-from interp.sweep import halving
 
 __all__ = [
     "METRICS",

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from interp.cells import Cell, window_layers
 from interp.display.description import probability
 from interp.display.maps import NAMES, unit_of
 from interp.editing.config import MemitConfig, RomeConfig
 from interp.editing.patch import Patch
 from interp.editing.published import default_config
+from interp.engine.cells import Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
 from interp.facts.records import Fact

@@ -14,13 +14,14 @@ from typing import Literal
 
 from transformer_lens import HookedTransformer
 
-from interp.cells import Cell
-from interp.corruption import noise_level
 from interp.editing.config import MemitConfig, RomeConfig, check_config
 from interp.editing.editor import edit
 from interp.editing.patch import Patch
 from interp.editing.published import default_config
 from interp.editing.second_moments import second_moments
+from interp.engine.cells import Cell
+from interp.engine.corruption import noise_level
+from interp.engine.pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
 from interp.errors import OptionError
 from interp.evaluation.protocol import CaseEvaluation, evaluate
 from interp.explorer.view import EditedLayers, private_view
@@ -33,7 +34,6 @@ from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_positive, check_seed
 from interp.results.record import Provenance, provenance
-from interp.run_pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
 
 __all__ = ["EDITORS", "METHODS", "Controls", "Session"]
 

@@ -18,8 +18,8 @@ import anywidget
 import traitlets
 from transformer_lens import HookedTransformer
 
-from interp.cells import Cell
 from interp.editing.patch import Patch
+from interp.engine.cells import Cell
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported

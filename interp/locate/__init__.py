@@ -1,13 +1,13 @@
 """Locators: each takes a model and a fact and returns scores on the same (token, layer) axes."""
 
-from interp.cells import Cell
-from interp.corruption import noise_level
+from interp.engine.cells import Cell
+from interp.engine.corruption import noise_level
+from interp.engine.pairs import RunPair, clean_and_corrupted, prompt_pair
 from interp.locate.activation_patching import Candidate, PatchedRun, Readout, patch_activations, read_out
 from interp.locate.attribution import Attribution, Neuron, attribute, refined_neurons
 from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import Answer, answers, known_facts
-from interp.run_pairs import RunPair, clean_and_corrupted, prompt_pair
 
 __all__ = [
     "Answer",

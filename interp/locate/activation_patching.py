@@ -1,9 +1,9 @@
 """Activation patching: put chosen states of one run into another and see what the model answers.
 
-1. A pair of finished runs (:mod:`interp.run_pairs`): states come from the clean run and go into the corrupted ones,
+1. A pair of finished runs (:mod:`interp.engine.pairs`): states come from the clean run and go into the corrupted ones,
    or come from another prompt's run and go into this prompt's.
 2. The patched run differs from the base runs only at tokens from the first patched one on, and above the lowest
-   patched block: one :func:`interp.sweep.sweep` over that suffix, in which every cell is held at its token.
+   patched block: one :func:`interp.engine.sweep.sweep` over that suffix, in which every cell is held at its token.
 3. The likeliest next tokens of the source, the base and the patched runs, side by side; over several noise samples,
    of their mean distribution.
 
@@ -20,15 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.base_runs import check_site
-from interp.cells import SITES, Cell, check_cells, window_layers
+from interp.engine.base_runs import check_site
+from interp.engine.cells import SITES, Cell, check_cells, window_layers
+from interp.engine.pairs import RunPair, check_current
+from interp.engine.sweep import Join, Pin, Place, sweep, unembed, wide
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.models.tokens import token_text
 from interp.options import whole_number
 from interp.results.record import Provenance, Record, provenance
-from interp.run_pairs import RunPair, check_current
-from interp.sweep import Join, Pin, Place, sweep, unembed, wide
 
 __all__ = ["Candidate", "PatchedRun", "Readout", "patch_activations", "patched_run", "read_out"]
 

@@ -9,7 +9,7 @@ Transformers", equation 2):
 1. Clean run; keep the residual stream, keys, values and w of every block.
 2. Scaling w by a changes block l's output linearly, to resid + (a - 1) * (mlp_out - b_out): no block has to run to
    find the row that joins above block l with scale a.
-3. One :func:`interp.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass gives
+3. One :func:`interp.engine.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass gives
    dP/d(mlp_out) of each. The probability is unembedded where the answer stands and nowhere else.
 4. dP/dw = dP/d(mlp_out) W_out^T is linear too: the weighted sum over k comes first, one product per layer after.
 5. Completeness: summed over all scaled components, Attr approaches P(w) - P(0). What is missing is the error of the
@@ -32,16 +32,16 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.base_runs import base_run, check_decoder, run_bytes
-from interp.batches import check_fits, halving, warn_if_long
+from interp.engine.base_runs import base_run, check_decoder, run_bytes
+from interp.engine.batches import check_fits, halving, warn_if_long
+from interp.engine.integrated_gradients import Rule, integrate, quadrature
+from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.integrated_gradients import Rule, integrate, quadrature
 from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results.record import Provenance, Record, provenance
-from interp.sweep import unembed
 
 __all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
 
@@ -163,7 +163,7 @@ def attribute(
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
 
     Args:
-        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`) with plain or gated MLPs; left as
+        model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`) with plain or gated MLPs; left as
             it was found.
         fact: The statement; without a target, the model's own top answer is attributed.
         tokens: What is scaled: the ``last`` token of what the model reads (for each answer token its own, as

@@ -8,7 +8,7 @@
 4. Score of a cell: p(answer) in the restored run, averaged over samples. Indirect effect: score - corrupted.
 
 Cells of tokens before the subject equal the corrupted run (nothing there was corrupted), and so do states after
-the last block of other tokens than the last: neither is computed. The rest is one :func:`interp.sweep.sweep`
+the last block of other tokens than the last: neither is computed. The rest is one :func:`interp.engine.sweep.sweep`
 per token: about T*L/4 block rows of full length instead of T*L*L.
 
 Sources: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2 and appendix B;
@@ -26,17 +26,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.base_runs import check_decoder, check_site, run_bytes, sublayers
-from interp.batches import check_fits, halving, warn_if_long
-from interp.cells import SITES, STATES, State
-from interp.corruption import Corruption
+from interp.engine.base_runs import check_decoder, check_site, run_bytes, sublayers
+from interp.engine.batches import check_fits, halving, warn_if_long
+from interp.engine.cells import SITES, STATES, State
+from interp.engine.corruption import Corruption
+from interp.engine.pairs import RunPair, clean_and_corrupted
+from interp.engine.restorations import restored_scores
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
-from interp.restorations import restored_scores
 from interp.results.record import Provenance, Record, provenance
-from interp.run_pairs import RunPair, clean_and_corrupted
 
 __all__ = ["CausalTrace", "causal_trace"]
 
@@ -124,7 +124,7 @@ def causal_trace(
     """Trace a fact through the model (see the module for the steps).
 
     Args:
-        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`); left as it was found.
+        model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
         fact: What to trace. Its answer is the first token of its target, or the model's own top answer.
         state: What is restored: the residual stream after one block, or the MLP or attention outputs of
             ``window`` blocks.

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
+from interp.engine.sweep import halving, unembed
 from interp.facts.records import Fact
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress
-from interp.sweep import halving, unembed
 
 __all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
 

@@ -30,8 +30,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
-from interp.base_runs import BaseRun, Hook, base_run, frozen_cache
-from interp.batches import groups, halving
+from interp.engine.base_runs import BaseRun, Hook, base_run, frozen_cache
+from interp.engine.batches import groups, halving
 from interp.errors import NumericalError
 
 __all__ = [

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-from interp.base_runs import Hook
+from interp.engine.base_runs import Hook
+from interp.engine.suffix import padded
+from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.options import check_positive, check_seed
-from interp.suffix import padded
-from interp.sweep import unembed
 
 __all__ = ["generate"]
 

@@ -20,15 +20,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.base_runs import BaseRun, Hook, Site, base_run, check_decoder, run_bytes, sublayers
-from interp.batches import check_fits, halving
-from interp.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
+from interp.engine.base_runs import BaseRun, Hook, Site, base_run, check_decoder, run_bytes, sublayers
+from interp.engine.batches import check_fits, halving
+from interp.engine.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
+from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, tokenize
 from interp.options import check_choice, check_noise, check_seed, whole_number
-from interp.sweep import unembed
 
 __all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
 
@@ -94,7 +94,7 @@ def clean_and_corrupted(
     """Run a fact's prompt clean and with its subject corrupted.
 
     Args:
-        model: A HookedTransformer decoder (:func:`interp.base_runs.check_decoder`); left as it was found.
+        model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
         fact: The fact. Its answer is the first token of its target, or the model's own top answer.
         samples: Noise draws, or (symmetric) at most so many other subjects.
         noise: Standard deviation of the noise, or ``"3sigma"``: three times that of the subject embeddings of

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.base_runs import BaseRun
-from interp.batches import batch_cost, groups
+from interp.engine.base_runs import BaseRun
+from interp.engine.batches import batch_cost, groups
+from interp.engine.sweep import Join, sweep, unembed, wide
 from interp.options import Progress, check_choice, whole_number
-from interp.sweep import Join, sweep, unembed, wide
 
 __all__ = ["RULES", "Rule", "integrate", "quadrature"]
 

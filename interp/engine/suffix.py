@@ -24,8 +24,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
-from interp.base_runs import check_decoder, frozen_cache, noting_cache
-from interp.sweep import until_read
+from interp.engine.base_runs import check_decoder, frozen_cache, noting_cache
+from interp.engine.sweep import until_read
 
 __all__ = ["Suffixes", "padded", "passes", "run_rows", "suffixes"]
 
@@ -161,7 +161,7 @@ def run_rows(
         stop: The block before which to stop.
         record: Names of hooks to read.
         hooks: Interventions, as HookedTransformer takes them.
-        cache: Notes what attention reads (:func:`interp.base_runs.noting_cache`).
+        cache: Notes what attention reads (:func:`interp.engine.base_runs.noting_cache`).
 
     Returns:
         The residual stream that enters block ``stop``, and what the hooks saw.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.base_runs import Site
+from interp.engine.base_runs import Site
 from interp.errors import OptionError
 from interp.options import check_choice, check_positive, python_numbers
 

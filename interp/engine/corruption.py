@@ -17,11 +17,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.base_runs import Hook
+from interp.engine.base_runs import Hook
+from interp.engine.sweep import unembed, wide
 from interp.errors import FactError
 from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, subject_tokens, tokenize
-from interp.sweep import unembed, wide
 
 __all__ = ["CORRUPTIONS", "Corruption", "noise_hook", "noise_level", "replacement_facts"]
 

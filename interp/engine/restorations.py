@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.base_runs import BaseRun
-from interp.batches import batch_cost, groups
-from interp.cells import SITES, State, window_layers
+from interp.engine.base_runs import BaseRun
+from interp.engine.batches import batch_cost, groups
+from interp.engine.cells import SITES, State, window_layers
+from interp.engine.pairs import RunPair
+from interp.engine.sweep import Join, Pin, enter_block, sweep, unembed
 from interp.options import Progress
-from interp.run_pairs import RunPair
-from interp.sweep import Join, Pin, enter_block, sweep, unembed
 
 __all__ = ["restored_scores"]
 

@@ -1,0 +1,1 @@
+"""Everything that runs a model and is no method: base runs, sweeps, suffixes, corruption, restoration, generation."""
