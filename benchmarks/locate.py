@@ -21,8 +21,8 @@ from transformer_lens import HookedTransformer
 from benchmarks.baseline import attribute_layers, trace_cells
 from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
 from interp.facts.records import Fact
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import default_device
 from interp.models.tokens import tokenize
 from interp.results.record import provenance

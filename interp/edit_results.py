@@ -9,9 +9,9 @@ from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.evaluation.summary import Comparison, TableRow, compared, table_row
-from interp.locate.attribution import Attribution
-from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.attribution import Attribution
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.results.run_folder import RunFolder
 from interp.results.shown import Shown
 from interp.statistics.estimates import Interval, rank_correlation

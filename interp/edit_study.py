@@ -45,9 +45,9 @@ from interp.editing.second_moments import SecondMoments, second_moments
 from interp.errors import InterpWarning, OptionError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
 from interp.facts.records import EditCase, Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips

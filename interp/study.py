@@ -22,10 +22,10 @@ from interp.engine.corruption import CORRUPTIONS, Corruption, noise_level, repla
 from interp.engine.integrated_gradients import RULES, Rule
 from interp.errors import DataError, FactError
 from interp.facts.records import Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
 from interp.results.record import Provenance, provenance

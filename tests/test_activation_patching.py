@@ -16,7 +16,7 @@ from interp.engine.pairs import _checksum, clean_and_corrupted, prompt_pair
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 from interp.results.record import provenance
 

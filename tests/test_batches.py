@@ -10,8 +10,8 @@ from interp.engine.base_runs import run_bytes
 from interp.engine.pairs import clean_and_corrupted
 from interp.errors import InterpWarning, OptionError
 from interp.facts.records import Fact
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 
 MANY = {"samples": 12, "noise": 0.33}
 
@@ -175,7 +175,7 @@ def test_a_trace_foretells_its_own_memory(tiny, facts, monkeypatch):
     def note(what, n_bytes, device, advice):
         foretold[what] = n_bytes
 
-    monkeypatch.setattr(sys.modules["interp.locate.causal_trace"], "check_fits", note)
+    monkeypatch.setattr(sys.modules["interp.locate.methods.causal_trace"], "check_fits", note)
     traces = {state: causal_trace(tiny, facts[0], state=state, **MANY) for state in ("resid", "mlp")}
     n_tokens, first = len(traces["resid"].tokens), traces["resid"].subject_span[0]
     what = f"the trace of {n_tokens} tokens with 12 samples"

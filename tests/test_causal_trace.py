@@ -14,7 +14,7 @@ from interp.engine.sweep import base_run
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 from interp.results.record import provenance
 

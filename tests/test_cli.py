@@ -21,9 +21,9 @@ import interp.cli
 import interp.study
 from interp.edit_plan import EditStudySettings
 from interp.facts.records import Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.knowledge import answers
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.load import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder

@@ -525,7 +525,7 @@ def test_a_patch_file_that_cannot_be_read(call: Call, command: tuple[str, ...]) 
         Path("damaged.patch").write_bytes(damaged)
         refused(call(*with_patch(command, "damaged.patch")), "damaged.patch is not a readable record")
     run = RunFolder.open("folder", {})
-    from interp.locate.attribution import attribute
+    from interp.locate.methods.attribution import attribute
     from interp.models.load import load_model
 
     run.put("x", attribute(load_model(TINY, device="cpu"), Fact.from_prompt(TOWER[0], "Eiffel Tower"), steps=1))

@@ -33,8 +33,8 @@ from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.activation_patching import patch_activations
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model, weights_hash
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

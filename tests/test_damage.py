@@ -30,8 +30,8 @@ from interp.editing.second_moments import second_moments
 from interp.errors import DataError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models import embedded
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder

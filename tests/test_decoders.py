@@ -14,8 +14,8 @@ from interp.engine.suffix import padded, run_rows, suffixes
 from interp.errors import ModelError, OptionError
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 
 FACT = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")

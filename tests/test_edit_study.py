@@ -34,9 +34,9 @@ from interp.editing.patch import Patch, applied_patches
 from interp.errors import DataError, FactError, NumericalError, OptionError
 from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
 from interp.results.record import Provenance, provenance

@@ -32,8 +32,8 @@ from interp.explorer.view import EditedLayers, private_view
 from interp.explorer.widget import Explorer
 from interp.facts.records import EditRequest, Fact
 from interp.locate.activation_patching import patch_activations
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import weights_hash
 from interp.plots.panel import token_label
 

@@ -7,9 +7,9 @@ from interp.engine.cells import Cell
 from interp.engine.pairs import clean_and_corrupted
 from interp.engine.sweep import unembed
 from interp.locate.activation_patching import patch_activations
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
 from tests.conftest import GOLDEN

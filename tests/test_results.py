@@ -13,8 +13,8 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpWarning
 from interp.facts.records import Fact
-from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
 from interp.results.record import Provenance, Record, content_hash, load_record, provenance, save_record

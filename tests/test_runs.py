@@ -13,8 +13,8 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpWarning
 from interp.facts.records import Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.results.run_folder import RunFolder
 
 SETTINGS = {"samples": 2, "noise": 0.3, "rule": "riemann", "limit": None}

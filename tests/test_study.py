@@ -22,9 +22,9 @@ import interp.study
 from interp.engine.corruption import noise_level
 from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
 from interp.facts.records import Fact
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
 from interp.study import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located

@@ -9,7 +9,7 @@ from benchmarks.baseline import trace_cells
 from interp.engine.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import Fact
-from interp.locate.causal_trace import causal_trace
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import tokenize
 from tests.conftest import FAMILIES
 

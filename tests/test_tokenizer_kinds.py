@@ -19,9 +19,9 @@ from interp.editing.rows import check_requests, edit_rows
 from interp.errors import FactError, InterpWarning, ModelError
 from interp.evaluation.protocol import ask, questions
 from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into
-from interp.locate.attribution import attribute
-from interp.locate.causal_trace import causal_trace
 from interp.locate.knowledge import answers
+from interp.locate.methods.attribution import attribute
+from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import decode, encode, encode_continuation, front_tokens, tokenize
 from interp.results.record import provenance
 from tests.tokenizer_kinds import AROUND, KINDS

@@ -39,8 +39,8 @@ from interp.cli.progress import bar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from interp.locate.attribution import Attribution
-    from interp.locate.causal_trace import CausalTrace
+    from interp.locate.methods.attribution import Attribution
+    from interp.locate.methods.causal_trace import CausalTrace
 
 
 @app.command()
@@ -69,7 +69,7 @@ def trace(
 ) -> None:
     """Trace one fact: which restored states bring the answer back."""
     from interp.facts.fact_files import load_facts
-    from interp.locate.causal_trace import causal_trace
+    from interp.locate.methods.causal_trace import causal_trace
 
     _check_trace_options(context, state, corruption, noise)
     fact = typed_fact(prompt, subject, target, relation, exact=exact_target, occurrence=occurrence)
@@ -125,7 +125,7 @@ def attribute(
     as_json: Json = False,
 ) -> None:
     """Attribution scores of MLP neurons for one fact, with the completeness gap."""
-    from interp.locate.attribution import attribute as attribute_neurons
+    from interp.locate.methods.attribution import attribute as attribute_neurons
     from interp.options import check_positive
 
     fact = typed_fact(prompt, subject, target, exact=exact_target, occurrence=occurrence)

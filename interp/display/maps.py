@@ -7,9 +7,9 @@ import torch
 from interp.display.description import Description, Table, describe, probability, shaded
 from interp.engine.cells import Cell
 from interp.locate.activation_patching import PatchedRun
-from interp.locate.attribution import Attribution
-from interp.locate.causal_trace import CausalTrace
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods.attribution import Attribution
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.plots.figure1 import figure1
 from interp.plots.heatmap import heatmap
 from interp.plots.panel import number, token_label

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 from interp.editing.config import KnConfig
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
-from interp.locate.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute, refined_neurons
 from interp.models.tokens import encode_continuation, tokenize
 from interp.options import Progress
 from interp.results.record import Provenance

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from interp.explorer.page import map_data
-from interp.locate.attribution import Attribution
-from interp.locate.causal_trace import CausalTrace
+from interp.locate.methods.attribution import Attribution
+from interp.locate.methods.causal_trace import CausalTrace
 
 __all__ = ["GrowingMaps"]
 

@@ -18,8 +18,8 @@ from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
-from interp.locate.attribution import Attribution
-from interp.locate.causal_trace import CausalTrace
+from interp.locate.methods.attribution import Attribution
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel

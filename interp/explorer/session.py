@@ -29,8 +29,8 @@ from interp.facts.case_files import case_around
 from interp.facts.fact_files import load_facts
 from interp.facts.records import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patched_run, read_out
-from interp.locate.attribution import Attribution, attribute
-from interp.locate.causal_trace import CausalTrace, causal_trace
+from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_positive, check_seed
 from interp.results.record import Provenance, provenance

@@ -29,8 +29,8 @@ from interp.explorer.session import METHODS, Session
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
-from interp.locate.attribution import Attribution
-from interp.locate.causal_trace import CausalTrace
+from interp.locate.methods.attribution import Attribution
+from interp.locate.methods.causal_trace import CausalTrace
 from interp.options import check_choice
 from interp.results.record import write_atomically
 from interp.system.readable import neutral

@@ -1,0 +1,1 @@
+"""The locators, a file each."""
