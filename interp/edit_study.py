@@ -39,7 +39,6 @@ from interp.edit_plan import (
 )
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.editor import edit_each
-from interp.editing.patch import Patch
 from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
 from interp.errors import InterpWarning, OptionError
@@ -48,6 +47,7 @@ from interp.facts.records import EditCase, Fact
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
+from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips

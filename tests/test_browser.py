@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import TOKEN, browser, chromium, lab, open_notebook, run_all, write_notebook
-from interp.editing.patch import Patch
 from interp.engine.cells import Cell
 from interp.engine.pairs import clean_and_corrupted
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import weights_hash
+from interp.patches.patch import Patch
 
 MISSING = [name for name in ("playwright", "jupyterlab", "anywidget") if importlib.util.find_spec(name) is None]
 pytestmark = [

@@ -481,8 +481,8 @@ def test_a_record_that_is_wrong(
 
 
 def save_some_patch(path: Path) -> None:
-    from interp.editing.patch import Outcome
     from interp.models.load import load_model
+    from interp.patches.patch import Outcome
     from interp.results.record import provenance
 
     Patch(

@@ -25,7 +25,6 @@ from transformer_lens import HookedTransformer
 
 from interp.edit_plan import read_plan
 from interp.editing.corpora import Corpus
-from interp.editing.patch import Outcome, Patch
 from interp.editing.second_moments import second_moments
 from interp.errors import DataError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
@@ -33,6 +32,7 @@ from interp.facts.records import EditCase, EditRequest, Fact
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models import embedded
+from interp.patches.patch import Outcome, Patch
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.study import LocateSettings, class_averages, locate_facts

@@ -30,7 +30,6 @@ from interp.edit_plan import (
 from interp.edit_results import edit_results, relocated
 from interp.edit_study import edit_cases
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
-from interp.editing.patch import Patch, applied_patches
 from interp.errors import DataError, FactError, NumericalError, OptionError
 from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
@@ -39,6 +38,7 @@ from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
+from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
 

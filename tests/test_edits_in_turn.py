@@ -127,7 +127,7 @@ def test_a_fact_may_be_edited_again(model, moments):
 def test_the_cost_of_an_edit_does_not_grow(model, options, monkeypatch):
     """Weights are hashed, C is factorised and W_out is summed as often for six requests as the work needs, not more."""
     counts = {"hash": 0, "factorise": 0, "layers": 0}
-    for module in ("interp.results.record", "interp.editing.patch"):
+    for module in ("interp.results.record", "interp.patches.patch"):
         count(monkeypatch, module, "weights_hash", counts, "hash")
     count(monkeypatch, "interp.editing.whitening", "_factorised", counts, "factorise")
     found = []

@@ -20,7 +20,6 @@ from safetensors import safe_open
 
 import interp
 from interp.display.description import probability
-from interp.editing.patch import Patch, applied_patches
 from interp.engine.cells import Cell
 from interp.engine.generation import generate
 from interp.engine.pairs import clean_and_corrupted, prompt_pair
@@ -35,6 +34,7 @@ from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import weights_hash
+from interp.patches.patch import Patch, applied_patches
 from interp.plots.panel import token_label
 
 # the page says so itself

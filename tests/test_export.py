@@ -18,10 +18,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from interp.editing.export import export_hugging_face, export_lora
-from interp.editing.patch import Patch, compose
 from interp.errors import DataError, ModelError, OptionError
 from interp.models.load import load_model, weights_hash
+from interp.patches.export import export_hugging_face, export_lora
+from interp.patches.patch import Patch, compose
 from interp.results.record import provenance
 from tests.conftest import GOLDEN, random_model
 
@@ -355,7 +355,7 @@ class TestBoth:
             raise OSError(28, "No space left on device")
 
         model = family_model("gpt2")
-        monkeypatch.setattr("interp.editing.export.save_file", full)
+        monkeypatch.setattr("interp.patches.export.save_file", full)
         monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
         with pytest.raises(DataError, match=r"out cannot be written: No space left on device$"):
             export(random_patch(model, {0: 1}), model, tmp_path / "out")
@@ -389,7 +389,7 @@ def test_base_model_has_changed_on_disk(tmp_path: Path, family_folder: Callable[
 
 
 def test_peft_is_imported_only_to_export() -> None:
-    code = "import sys, interp.editing.export; print('peft' in sys.modules)"
+    code = "import sys, interp.patches.export; print('peft' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

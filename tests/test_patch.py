@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from interp.editing import on_model
 from interp.editing import patch as patch_module
-from interp.editing.patch import (
+from interp.errors import DataError, ModelError, OptionError
+from interp.evaluation.protocol import ask, evaluate
+from interp.facts.records import EditCase, EditRequest, Fact
+from interp.models.load import load_model, weights_hash
+from interp.patches.patch import (
     Outcome,
     Patch,
     applied_hashes,
@@ -24,10 +28,6 @@ from interp.editing.patch import (
     revert_all,
     row_hooks,
 )
-from interp.errors import DataError, ModelError, OptionError
-from interp.evaluation.protocol import ask, evaluate
-from interp.facts.records import EditCase, EditRequest, Fact
-from interp.models.load import load_model, weights_hash
 from interp.results.record import provenance
 
 REQUEST = EditRequest(Fact(template="{} is governed from", subject="Norway", target=" Oslo"), new_target=" Lima")

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import RomeConfig, edit_each
-from interp.editing.patch import Patch, compose
 from interp.engine.generation import generate
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.evaluation.metrics import fluency
@@ -29,6 +28,7 @@ from interp.evaluation.questions import cases_of
 from interp.evaluation.summary import compared, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.models.load import weights_hash
+from interp.patches.patch import Patch, compose
 from interp.results.record import provenance
 from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference
 from interp.statistics.significance import paired_p_value

@@ -123,8 +123,8 @@ def export(
     dtype: DType = "float32",
 ) -> None:
     """Write the patch as a LoRA adapter, or the patched model as a Hugging Face folder."""
-    from interp.editing.export import export_hugging_face, export_lora
     from interp.options import check_choice
+    from interp.patches.export import export_hugging_face, export_lora
 
     check_choice("format", format, ("lora", "hf"))
     patch = _loaded(patch_file)

@@ -14,13 +14,13 @@ from interp.editing.config import (
 from interp.editing.contexts import write_contexts
 from interp.editing.corpora import Corpus
 from interp.editing.editor import edit, edit_each
-from interp.editing.export import export_hugging_face, export_lora
-from interp.editing.patch import Outcome, Patch, applied_patches, compose, overlap
 from interp.editing.published import default_config
 from interp.editing.rows import check_requests
 from interp.editing.second_moments import SecondMoments, second_moments
 from interp.editing.sequential import edit_sequentially
 from interp.editing.target_value import TargetValue, target_values
+from interp.patches.export import export_hugging_face, export_lora
+from interp.patches.patch import Outcome, Patch, applied_patches, compose, overlap
 
 __all__ = [
     "METHODS",

@@ -2,7 +2,7 @@
 
 An optimised target value may be missed: by the solve against the second moments, by the other facts of a batch, by
 later edits, by rounding. So each finished patch is asked, its rows together with those of others, as hooks on an
-otherwise untouched model (:func:`interp.editing.patch.row_hooks`).
+otherwise untouched model (:func:`interp.patches.patch.row_hooks`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing.bare_rows import bare_rows
-from interp.editing.patch import Outcome, Patch, row_hooks
 from interp.engine.suffix import padded
 from interp.engine.sweep import halving, unembed
 from interp.errors import InterpWarning
+from interp.patches.patch import Outcome, Patch, row_hooks
 
 __all__ = ["answered", "warn_of_missed"]
 

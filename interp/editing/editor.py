@@ -19,10 +19,10 @@ from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker, checked_requests
-from interp.editing.patch import Patch
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
 from interp.options import Progress
+from interp.patches.patch import Patch
 from interp.results.record import Provenance
 
 __all__ = ["edit", "edit_each"]

@@ -28,12 +28,12 @@ from transformer_lens.hook_points import HookPoint
 
 from interp.editing.bare_rows import BareRows, bare_rows
 from interp.editing.config import FtConfig
-from interp.editing.patch import Outcome
 from interp.engine.suffix import padded, run_rows
 from interp.engine.sweep import halving, unembed
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
 from interp.options import Progress
+from interp.patches.patch import Outcome
 
 __all__ = ["fine_tune"]
 

@@ -25,7 +25,6 @@ from interp.editing.contexts import Contexts, context_kinds, write_contexts
 from interp.editing.fine_tuning import fine_tune
 from interp.editing.given_moments import described_moments, given_moments
 from interp.editing.knowledge_neurons import scale_neurons
-from interp.editing.patch import Outcome, Patch, check_unprocessed
 from interp.editing.published import default_config
 from interp.editing.rows import check_requests, edit_rows
 from interp.editing.second_moments import SecondMoments, warn_of_held_out_error
@@ -39,6 +38,7 @@ from interp.facts.records import EditRequest
 from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_positive
+from interp.patches.patch import Outcome, Patch, check_unprocessed
 from interp.results.record import Provenance, provenance
 
 __all__ = ["Maker", "checked_requests"]

@@ -20,10 +20,10 @@ from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker
-from interp.editing.patch import Patch, applied_patches, compose
 from interp.errors import InterpError
 from interp.facts.records import EditRequest
 from interp.options import Progress
+from interp.patches.patch import Patch, applied_patches, compose
 
 __all__ = ["edit_sequentially"]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Patch, applied_patches, unpatched_hash
+from interp.patches.patch import Patch, applied_patches, unpatched_hash
 from interp.results.record import Provenance, provenance
 
 __all__ = ["unedited", "unedited_provenance"]

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Patch, row_hooks
 from interp.engine.generation import generate
 from interp.engine.suffix import padded
 from interp.engine.sweep import unembed
 from interp.models.tokens import decode
+from interp.patches.patch import Patch, row_hooks
 
 __all__ = ["greedy", "sampled", "teacher_forced"]
 

@@ -8,7 +8,7 @@
 3. Free: the question is continued greedily by as many tokens as its target has.
 4. Fluency: of what the model samples after the edit prompt (among the five likeliest tokens, seeded by the case's id).
 
-An edited model is the model with its patch as hooks on the case's own rows (:func:`interp.editing.patch.row_hooks`),
+An edited model is the model with its patch as hooks on the case's own rows (:func:`interp.patches.patch.row_hooks`),
 so cases with different patches share the batches, and no weight changes.
 """
 
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Outcome, Patch, check_fits, check_unpatched
 from interp.engine.sweep import halving
 from interp.errors import FactError, OptionError
 from interp.evaluation.answers import Answers, Reading, check_before
@@ -30,6 +29,7 @@ from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
 from interp.facts.records import EditCase
 from interp.models.tokens import decode, encode_continuation
 from interp.options import check_choice, check_positive, check_seed
+from interp.patches.patch import Outcome, Patch, check_fits, check_unpatched
 from interp.results.record import Provenance, Record, provenance
 
 __all__ = [

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from interp.editing.patch import Patch
 from interp.errors import InterpWarning, OptionError
 from interp.facts.records import EditCase, EditRequest
+from interp.patches.patch import Patch
 
 __all__ = ["METRICS", "PROTOCOLS", "Question", "cases_of", "questions"]
 

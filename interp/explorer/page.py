@@ -11,7 +11,6 @@ from transformer_lens import HookedTransformer
 from interp.display.description import probability
 from interp.display.maps import NAMES, unit_of
 from interp.editing.config import MemitConfig, RomeConfig
-from interp.editing.patch import Patch
 from interp.editing.published import default_config
 from interp.engine.cells import Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
@@ -21,6 +20,7 @@ from interp.locate.activation_patching import PatchedRun, Readout
 from interp.locate.methods.attribution import Attribution
 from interp.locate.methods.causal_trace import CausalTrace
 from interp.models.tokens import TokenizedFact, token_text, tokenize
+from interp.patches.patch import Patch
 from interp.plots.heatmap import checked_map
 from interp.plots.maps import MapPanel
 from interp.plots.panel import number, token_label, token_labels

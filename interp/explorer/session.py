@@ -16,7 +16,6 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import MemitConfig, RomeConfig, check_config
 from interp.editing.editor import edit
-from interp.editing.patch import Patch
 from interp.editing.published import default_config
 from interp.editing.second_moments import second_moments
 from interp.engine.cells import Cell
@@ -33,6 +32,7 @@ from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_positive, check_seed
+from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 
 __all__ = ["EDITORS", "METHODS", "Controls", "Session"]

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Patch
+from interp.patches.patch import Patch
 
 __all__ = ["EditedLayers", "private_view"]
 

@@ -18,7 +18,6 @@ import anywidget
 import traitlets
 from transformer_lens import HookedTransformer
 
-from interp.editing.patch import Patch
 from interp.engine.cells import Cell
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
@@ -32,6 +31,7 @@ from interp.locate.activation_patching import PatchedRun
 from interp.locate.methods.attribution import Attribution
 from interp.locate.methods.causal_trace import CausalTrace
 from interp.options import check_choice
+from interp.patches.patch import Patch
 from interp.results.record import write_atomically
 from interp.system.readable import neutral
 

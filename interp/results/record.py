@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 ON_MODEL = "interp_patches"
-"""The attribute under which a model keeps which patches are on it (:mod:`interp.editing.on_model`)."""
+"""The attribute under which a model keeps which patches are on it (:mod:`interp.patches.on_model`)."""
 FORMAT = 2
 _UNHASHED = "1"  # the format before records had a hash of their content
 

@@ -1,7 +1,7 @@
 """Patches: what an edit adds to W_out, apart from the model; applied and taken back bit for bit.
 
 A patch knows the weights it was made for and is applied to no others. W_out is always the original plus the patches
-in their order (:mod:`interp.editing.on_model`), so that taking back any of them, in any order, leaves exactly what the
+in their order (:mod:`interp.patches.on_model`), so that taking back any of them, in any order, leaves exactly what the
 others alone would give, and taking back the last one leaves the original bits.
 
 Patches are told apart by their content: one that was loaded again from its file is the same patch, and no patch counts
@@ -22,11 +22,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.editing.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.engine.sweep import Hook
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
 from interp.models.load import weights_hash
+from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.results.record import Record, content_hash
 
 __all__ = [

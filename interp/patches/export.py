@@ -20,9 +20,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers.utils import logging as transformers_logging
 
-from interp.editing.patch import Patch, applied_patches, check_fits
 from interp.errors import DataError, ModelError, OptionError
 from interp.models.load import from_hugging_face, load_hugging_face, weights_hash
+from interp.patches.patch import Patch, applied_patches, check_fits
 from interp.system.files import reason, temporary_folder
 
 __all__ = ["export_hugging_face", "export_lora"]
