@@ -57,7 +57,7 @@ class _FailsAt:
     """A solve that fails at its n-th call."""
 
     def __init__(self, n, monkeypatch):
-        self.left, solve = n + 1, sys.modules["interp.editing.rome"].rank_one
+        self.left, solve = n + 1, sys.modules["interp.editing.methods.rome"].rank_one
 
         def failing(*args, **kwargs):
             self.left -= 1
@@ -65,7 +65,7 @@ class _FailsAt:
                 raise NumericalError("the loss is nan")
             return solve(*args, **kwargs)
 
-        monkeypatch.setattr(sys.modules["interp.editing.rome"], "rank_one", failing)
+        monkeypatch.setattr(sys.modules["interp.editing.methods.rome"], "rank_one", failing)
 
 
 @pytest.mark.parametrize("failing", [0, 1, 3])

@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 from interp.editing.config import KnConfig
 from interp.editing.contexts import context_kinds
 from interp.editing.corpora import Corpus, corpus_rows
-from interp.editing.knowledge_neurons import scale_neurons
+from interp.editing.methods.knowledge_neurons import scale_neurons
 from interp.editing.rows import check_requests, edit_rows
 from interp.errors import FactError, InterpWarning, ModelError
 from interp.evaluation.protocol import ask, questions

@@ -22,9 +22,9 @@ from interp.editing.config import (
     config_layers,
 )
 from interp.editing.contexts import Contexts, context_kinds, write_contexts
-from interp.editing.fine_tuning import fine_tune
 from interp.editing.given_moments import described_moments, given_moments
-from interp.editing.knowledge_neurons import scale_neurons
+from interp.editing.methods.fine_tuning import fine_tune
+from interp.editing.methods.knowledge_neurons import scale_neurons
 from interp.editing.published import default_config
 from interp.editing.rows import check_requests, edit_rows
 from interp.editing.second_moments import SecondMoments, warn_of_held_out_error

@@ -1,0 +1,1 @@
+"""The editors, a file each."""
