@@ -1,6 +1,3 @@
-from .edit_plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
-from .edit_results import EditResults, Relocated, Strength, edit_results, relocated
-from .edit_study import edit_cases
 from .editing import (
     Corpus,
     FtConfig,
@@ -93,7 +90,10 @@ from .plots import (
 )
 from .results.record import Provenance, Record, load_record, provenance
 from .results.run_folder import RunFolder
-from .study import LocateSettings, class_averages, locate_facts, located
+from .study.edited import EditResults, Relocated, Strength, edit_results, relocated
+from .study.editing import edit_cases
+from .study.locating import LocateSettings, class_averages, locate_facts, located
+from .study.plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
 
 __all__ = [
     "KNOWN_MODELS",

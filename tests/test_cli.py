@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 import interp.cli
-import interp.study
-from interp.edit_plan import EditStudySettings
+import interp.study.locating
 from interp.facts.records import Fact
 from interp.locate.knowledge import answers
 from interp.locate.methods.attribution import Attribution, attribute
@@ -27,7 +26,8 @@ from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.load import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder
-from interp.study import METHODS, LocateSettings, class_averages, locate_facts
+from interp.study.locating import METHODS, LocateSettings, class_averages, locate_facts
+from interp.study.plan import EditStudySettings
 
 TINY = str(Path(__file__).parent / "golden" / "tiny-gpt2")
 MODEL = ("--model", TINY, "--device", "cpu")
@@ -273,7 +273,7 @@ def test_figure1_and_its_redrawing(
         assert one.mean.numpy().tobytes() == other.mean.numpy().tobytes()
     # a rerun computes nothing, and without a model the same figures come back
     for name in ("attribute", "causal_trace"):
-        monkeypatch.setattr(interp.study, name, lambda *_, **__: pytest.fail("computed again"))
+        monkeypatch.setattr(interp.study.locating, name, lambda *_, **__: pytest.fail("computed again"))
     first = {name: Path("run/figures", name).read_bytes() for name in names}
     shutil.rmtree("run/figures")
     again = call(*command)
@@ -505,7 +505,7 @@ def test_an_interrupt_says_that_work_is_kept(call: Call, facts_file: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.study, "causal_trace", pressed)
+        patch.setattr(interp.study.locating, "causal_trace", pressed)
         done = call(*command)
     assert done.code == 130
     assert "what is finished is kept in run; the same command goes on" in done.err

@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp.cli
-import interp.edit_study
+import interp.study.editing
 from interp.editing import Corpus, Patch, default_config, edit, edit_sequentially, second_moments, write_contexts
 from interp.evaluation import evaluate
 from interp.facts.case_files import load_cases
@@ -336,7 +336,7 @@ def test_a_study_killed_resumed_and_redrawn(
     assert "records: whole" in whole.err
     assert "Before any edit" in drawn["table1.md"].decode()
     # killed in the middle
-    real, calls = interp.edit_study.edit_each, []
+    real, calls = interp.study.editing.edit_each, []
 
     def pressed(*arguments: Any, **options: Any) -> Any:
         calls.append(options["method"])
@@ -345,7 +345,7 @@ def test_a_study_killed_resumed_and_redrawn(
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.edit_study, "edit_each", pressed)
+        patch.setattr(interp.study.editing, "edit_each", pressed)
         done = call(*command, "--out", "killed")
     assert done.code == 130
     assert "what is finished is kept in killed; the same command goes on" in done.err
@@ -373,7 +373,7 @@ def test_a_studys_default_folder(call: Call, facts_file: Path, cases_file: Path,
     def pressed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.study.causal_trace", pressed)
+    monkeypatch.setattr("interp.study.locating.causal_trace", pressed)
     for options in ((), ("--seed", "1"), ("--stride", "2")):
         assert call(*STUDY, "--facts", facts_file, "--cases", cases_file, *options).code == 130
     folders = sorted(Path("runs").iterdir())

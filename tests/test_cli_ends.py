@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import interp.cli
-import interp.study
+import interp.study.locating
 from interp.cli import console
 from interp.cli.ending import Ended, ended_by_signals, keeping, line_of
 from interp.cli.progress import Meter, bar, duration
@@ -129,7 +129,9 @@ def test_signals_leave_finished_work(call: Call, facts_file: Path, monkeypatch: 
     number = getattr(signal, name)
     command = ("figure1", *MODEL, "--facts", facts_file, *FIGURE, "--out", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(interp.study, "causal_trace", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5))
+        patch.setattr(
+            interp.study.locating, "causal_trace", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5)
+        )
         done = call(*command)
     assert done.code == 128 + number
     assert done.err.splitlines()[-1] == "interrupted; what is finished is kept in run; the same command goes on"

@@ -23,7 +23,6 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.edit_plan import read_plan
 from interp.editing.corpora import Corpus
 from interp.editing.second_moments import second_moments
 from interp.errors import DataError
@@ -35,7 +34,8 @@ from interp.models import embedded
 from interp.patches.patch import Outcome, Patch
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder
-from interp.study import LocateSettings, class_averages, locate_facts
+from interp.study.locating import LocateSettings, class_averages, locate_facts
+from interp.study.plan import read_plan
 
 
 @dataclass(frozen=True)

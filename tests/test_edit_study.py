@@ -16,19 +16,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-import interp.edit_study
-from interp.edit_plan import (
-    PAPER_LAYERS,
-    PRESETS,
-    EditStudySettings,
-    LayerChoice,
-    choose_layers,
-    draw_control,
-    layers_text,
-    read_plan,
-)
-from interp.edit_results import edit_results, relocated
-from interp.edit_study import edit_cases
+import interp.study.editing
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
 from interp.errors import DataError, FactError, NumericalError, OptionError
 from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
@@ -41,6 +29,18 @@ from interp.models.tokens import TOKEN_CLASSES
 from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
+from interp.study.edited import edit_results, relocated
+from interp.study.editing import edit_cases
+from interp.study.plan import (
+    PAPER_LAYERS,
+    PRESETS,
+    EditStudySettings,
+    LayerChoice,
+    choose_layers,
+    draw_control,
+    layers_text,
+    read_plan,
+)
 
 CASES = [
     EditCase(
@@ -116,8 +116,8 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platformdirs, "user_cache_dir", lambda *_: cache)
-        patch.setattr(interp.edit_study, "GROUP", 2)
-        patch.setattr(interp.edit_study, "BUNDLE", 5)
+        patch.setattr(interp.study.editing, "GROUP", 2)
+        patch.setattr(interp.study.editing, "BUNDLE", 5)
         yield
 
 
@@ -180,14 +180,14 @@ def interrupter(after: int) -> Callable[..., None]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], list[str]]]:
     """(method, layers, subjects) of every group that is edited from here on."""
     groups: list[tuple[str, tuple[int, ...], list[str]]] = []
-    real = interp.edit_study.edit_each
+    real = interp.study.editing.edit_each
 
     def edited(model: Any, requests: Any, *, method: str, config: Any, **options: Any) -> Any:
         layers = config.layers if method == "memit" else (config.layer,)
         groups.append((method, layers, [request.fact.subject for request in requests]))
         return real(model, requests, method=method, config=config, **options)
 
-    monkeypatch.setattr(interp.edit_study, "edit_each", edited)
+    monkeypatch.setattr(interp.study.editing, "edit_each", edited)
     return groups
 
 
@@ -518,7 +518,7 @@ def test_interrupted_while_the_edited_model_is_located(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.edit_study, name, pressed)
+        patch.setattr(interp.study.editing, name, pressed)
         with pytest.raises(KeyboardInterrupt):
             study(tiny, copied.path)
     assert weights_hash(tiny) == unedited
@@ -537,7 +537,7 @@ def test_a_finished_run_is_not_computed_again(
     for name in (
         "edit_each", "evaluate_each", "ask", "write_contexts", "second_moments", "causal_trace", "attribute",
     ):  # fmt: skip
-        monkeypatch.setattr(interp.edit_study, name, never)
+        monkeypatch.setattr(interp.study.editing, name, never)
     records = sorted((copied.path / "records").iterdir())
     before = [path.stat().st_mtime_ns for path in records]
     study(tiny, copied.path)
@@ -650,7 +650,7 @@ def test_cases_that_do_not_fit(tiny: HookedTransformer, tmp_path: Path, monkeypa
     with pytest.raises(OptionError, match="no cases"):
         edit_cases(tiny, [], AVERAGES, tmp_path / "none", SETTINGS, noise=NOISE)
     # known before the second moments, which may take hours
-    monkeypatch.setattr(interp.edit_study, "second_moments", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(interp.study.editing, "second_moments", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FactError, match=r"case tower: .* takes \d+ tokens and what follows 60; the context holds 64"):
         study(tiny, tmp_path / "long", dataclasses.replace(SETTINGS, fluency_tokens=60))
 
@@ -690,7 +690,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_counted(
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., bool]) -> list[Any]:
     """A call of the study that finds numbers that are not finite; what it was called with."""
-    real, calls = getattr(interp.edit_study, name), []
+    real, calls = getattr(interp.study.editing, name), []
 
     def call(model: Any, given: Any, *args: Any, **options: Any) -> Any:
         calls.append(given)
@@ -698,7 +698,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., boo
             raise NumericalError("the loss is not finite")
         return real(model, given, *args, **options)
 
-    monkeypatch.setattr(interp.edit_study, name, call)
+    monkeypatch.setattr(interp.study.editing, name, call)
     return calls
 
 

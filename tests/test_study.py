@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
-import interp.study
+import interp.study.locating
 from interp.engine.corruption import noise_level
 from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
 from interp.facts.records import Fact
@@ -27,7 +27,7 @@ from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
-from interp.study import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
+from interp.study.locating import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)
 UNITS = [f"{index:04d}-{method}" for index in range(3) for method in METHODS]
@@ -62,8 +62,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         units.append((fact.prompt, options["state"]))
         return causal_trace(model, fact, **options)
 
-    monkeypatch.setattr(interp.study, "attribute", attributed)
-    monkeypatch.setattr(interp.study, "causal_trace", traced)
+    monkeypatch.setattr(interp.study.locating, "attribute", attributed)
+    monkeypatch.setattr(interp.study.locating, "causal_trace", traced)
     return units
 
 
@@ -148,7 +148,7 @@ def test_a_second_call_computes_nothing(
         raise AssertionError("computed again")
 
     for name in ("attribute", "causal_trace", "known_facts"):
-        monkeypatch.setattr(interp.study, name, never)
+        monkeypatch.setattr(interp.study.locating, name, never)
     before = {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")}
     again = locate_facts(tiny, facts, copied.path, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")} == before
@@ -360,7 +360,7 @@ def test_a_fact_that_cannot_be_located_is_left_out_and_named(
             raise NumericalError("the model returned NaN")
         return causal_trace(model, fact, **options)
 
-    monkeypatch.setattr(interp.study, "causal_trace", traced)
+    monkeypatch.setattr(interp.study.locating, "causal_trace", traced)
     for _ in range(2):
         run = locate_facts(tiny, facts, tmp_path, SETTINGS)
     assert tried.count(bad.prompt) == 3  # each state once: a restart does not try again

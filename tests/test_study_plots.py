@@ -19,13 +19,13 @@ from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 
 from interp import plots
-from interp.edit_results import Strength
 from interp.errors import OptionError
 from interp.evaluation.metrics import harmonic_mean
 from interp.evaluation.protocol import METRICS, PROTOCOLS
 from interp.evaluation.summary import Comparison, TableRow
 from interp.plots.before_after import BeforeAfterPanel
 from interp.statistics.estimates import Interval
+from interp.study.edited import Strength
 
 NAN = math.nan
 UNMEASURED = Interval(mean=NAN, low=NAN, high=NAN, n=0)

@@ -33,9 +33,9 @@ from interp.cli.locate import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
 
 if TYPE_CHECKING:
-    from interp.edit_plan import EditStudySettings
-    from interp.edit_results import Relocated
-    from interp.study import LocateSettings
+    from interp.study.edited import Relocated
+    from interp.study.locating import LocateSettings
+    from interp.study.plan import EditStudySettings
 
 CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
@@ -97,7 +97,7 @@ def table1(
 ) -> None:
     """Table 1 and the figures of the layer sweep again, from the records of a study."""
     from interp.results.run_folder import RunFolder
-    from interp.study import class_averages
+    from interp.study.locating import class_averages
 
     _draw_edits(RunFolder(from_run / "edits"), class_averages(RunFolder(from_run)), figures or from_run / "figures")
 
@@ -111,8 +111,8 @@ def _edit_settings(
     corpus: str | None,
     corpus_tokens: int | None,
 ) -> EditStudySettings:
-    from interp.edit_plan import PRESETS
     from interp.options import check_choice
+    from interp.study.plan import PRESETS
 
     check_choice("preset", preset, tuple(PRESETS))
     base = PRESETS[preset]
@@ -134,10 +134,10 @@ def _study(
     dtype: str,
 ) -> None:
     with bar("starting"):
-        from interp.edit_study import edit_cases
         from interp.facts.case_files import load_cases
         from interp.facts.fact_files import load_facts
-        from interp.study import class_averages, locate_facts, selection
+        from interp.study.editing import edit_cases
+        from interp.study.locating import class_averages, locate_facts, selection
 
         candidates = load_facts(facts)
         to_edit = load_cases(cases)
@@ -168,8 +168,8 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     from rich.table import Table
 
     from interp import plots
-    from interp.edit_results import edit_results, relocated
     from interp.results.record import write_atomically
+    from interp.study.edited import edit_results, relocated
 
     found = edit_results(edits, averages)
     written = []

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from interp.display.description import Description, Table, describe, probability
-from interp.edit_results import EditResults
 from interp.editing.second_moments import SecondMoments
 from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
 from interp.evaluation.summary import Comparison, TableRow
 from interp.patches.patch import Patch
 from interp.plots.panel import number, token_label
 from interp.statistics.estimates import Interval
+from interp.study.edited import EditResults
 
 __all__ = ["describe_patch"]
 

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from interp.edit_results import Strength
 from interp.errors import OptionError
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
@@ -22,6 +21,7 @@ from interp.plots.csv_text import csv_numbers, csv_text
 from interp.plots.panel import layer_ticks, number, plain, wrapped
 from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
 from interp.statistics.estimates import Interval
+from interp.study.edited import Strength
 
 __all__ = ["edit_layers", "edit_layers_csv"]
 

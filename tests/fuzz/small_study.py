@@ -14,14 +14,14 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-import interp.edit_study
-from interp.edit_plan import EditStudySettings
-from interp.edit_results import edit_results
-from interp.edit_study import edit_cases
+import interp.study.editing
 from interp.editing import Corpus
 from interp.plots import edit_layers_csv, figure1_csv, table1_csv, table1_markdown
 from interp.results.record import write_atomically
-from interp.study import LocateSettings, class_averages, locate_facts, selection
+from interp.study.edited import edit_results
+from interp.study.editing import edit_cases
+from interp.study.locating import LocateSettings, class_averages, locate_facts, selection
+from interp.study.plan import EditStudySettings
 from tests.fuzz.samples import STUDY_CASES, known
 
 
@@ -73,9 +73,9 @@ def started(
         os.dup2(os.open(log or log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        interp.edit_study.GROUP, interp.edit_study.BUNDLE = 2, 5
-        at = interp.edit_study.config_at
-        interp.edit_study.config_at = lambda *args: replace(at(*args), steps=2)
+        interp.study.editing.GROUP, interp.study.editing.BUNDLE = 2, 5
+        at = interp.study.editing.config_at
+        interp.study.editing.config_at = lambda *args: replace(at(*args), steps=2)
         if die_at_write:
             _die_at_write(*die_at_write)
         run_study(model, folder, **options)

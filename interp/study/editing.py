@@ -1,6 +1,6 @@
 """Where should one edit? Edit every case at the layers that each locator points to, and measure what it did.
 
-1. ROME and MEMIT at the layers of each locator, and at control layers (:mod:`interp.edit_plan`).
+1. ROME and MEMIT at the layers of each locator, and at control layers (:mod:`interp.study.plan`).
 2. Layer sweep: ROME at every ``stride``-th layer.
 3. Every case is edited by itself, on the unedited model, and evaluated before and after.
 4. One edited model is located again.
@@ -23,20 +23,6 @@ from typing import Any, TypeVar
 
 from transformer_lens import HookedTransformer
 
-from interp.edit_plan import (
-    LOCATORS,
-    EditStudySettings,
-    LayerChoice,
-    case_unit,
-    choose_layers,
-    config_at,
-    draw_control,
-    finished,
-    layer_span,
-    layers_of,
-    read_plan,
-    unit_name,
-)
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.editor import edit_each
 from interp.editing.rows import check_requests
@@ -51,7 +37,21 @@ from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
-from interp.study import StudyProgress
+from interp.study.locating import StudyProgress
+from interp.study.plan import (
+    LOCATORS,
+    EditStudySettings,
+    LayerChoice,
+    case_unit,
+    choose_layers,
+    config_at,
+    draw_control,
+    finished,
+    layer_span,
+    layers_of,
+    read_plan,
+    unit_name,
+)
 
 __all__ = ["edit_cases"]
 

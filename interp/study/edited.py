@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from interp.edit_plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.evaluation.summary import Comparison, TableRow, compared, table_row
@@ -15,6 +14,7 @@ from interp.locate.methods.causal_trace import CausalTrace
 from interp.results.run_folder import RunFolder
 from interp.results.shown import Shown
 from interp.statistics.estimates import Interval, rank_correlation
+from interp.study.plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
 
 __all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
 
