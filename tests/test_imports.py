@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,52 +12,26 @@ import interp
 import interp.editing
 
 PACKAGE = Path(interp.__file__).parent
-# a module or package directly inside of interp: its floor, and its place on that floor
-FLOORS = {
-    "errors": (0, 0),
-    "files": (0, 1),
-    "options": (0, 1),
-    "quiet": (0, 1),
-    "readable": (0, 1),
-    "shown": (0, 1),
-    "sources": (0, 1),
-    "intervals": (0, 1),
-    "facts": (0, 1),
-    "tokens": (1, 0),
-    "embedded": (1, 0),
-    "json_records": (1, 0),
-    "datasets": (1, 1),
-    "case_fields": (1, 1),
-    "case_formats": (1, 2),
-    "cases": (1, 3),
-    "model_config": (1, 0),
-    "model_folder": (1, 0),
-    "models": (1, 1),
-    "results": (1, 2),
-    "base_runs": (1, 3),
-    "batches": (1, 3),
-    "sweep": (2, 0),
-    "suffix": (2, 1),
-    "generation": (2, 2),
-    "corruption": (2, 1),
-    "cells": (2, 1),
-    "integrated_gradients": (2, 1),
-    "run_pairs": (2, 2),
-    "restorations": (2, 3),
-    "locate": (3, 0),
-    "editing": (4, 0),
-    "evaluation": (5, 0),
-    "runs": (6, 0),
-    "skips": (6, 1),
-    "study": (6, 2),
-    "edit_plan": (6, 3),
-    "edit_study": (6, 4),
-    "edit_results": (6, 4),
-    "plots": (7, 0),
-    "display": (7, 1),
-    "explorer": (7, 2),
-    "cli": (7, 3),
-}
+FLOORS = [
+    "errors",
+    "options",
+    "system",
+    "facts",
+    "statistics",
+    "models",
+    "results",
+    "engine",
+    "locate",
+    "patches",
+    "editing",
+    "evaluation",
+    "study",
+    "plots",
+    "display",
+    "explorer",
+    "cli",
+]
+"""What stands directly inside of interp, bottom up: each may import from those before it, and from itself."""
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -77,27 +52,52 @@ def imported(path: Path) -> set[str]:
     return {name.removeprefix("interp.") for name in found if name.split(".")[0] == "interp"}
 
 
+def test_the_list_of_floors_is_whole() -> None:
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - {"__init__"} == set(FLOORS)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_lower_floors_only(module: str) -> None:
     own = module.split(".")[0]
     others = {name.split(".")[0] for name in imported(MODULES[module])} - {own}
-    assert others <= set(FLOORS), "a module that has no floor yet, or a name taken from interp itself"
-    assert {name for name in others if FLOORS[name] >= FLOORS[own]} == set()
+    assert others <= set(FLOORS), "a module that has no floor, or a name taken from interp itself"
+    assert {name for name in others if FLOORS.index(name) > FLOORS.index(own)} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {found for name in imported(path) if (found := module_of(name))} for module, path in MODULES.items()
+    }
+    circle = TopologicalSorter({module: found - {module} for module, found in graph.items()})
+    circle.prepare()  # raises CycleError, which names the circle
+
+
+def module_of(name: str) -> str | None:
+    """The module in which a name stands that is imported from the package; a package's own file is its ``__init__``."""
+    for stem in (name, name.rpartition(".")[0]):
+        for module in (stem, f"{stem}.__init__"):
+            if module in MODULES:
+                return module
+    return None
 
 
 def test_the_walk_sees_imports() -> None:
-    assert {"embedded", "errors.ModelError"} <= imported(MODULES["models"])  # both forms that models.py uses
+    assert {"models.embedded", "errors.ModelError"} <= imported(MODULES["models.load"])  # both forms that it uses
+    assert module_of("models.embedded") == "models.embedded"
+    assert module_of("errors.ModelError") == "errors"
+    assert module_of("editing.Corpus") == "editing.__init__"
 
 
 def test_locators_do_not_import_each_other() -> None:
     locators = {module for module in MODULES if module.startswith("locate.") and not module.endswith("__init__")}
-    assert {"locate.attribution", "locate.causal_trace", "locate.class_average"} <= locators
+    assert {"locate.methods.attribution", "locate.methods.causal_trace", "locate.class_average"} <= locators
     for module in locators:
         assert {name for name in imported(MODULES[module]) if name.startswith("locate")} == set(), module
 
 
 def test_editors_do_not_import_each_other() -> None:
-    editors = {f"editing.{name}" for name in ("rome", "memit", "pmet", "fine_tuning", "knowledge_neurons")}
+    editors = {f"editing.methods.{name}" for name in ("rome", "memit", "pmet", "fine_tuning", "knowledge_neurons")}
     assert editors <= set(MODULES)
     for module in editors:
         found = imported(MODULES[module])
@@ -124,7 +124,7 @@ def test_results_load_no_drawing_library() -> None:
 
 def test_the_only_look_upward_is_how_results_show_themselves() -> None:
     names = [module for module, path in MODULES.items() if "import_module" in path.read_text("utf-8")]
-    assert names == ["shown"]
+    assert names == ["results.shown"]
 
 
 @pytest.mark.parametrize("name", interp.__all__)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.editing import memit, pmet, rome
 from interp.editing.config import (
     EditConfig,
     FtConfig,
@@ -23,6 +22,7 @@ from interp.editing.config import (
 )
 from interp.editing.contexts import Contexts, context_kinds, write_contexts
 from interp.editing.given_moments import described_moments, given_moments
+from interp.editing.methods import memit, pmet, rome
 from interp.editing.methods.fine_tuning import fine_tune
 from interp.editing.methods.knowledge_neurons import scale_neurons
 from interp.editing.published import default_config

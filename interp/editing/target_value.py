@@ -10,8 +10,8 @@
 
 Nothing below the edited layer and nothing before the last subject token depends on delta, and logits are needed
 only where a target token is predicted: one step runs the suffixes through the upper blocks, no more
-(:mod:`interp.engine.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, rows of like
-length together, and a request that has converged leaves the batch.
+(:mod:`interp.engine.suffix`). Requests do not touch each other, so a batch of them shares the matrix products, rows of
+like length together, and a request that has converged leaves the batch.
 
 Sources: ROME (Meng et al. 2022, section 3.1), MEMIT (Meng et al. 2023, section 4.3), PMET (Li et al. 2024).
 """

@@ -1,7 +1,7 @@
 """Integrated gradients of the answer's probability along scaled MLP activations, for all layers in one sweep.
 
-The arithmetic of :mod:`interp.locate.methods.attribution`, which has the formula: nodes and weights of the quadrature, the
-rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales.
+The arithmetic of :mod:`interp.locate.methods.attribution`, which has the formula: nodes and weights of the quadrature,
+the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales.
 """
 
 from __future__ import annotations

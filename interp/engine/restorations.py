@@ -1,7 +1,7 @@
 """Every restored run of a trace: one sweep per token, in which each cell's rows join at their layer.
 
-The arithmetic of :mod:`interp.locate.methods.causal_trace`. A join is cut over its samples where the batch limit asks for it,
-and made only when its turn comes.
+The arithmetic of :mod:`interp.locate.methods.causal_trace`. A join is cut over its samples where the batch limit asks
+for it, and made only when its turn comes.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
     edit case cannot hold what they mean.
 
     The last three formats get the space before each answer that their files leave out
-    (:func:`interp.facts.records.spaced_answer`). Several prompts with several answers are paired one to one, and several
-    prompts may share one answer; of several answers to one prompt, which are names of the same, the first is taken.
-    The subject's place in a prompt is its first as whole words (:meth:`interp.facts.records.Fact.from_prompt`); where there
-    are several, or none but inside of a longer word, a warning says in which records.
+    (:func:`interp.facts.records.spaced_answer`). Several prompts with several answers are paired one to one, and
+    several prompts may share one answer; of several answers to one prompt, which are names of the same, the first is
+    taken. The subject's place in a prompt is its first as whole words (:meth:`interp.facts.records.Fact.from_prompt`);
+    where there are several, or none but inside of a longer word, a warning says in which records.
     Records without a new target, whose subject is not in their prompt, or whose new target is the true answer are
     left out, and so are probes without a prompt or an answer; one warning for each reason says how many and which.
 

@@ -39,9 +39,9 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
             ``"hub:OWNER/NAME"`` for a data set on the Hugging Face hub (its train split).
         format: ``"interp"`` (the fields of :class:`Fact`) or ``"known"`` (ROME's known facts:
             ``subject``, ``attribute``, ``prompt`` and, if wanted, ``relation_id``; ``known_id``, ``template`` and
-            ``prediction`` are not read; a space is put before the attribute, :func:`interp.facts.records.spaced_answer`);
-            told from the first record's fields if None. Of several places of a subject in a prompt the first
-            as whole words is taken; a warning says in which records.
+            ``prediction`` are not read; a space is put before the attribute,
+            :func:`interp.facts.records.spaced_answer`); told from the first record's fields if None. Of several places
+            of a subject in a prompt the first as whole words is taken; a warning says in which records.
 
     Raises:
         DataError: If the source is missing, not JSON, empty, or a record lacks a field, has an unknown one or is

@@ -9,8 +9,8 @@ Transformers", equation 2):
 1. Clean run; keep the residual stream, keys, values and w of every block.
 2. Scaling w by a changes block l's output linearly, to resid + (a - 1) * (mlp_out - b_out): no block has to run to
    find the row that joins above block l with scale a.
-3. One :func:`interp.engine.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass gives
-   dP/d(mlp_out) of each. The probability is unembedded where the answer stands and nowhere else.
+3. One :func:`interp.engine.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass
+   gives dP/d(mlp_out) of each. The probability is unembedded where the answer stands and nowhere else.
 4. dP/dw = dP/d(mlp_out) W_out^T is linear too: the weighted sum over k comes first, one product per layer after.
 5. Completeness: summed over all scaled components, Attr approaches P(w) - P(0). What is missing is the error of the
    quadrature and is reported as the completeness gap.
@@ -163,8 +163,8 @@ def attribute(
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
 
     Args:
-        model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`) with plain or gated MLPs; left as
-            it was found.
+        model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`) with plain or gated MLPs;
+            left as it was found.
         fact: The statement; without a target, the model's own top answer is attributed.
         tokens: What is scaled: the ``last`` token of what the model reads (for each answer token its own, as
             published for GPT models), ``all`` tokens jointly (one path), or ``each`` token by itself.
