@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.baseline import rome_value, second_moment
 from benchmarks.machine import console, flops, heading, load, machine_name, matmul_rate, median_seconds, seconds
-from interp.editing.config import RomeConfig
+from interp.editing import RomeConfig
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.corpora import Corpus, corpus_rows
 from interp.editing.grams import accumulate

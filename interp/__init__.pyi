@@ -3,21 +3,14 @@ from .editing import (
     FtConfig,
     KnConfig,
     MemitConfig,
-    Outcome,
-    Patch,
     PmetConfig,
     RomeConfig,
     SecondMoments,
     TargetValue,
-    applied_patches,
-    compose,
     default_config,
     edit,
     edit_each,
     edit_sequentially,
-    export_hugging_face,
-    export_lora,
-    overlap,
     second_moments,
     target_values,
     write_contexts,
@@ -69,6 +62,7 @@ from .locate import (
 )
 from .models.load import KNOWN_MODELS, load_model, weights_hash
 from .models.tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
+from .patches import Outcome, Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
 from .plots import (
     MapPanel,
     before_after,

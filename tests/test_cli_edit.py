@@ -18,10 +18,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp.cli
 import interp.study.editing
-from interp.editing import Corpus, Patch, default_config, edit, edit_sequentially, second_moments, write_contexts
+from interp.editing import (
+    Corpus,
+    default_config,
+    edit,
+    edit_sequentially,
+    second_moments,
+    write_contexts,
+)
 from interp.evaluation import evaluate
 from interp.facts.case_files import load_cases
 from interp.facts.records import EditRequest, Fact
+from interp.patches import Patch
 from interp.results.run_folder import RunFolder
 from tests.test_cli import (  # noqa: F401
     CASES,
@@ -709,6 +717,10 @@ def test_a_subject_that_stands_in_several_places(call: Call) -> None:
     )
 
 
+def test_a_layer_for_an_editor_that_chooses_its_layers(call: Call) -> None:
+    refused(call("edit", *TOWER, "--target", "Rome", "--method", "kn", "--layer", "0"), "kn takes no layer, got 0: ")
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [
@@ -722,7 +734,6 @@ def test_a_subject_that_stands_in_several_places(call: Call) -> None:
         (("figure1", "--from", "run"), ("--model", TINY)),
         (("figure1", "--from", "run"), ("--limit", "3")),
         (("figure1", "--from", "run"), ("--samples", "3", "--seed", "2")),
-        (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--layer", "0")),
         (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--identity",)),
         (("edit", *TOWER, "--target", "Rome", "--method", "kn"), ("--corpus", "self")),
         (("edit", *TOWER, "--target", "Rome", "--method", "ft-l"), ("--identity",)),

@@ -18,7 +18,6 @@ from interp.editing import (
     MemitConfig,
     PmetConfig,
     RomeConfig,
-    applied_patches,
     edit,
     edit_each,
     second_moments,
@@ -36,6 +35,7 @@ from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model, weights_hash
+from interp.patches import applied_patches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -24,7 +24,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing.corpora import Corpus
-from interp.editing.second_moments import second_moments
+from interp.editing.moments import second_moments
 from interp.errors import DataError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact

@@ -14,7 +14,7 @@ import torch
 import interp
 from interp.display import as_html, as_text, describe
 from interp.display.description import Description, Table, probability, shaded
-from interp.editing.second_moments import SecondMoments
+from interp.editing.moments import SecondMoments
 from interp.engine.cells import Cell
 from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import TokenLayerMap, class_average

@@ -5,8 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from interp.editing import FtConfig, KnConfig, MemitConfig, PmetConfig, RomeConfig, TargetConfig, default_config
-from interp.editing.config import METHODS, check_config, config_layers
+from interp.editing import (
+    EDITORS,
+    FtConfig,
+    KnConfig,
+    MemitConfig,
+    PmetConfig,
+    RomeConfig,
+    TargetConfig,
+    check_config,
+    default_config,
+)
 from interp.errors import OptionError
 
 
@@ -120,7 +129,7 @@ def test_what_was_not_published_for_a_known_model(model, method, expected):
 def test_a_tuned_or_stored_model_takes_the_settings_of_its_own(names, like):
     for name in names:
         model = of(name, like.cfg.n_layers, like.cfg.d_mlp, like.cfg.gated_mlp)
-        for method in METHODS:
+        for method in EDITORS:
             assert default_config(model, method) == default_config(like, method), (name, method)
 
 
@@ -176,7 +185,7 @@ def test_the_rule_for_other_models(model, at, first):
     assert default_config(model, "memit") == MemitConfig(layers=layers, second_moment_weight=weight)
     assert default_config(model, "pmet") == PmetConfig(layers=layers, second_moment_weight=weight)
     assert default_config(model, "ft-l") == FtConfig(layer=at)
-    for method in METHODS:
+    for method in EDITORS:
         check_config(model, method, default_config(model, method))
 
 
@@ -202,9 +211,9 @@ def test_the_papers_numbers():
 
 
 def test_layers_of_a_config():
-    assert config_layers(RomeConfig(layer=3)) == config_layers(FtConfig(layer=3)) == (3,)
-    assert config_layers(MemitConfig(layers=(1, 3))) == config_layers(PmetConfig(layers=(1, 3))) == (1, 3)
-    assert config_layers(KnConfig()) == ()
+    assert RomeConfig(layer=3).edited_layers == FtConfig(layer=3).edited_layers == (3,)
+    assert MemitConfig(layers=(1, 3)).edited_layers == PmetConfig(layers=(1, 3)).edited_layers == (1, 3)
+    assert KnConfig().edited_layers == ()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from interp.editing import (
     MemitConfig,
     PmetConfig,
     RomeConfig,
-    applied_patches,
     edit,
     edit_each,
     edit_sequentially,
@@ -28,6 +27,7 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.methods.attribution import attribute, refined_neurons
 from interp.models import tokens
 from interp.models.load import load_model, weights_hash
+from interp.patches import applied_patches
 from interp.results.record import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -393,10 +393,9 @@ def test_spread_alone_is_asked_for_targets_that_are_there_already(model, moments
         [TOWER],
         CONTEXTS,
         targets,
-        layers=(1, 2),
+        config=MemitConfig(layers=(1, 2), second_moment_weight=1.0),
         site="resid_post",
         divisor=float,
-        weight=1.0,
         whitening=Whitening(moments),
     )
     for left, right in factors.values():

@@ -13,7 +13,6 @@ from interp.editing import (
     MemitConfig,
     RomeConfig,
     SecondMoments,
-    applied_patches,
     edit,
     edit_each,
     edit_sequentially,
@@ -23,6 +22,7 @@ from interp.editing.whitening import Whitening
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
 from interp.models.load import weights_hash
+from interp.patches import applied_patches
 from interp.results.record import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")

@@ -13,7 +13,6 @@ from interp.editing import (
     MemitConfig,
     PmetConfig,
     RomeConfig,
-    compose,
     edit,
     edit_each,
     edit_sequentially,
@@ -22,6 +21,7 @@ from interp.editing.answers import answered
 from interp.errors import InterpWarning
 from interp.facts.records import EditRequest, Fact
 from interp.models.tokens import encode
+from interp.patches import compose
 
 TOWER = EditRequest(
     Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"), new_target=" Rome"

@@ -49,7 +49,7 @@ def no_corpus(monkeypatch):
     def used(*_, **__):
         raise AssertionError("the corpus was run")
 
-    return lambda: monkeypatch.setattr(sys.modules["interp.editing.second_moments"], "corpus_rows", used)
+    return lambda: monkeypatch.setattr(sys.modules["interp.editing.moments"], "corpus_rows", used)
 
 
 def test_every_family_equals_the_plain_sum(family_model, family):

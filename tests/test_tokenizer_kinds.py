@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import KnConfig
+from interp.editing import KnConfig
 from interp.editing.contexts import context_kinds
 from interp.editing.corpora import Corpus, corpus_rows
 from interp.editing.methods.knowledge_neurons import scale_neurons

@@ -13,6 +13,7 @@ import typer
 
 from interp.cli.console import messages
 from interp.cli.progress import bar
+from interp.editing.methods import EDITORS
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ Corruption = Annotated[str, typer.Option(help="gaussian, uniform or symmetric (a
 Steps = Annotated[int, typer.Option(help="Quadrature nodes n.")]
 Rule = Annotated[str, typer.Option(help="riemann (the paper's) or gauss-legendre.")]
 Cases = Annotated[str, path_option(help="builtin, CounterFact, ZsRE or KnowEdit (.json), or hub:OWNER/NAME.")]
-Method = Annotated[str, typer.Option(help="rome, r-rome, memit, pmet, ft-l or kn.")]
+Method = Annotated[str, typer.Option(help=f"{', '.join(tuple(EDITORS)[:-1])} or {tuple(EDITORS)[-1]}.")]
 Limit = Annotated[int | None, typer.Option(help="How many facts that the model knows, 0 for all; 12 by default.")]
 FluencyTokens = Annotated[int, typer.Option(help="Tokens sampled for fluency.")]
 Figures = Annotated[Path, path_option(help="Folder for the figures.")]

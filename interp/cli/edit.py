@@ -34,13 +34,9 @@ from interp.errors import OptionError
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from interp.editing import Corpus, EditConfig, Patch
+    from interp.editing import Corpus, EditConfig
     from interp.facts.records import EditRequest
-
-METHODS = ("rome", "r-rome", "memit", "pmet", "ft-l", "kn")
-ONE_AT_A_TIME = ("rome", "r-rome", "kn")
-OPTIMISED = ("rome", "r-rome", "memit", "pmet")
-"""A target value is optimised in contexts, and second moments keep other keys where they are."""
+    from interp.patches import Patch
 
 
 @app.command()
@@ -70,14 +66,19 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Edit one fact (or a file of cases together), show the answers before and after, save the patch."""
-    _check_options(context, method, cases, identity)
+    _check_options(context, cases, identity)
     requests = _requests(prompt, subject, target, cases, exact_target, occurrence)
-    if len(requests) > 1 and method in ONE_AT_A_TIME and not sequential:
-        raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
     if layer is not None and layer < 0:
         raise OptionError(f"layer must be a whole number from 0, got {layer}")
     with bar("starting"):
         import interp.editing as editing
+
+        editor = editing.editor_named(method)
+    if not editor.sites:
+        why = f"{method} takes neither second moments nor contexts"
+        refuse_given(context, why, "identity", "corpus", "corpus_tokens", "seed")
+    if len(requests) > 1 and editor.one_at_a_time and not sequential:
+        raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
     sized: Any = {} if corpus_tokens is None else {"tokens": corpus_tokens}
     text = editing.Corpus(source=corpus, seed=seed, **sized)
     network = load(model, device, dtype)
@@ -104,20 +105,19 @@ def _made(
 ) -> Patch:
     """The patch, and what is being done from the first second on."""
     import interp.editing as editing
-    from interp.editing.config import config_layers
 
     settings: dict[str, Any] = {}
-    if method in OPTIMISED:
+    if editing.editor_named(method).sites:
         with bar("writing contexts"):
             settings["contexts"] = editing.write_contexts(network, seed=text.seed)
         settings["second_moments"] = "identity"
         if not identity:
             with bar("second moments (kept for the next edit)") as advance:
                 settings["second_moments"] = editing.second_moments(
-                    network, config_layers(config), text, progress=advance
+                    network, config.edited_layers, text, progress=advance
                 )
     make = editing.edit_sequentially if sequential else editing.edit
-    with bar(f"editing with {method.upper()}") as advance:
+    with bar(f"editing with {editing.editor_named(method).title}") as advance:
         return make(network, requests, method=method, config=config, progress=advance, **settings)
 
 
@@ -145,16 +145,8 @@ def _show(network: HookedTransformer, patch: Patch, place: Path, as_json: bool) 
     messages.print(f"wrote {place}", soft_wrap=True)
 
 
-def _check_options(context: Context, method: str, cases: str | None, identity: bool) -> None:
-    """Refuse what cannot act with this method, or with a file of cases."""
-    from interp.options import check_choice
-
-    check_choice("method", method, METHODS)
-    if method not in OPTIMISED:
-        why = f"{method} takes neither second moments nor contexts"
-        refuse_given(context, why, "identity", "corpus", "corpus_tokens", "seed")
-    if method == "kn":
-        refuse_given(context, "kn chooses neurons, in the layers where it finds them", "layer")
+def _check_options(context: Context, cases: str | None, identity: bool) -> None:
+    """Refuse what cannot act without second moments, or with a file of cases."""
     if identity:
         refuse_given(context, "--identity takes no second moments", "corpus", "corpus_tokens")
     if cases is None:

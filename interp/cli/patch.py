@@ -15,9 +15,9 @@ from interp.errors import DataError, OptionError
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from interp.editing import Patch
     from interp.evaluation import CaseEvaluation
     from interp.facts.records import EditCase
+    from interp.patches import Patch
 
 patch_app = typer.Typer(no_args_is_help=True, help="Look at a saved patch, ask the patched model, export it.")
 app.add_typer(patch_app, name="patch")
@@ -149,7 +149,7 @@ def _chosen(patch: Patch, candidates: list[EditCase], source: str, wanted: str |
 
 
 def _loaded(path: Path) -> Patch:
-    from interp.editing import Patch
+    from interp.patches import Patch
 
     return Patch.load(path)
 

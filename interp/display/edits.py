@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from interp.display.description import Description, Table, describe, probability
-from interp.editing.second_moments import SecondMoments
+from interp.editing.moments import SecondMoments
 from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
 from interp.evaluation.summary import Comparison, TableRow
 from interp.patches.patch import Patch

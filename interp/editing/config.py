@@ -1,37 +1,89 @@
-"""What each editor is told. What it is told by default is in :mod:`interp.editing.published`."""
+"""What every editor's settings have, and those of editors that optimise a target value.
+
+An editor's own settings stand in its file below :mod:`interp.editing.methods`; what they are by default in a known
+model comes from :mod:`interp.editing.published`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from transformer_lens import HookedTransformer
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from interp.errors import OptionError
-from interp.options import check_choice, check_layers, check_positive, python_numbers, real_number, whole_number
+from interp.options import check_layers, check_positive, python_numbers, real_number
 
-__all__ = [
-    "METHODS",
-    "EditConfig",
-    "FtConfig",
-    "KnConfig",
-    "MemitConfig",
-    "PmetConfig",
-    "RomeConfig",
-    "TargetConfig",
-    "check_config",
-    "config_layers",
-]
+__all__ = ["AtOneLayer", "EditConfig", "SpreadConfig", "TargetConfig", "check_numbers"]
 
-METHODS = ("rome", "r-rome", "memit", "pmet", "ft-l", "kn")
+C = TypeVar("C", bound="EditConfig")
 
 
-def _check_numbers(config: object, **bounds: tuple[float, float]) -> None:
+def check_numbers(config: object, **bounds: tuple[float, float]) -> None:
+    """Refuse fields that are no numbers within their bounds (both included).
+
+    Raises:
+        OptionError: Naming the field.
+    """
     for name, (low, high) in bounds.items():
         real_number(name, getattr(config, name), low, high)
 
 
+class EditConfig:
+    """The settings of an editor: each has a frozen dataclass of its own, which says at which layers it edits.
+
+    Attributes:
+        origin: Where the settings come from: ``"given"``, ``"rule"`` (a guess for a model that nobody published any
+            for), or which model they were published for. It does not count when configs are compared.
+    """
+
+    origin: str
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers that these settings name; none where the editor chooses its layers."""
+        return ()
+
+    def at(self: C, layers: Sequence[int]) -> C:
+        """The same settings at other layers; an editor of one layer edits the last of them.
+
+        Raises:
+            OptionError: If the editor chooses its layers.
+        """
+        raise OptionError(f"a {type(self).__name__} names no layers, got {layers!r}")
+
+    def up_to(self: C, layer: int) -> C:
+        """The same settings so that ``layer`` is the last that is edited.
+
+        Raises:
+            OptionError: If the editor chooses its layers.
+        """
+        return self.at((layer,))
+
+    def from_(self: C, origin: str) -> C:
+        """The same settings with another origin."""
+        return self._with(origin=origin)
+
+    def _with(self: C, **changes: Any) -> C:
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+class AtOneLayer(EditConfig):
+    """Settings of an editor of one layer."""
+
+    layer: int
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layer."""
+        return (self.layer,)
+
+    def at(self: C, layers: Sequence[int]) -> C:
+        """The same settings at the last of these layers."""
+        return self._with(layer=layers[-1])
+
+
 @dataclass(frozen=True, kw_only=True)
-class TargetConfig:
+class TargetConfig(EditConfig):
     """How a target value is optimised (ROME, section 3.1; defaults: GPT2-XL).
 
     Args:
@@ -41,8 +93,7 @@ class TargetConfig:
         clamp: delta is projected onto the ball of this radius, in units of |v0|.
         kl_weight: Of the divergence from the initial prediction after "{subject} is a".
         stop_loss: The optimisation ends below this loss.
-        origin: Where the settings come from: ``"given"``, ``"rule"`` (a guess for a model that nobody published any
-            for), or which model they were published for. It does not count when configs are compared.
+        origin: See :class:`EditConfig`.
     """
 
     steps: int = 20
@@ -56,7 +107,7 @@ class TargetConfig:
     def __post_init__(self) -> None:
         python_numbers(self)
         check_positive(steps=self.steps)
-        _check_numbers(
+        check_numbers(
             self,
             learning_rate=(1e-9, 1e3),
             weight_decay=(0, 1e6),
@@ -65,16 +116,13 @@ class TargetConfig:
             stop_loss=(0, 1e6),
         )
 
+    def once_on_top(self) -> tuple[float, float] | None:
+        """What changes for a request whose target is the top answer in every context; None: nothing.
 
-@dataclass(frozen=True, kw_only=True)
-class RomeConfig(TargetConfig):
-    """ROME and R-ROME: one layer."""
-
-    layer: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number("layer", self.layer, least=0)
+        Returns:
+            The factor of its NLL from then on, and the weighted divergence at or below which it ends.
+        """
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,110 +141,17 @@ class SpreadConfig(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", check_layers("layers", self.layers))
-        _check_numbers(self, second_moment_weight=(1e-9, 1e9))
+        check_numbers(self, second_moment_weight=(1e-9, 1e9))
 
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers."""
+        return self.layers
 
-@dataclass(frozen=True, kw_only=True)
-class MemitConfig(SpreadConfig):
-    """MEMIT (defaults: GPT2-XL)."""
+    def at(self: C, layers: Sequence[int]) -> C:
+        """The same settings at these layers."""
+        return self._with(layers=tuple(layers))
 
-
-@dataclass(frozen=True, kw_only=True)
-class PmetConfig(SpreadConfig):
-    """PMET (defaults: its own for GPT-J)."""
-
-    steps: int = 30
-    learning_rate: float = 0.2
-    kl_weight: float = 1.0
-    second_moment_weight: float = 6_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class FtConfig:
-    """FT-L: fine-tune one W_out, no entry moving further than ``limit``.
-
-    Args:
-        layer: The layer.
-        steps, learning_rate: Of Adam.
-        limit: Radius of the L-infinity ball around the original weights.
-        stop_loss: The optimisation ends below this loss.
-        origin: See :class:`TargetConfig`.
-    """
-
-    layer: int
-    steps: int = 25
-    learning_rate: float = 5e-4
-    limit: float = 5e-4
-    stop_loss: float = 0.01
-    origin: str = field(default="given", compare=False)
-
-    def __post_init__(self) -> None:
-        python_numbers(self)
-        check_positive(steps=self.steps)
-        whole_number("layer", self.layer, least=0)
-        _check_numbers(self, learning_rate=(1e-12, 1e3), limit=(1e-12, 1e3), stop_loss=(0, 1e6))
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnConfig:
-    """Knowledge neurons (Dai et al. 2022, section 4): scale their value vectors, or move them to the new answer.
-
-    Args:
-        threshold, share: Of :func:`interp.refined_neurons`, over the fact's prompt and its paraphrases.
-        attribution_steps: Gauss-Legendre nodes of the attribution scores.
-        scale: The neurons' rows of W_out are multiplied by this: 1 leaves, 0 erases, 2 doubles.
-        remove, insert: How often the unembedding direction of the old answer is subtracted from them, and that of
-            the new one added (the paper's 1 and 8).
-        max_neurons: The highest-scoring neurons at most.
-        origin: See :class:`TargetConfig`.
-    """
-
-    threshold: float = 0.2
-    share: float = 0.7
-    attribution_steps: int = 8
-    scale: float = 1.0
-    remove: float = 1.0
-    insert: float = 8.0
-    max_neurons: int = 20
-    origin: str = field(default="given", compare=False)
-
-    def __post_init__(self) -> None:
-        python_numbers(self)
-        check_positive(attribution_steps=self.attribution_steps, max_neurons=self.max_neurons)
-        _check_numbers(self, threshold=(1e-9, 1), share=(1e-9, 1), scale=(-1e3, 1e3), remove=(0, 1e6), insert=(0, 1e6))
-
-
-EditConfig = RomeConfig | MemitConfig | PmetConfig | FtConfig | KnConfig
-
-_CONFIGS: dict[str, type] = {
-    "rome": RomeConfig,
-    "r-rome": RomeConfig,
-    "memit": MemitConfig,
-    "pmet": PmetConfig,
-    "ft-l": FtConfig,
-    "kn": KnConfig,
-}
-
-
-def check_config(model: HookedTransformer, method: str, config: EditConfig) -> None:
-    """Refuse a config of another method, or with a layer that the model does not have.
-
-    Raises:
-        OptionError: Naming the layer and the model's number of layers.
-    """
-    check_choice("method", method, METHODS)
-    if type(config) is not _CONFIGS[method]:
-        raise OptionError(f"{method} takes a {_CONFIGS[method].__name__}, got a {type(config).__name__}")
-    layers = config_layers(config)
-    for layer in layers:
-        if layer >= model.cfg.n_layers:
-            raise OptionError(
-                f"layer {layer} does not exist: {model.cfg.model_name} has layers 0 to {model.cfg.n_layers - 1}"
-            )
-
-
-def config_layers(config: EditConfig) -> tuple[int, ...]:
-    """The layers that a config names (none for knowledge neurons, which choose theirs)."""
-    if isinstance(config, RomeConfig | FtConfig):
-        return (config.layer,)
-    return config.layers if isinstance(config, SpreadConfig) else ()
+    def up_to(self: C, layer: int) -> C:
+        """The same settings at the five layers that end there."""
+        return self.at(range(max(0, layer - 4), layer + 1))

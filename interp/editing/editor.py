@@ -19,6 +19,7 @@ from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Maker, checked_requests
+from interp.editing.methods import editor_named
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -26,8 +27,6 @@ from interp.patches.patch import Patch
 from interp.results.record import Provenance
 
 __all__ = ["edit", "edit_each"]
-
-_SINGLE = ("rome", "r-rome", "kn")
 
 
 @torch.inference_mode(False)  # edits take gradients, whatever the caller's mode
@@ -72,7 +71,7 @@ def edit(
             rest on too little text.
     """
     requests = checked_requests(model, requests)
-    if method in _SINGLE and len(requests) > 1:
+    if editor_named(method).one_at_a_time and len(requests) > 1:
         raise OptionError(
             f"{method} edits one fact at a time, got {len(requests)} requests: use edit_sequentially (one after the"
             " other) or edit_each (one patch each)"

@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from interp.editing.second_moments import SecondMoments
+from interp.editing.moments import SecondMoments
 from interp.editing.whitening import Moments
 from interp.errors import OptionError
 from interp.results.record import Provenance, check_same_weights

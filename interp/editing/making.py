@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import (
-    EditConfig,
-    FtConfig,
-    KnConfig,
-    RomeConfig,
-    SpreadConfig,
-    TargetConfig,
-    check_config,
-    config_layers,
-)
+from interp.editing.config import EditConfig, TargetConfig
 from interp.editing.contexts import Contexts, context_kinds, write_contexts
+from interp.editing.defaults import check_config, default_config
 from interp.editing.given_moments import described_moments, given_moments
-from interp.editing.methods import memit, pmet, rome
-from interp.editing.methods.fine_tuning import fine_tune
-from interp.editing.methods.knowledge_neurons import scale_neurons
-from interp.editing.published import default_config
+from interp.editing.method import Task
+from interp.editing.methods import editor_named
+from interp.editing.moments import SecondMoments, warn_of_held_out_error
+from interp.editing.moments import second_moments as estimate
 from interp.editing.rows import check_requests, edit_rows
-from interp.editing.second_moments import SecondMoments, warn_of_held_out_error
-from interp.editing.second_moments import second_moments as estimate
-from interp.editing.spread import by_layer, spread
 from interp.editing.target_value import TargetValue, target_values
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
@@ -92,7 +80,8 @@ class Maker:
         check_config(model, method, self.config)
         if together:
             check_requests(model, self.requests)
-        self.optimises = isinstance(self.config, TargetConfig)
+        self.editor = editor_named(method)
+        self.optimises = bool(self.editor.sites)
         if not self.optimises and (second_moments is not None or contexts is not None):
             given = "second moments" if second_moments is not None else "contexts"
             raise OptionError(f"{method} takes no {given}: leave second_moments and contexts at None")
@@ -110,16 +99,16 @@ class Maker:
 
     def targets(self, requests: Sequence[EditRequest], progress: Progress | None = None) -> list[TargetValue]:
         """The optimised target values; none for editors that have no such."""
-        config = self.config
-        if isinstance(config, FtConfig | KnConfig):
+        if not self.optimises:
             return []
+        assert isinstance(self.config, TargetConfig)
         return target_values(
             self.model,
             requests,
             self.contexts,
-            layer=config_layers(config)[-1],
-            sites={"rome": rome, "r-rome": rome, "memit": memit, "pmet": pmet}[self.method].SITES,
-            config=config,
+            layer=self.config.edited_layers[-1],
+            sites=self.editor.sites,
+            config=self.config,
             max_batch_tokens=self.max_batch_tokens,
             progress=progress,
         )
@@ -128,22 +117,37 @@ class Maker:
         self, requests: Sequence[EditRequest], targets: Sequence[TargetValue], progress: Progress | None = None
     ) -> Patch:
         """One patch of some requests; what the patched model says is not asked yet."""
-        factors, outcomes = self._factors(requests, targets, progress)
+        change = self.editor.change(
+            Task(
+                model=self.model,
+                requests=requests,
+                config=self.config,
+                contexts=self.contexts,
+                targets=targets,
+                whitening=self.whitening,
+                max_batch_tokens=self.max_batch_tokens,
+                model_provenance=self.provenance,
+                progress=progress,
+            )
+        )
+        ended = tuple(_ended(target) for target in targets)
         return Patch(
             provenance=self.provenance,
             method=self.method,
-            config=asdict(self.config),
+            config=asdict(self.config),  # type: ignore[call-overload]
             requests=tuple(requests),
-            outcomes=outcomes,
+            outcomes=ended if change.outcomes is None else change.outcomes,
             made_with=self.made_with,
-            **{name: {k: _plain(v) for k, v in by.items()} for name, by in factors.items()},
+            left=_plain(change.left),
+            right=_plain(change.right),
+            dense=_plain(change.dense),
         )
 
     def _moments(self, given: object) -> tuple[Whitening, dict[str, Any]]:
         """Second moments, ready to solve with, and what a patch records of all that it is made with."""
         if not self.optimises:
             return Whitening("identity"), {"second_moments": None, "contexts": None}
-        layers = config_layers(self.config)
+        layers = self.config.edited_layers
         if given is None:
             given = estimate(self.model, layers)
         if isinstance(given, SecondMoments):
@@ -164,47 +168,11 @@ class Maker:
                 if alone:
                     check_requests(self.model, [request])
                 edit_rows(self.model, [request], self.contexts)
-                if isinstance(self.config, KnConfig):
-                    for fact in request.fact.paraphrased():
-                        tokenize(self.model, fact)
+                for fact in self.editor.reads(request):
+                    tokenize(self.model, fact)
             except FactError as error:
                 reason = str(error).removeprefix("request 0: ")
                 raise FactError(f"request {index}: {reason}") from error
-
-    def _factors(
-        self, requests: Sequence[EditRequest], targets: Sequence[TargetValue], progress: Progress | None
-    ) -> tuple[dict[str, Any], tuple[Outcome, ...]]:
-        """What the patch holds by layer, and how the optimisations ended."""
-        config, model = self.config, self.model
-        outcomes = tuple(_ended(target) for target in targets)
-        if isinstance(config, RomeConfig):
-            pair = rome.rank_one(targets[0], self.whitening, config.layer, average_key=self.method == "r-rome")
-            left, right = ({config.layer: part} for part in pair)
-            return {"left": left, "right": right}, outcomes
-        if isinstance(config, SpreadConfig):
-            how = memit if self.method == "memit" else pmet
-            left, right = by_layer(
-                spread(
-                    model,
-                    requests,
-                    self.contexts,
-                    torch.stack([target.value(how.SPREAD_SITE) for target in targets]),
-                    layers=config.layers,
-                    site=how.SPREAD_SITE,
-                    divisor=how.divisor,
-                    weight=config.second_moment_weight,
-                    whitening=self.whitening,
-                    max_batch_tokens=self.max_batch_tokens,
-                )
-            )
-            return {"left": left, "right": right}, outcomes
-        if isinstance(config, FtConfig):
-            change, outcomes = fine_tune(
-                model, requests, config, max_batch_tokens=self.max_batch_tokens, progress=progress
-            )
-            return {"dense": {config.layer: change}}, outcomes
-        left, right = scale_neurons(model, requests[0], config, model_provenance=self.provenance, progress=progress)
-        return {"left": left, "right": right}, (Outcome(converged=False, probability=None, loss=None, steps=0),)
 
 
 def _ended(target: TargetValue) -> Outcome:
@@ -217,5 +185,5 @@ def _ended(target: TargetValue) -> Outcome:
     )
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().contiguous()
+def _plain(tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    return {layer: tensor.detach().float().contiguous() for layer, tensor in tensors.items()}

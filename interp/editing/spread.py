@@ -3,7 +3,8 @@
 1. For layer l of the edited layers, in order: K = keys of all facts there (mean within each kind of context, then
    over kinds), read with the layers below already changed.
 2. R = (target - current state at the last edited layer) / divisor(layers left).
-3. dW_l = (weight C_l + K K^T)^-1 K R^T, before the next layer's keys are read.
+3. dW_l = (weight C_l + K K^T)^-1 K R^T, before the next layer's keys are read. Editors that solve otherwise give a
+   solve of their own (:func:`spread_editor`): what it returns takes the place of (...)^-1 K.
 
 The weights of the model stay as they are: what a change of W_out adds to the residual stream is the layer's keys
 times the change, so one pass up the network carries all of it. Rows that do not fit one batch wait in main memory
@@ -12,23 +13,52 @@ between their turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp.editing.config import SpreadConfig
 from interp.editing.contexts import Contexts
+from interp.editing.method import Change, Editor, Task
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
 from interp.engine.suffix import padded, run_rows
 from interp.engine.sweep import groups, halving
 from interp.facts.records import EditRequest
 
-__all__ = ["spread"]
+__all__ = ["Keys", "Solve", "regularised", "spread", "spread_editor"]
 
 Factors = dict[int, tuple[Float[Tensor, "d_mlp fact"], Float[Tensor, "fact d_model"]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What a layer's change is solved from.
+
+    Args:
+        layer: Which.
+        keys: K, one column a fact.
+        config: The editor's settings.
+        whitening: The second moments.
+    """
+
+    layer: int
+    keys: Float[Tensor, "d_mlp fact"]
+    config: SpreadConfig
+    whitening: Whitening
+
+
+Solve = Callable[[Keys], Float[Tensor, "d_mlp fact"]]
+"""From a layer's keys to L, so that dW = L R^T with the residual R."""
+
+
+def regularised(given: Keys) -> Float[Tensor, "d_mlp fact"]:
+    """(weight C + K K^T)^-1 K (Meng et al. 2023, equation 14)."""
+    return given.whitening.regularised(given.layer, given.keys, given.config.second_moment_weight)
 
 
 def spread(
@@ -37,11 +67,11 @@ def spread(
     contexts: Contexts,
     targets: Float[Tensor, "fact d_model"],
     *,
-    layers: Sequence[int],
+    config: SpreadConfig,
     site: str,
     divisor: Callable[[int], float],
-    weight: float,
     whitening: Whitening,
+    solve: Solve = regularised,
     max_batch_tokens: int = 1024,
 ) -> Factors:
     """The changes of W_out that bring ``site`` at the last edited layer to its targets.
@@ -51,11 +81,11 @@ def spread(
         requests: The edits; one solve for all of them.
         contexts: Kinds of context.
         targets: The values wanted in the bare prompts.
-        layers: The edited layers, rising.
+        config: The editor's settings, with the edited layers.
         site: ``resid_post`` or ``mlp_out``.
         divisor: Of the residual, from the number of layers left.
-        weight: Of the second moment.
         whitening: The second moments.
+        solve: From a layer's keys to what is multiplied with the residual.
         max_batch_tokens: The most tokens that go up the network at once.
 
     Returns:
@@ -67,6 +97,8 @@ def spread(
     ids = [rows.ids[row][: rows.subject_last[row] + 1] for row in range(len(rows.ids)) if (row + 1) % per]
     weights = key_weights(contexts, model.W_E.device)
 
+    layers = config.layers
+
     def work(limit: int) -> Factors:
         batches = _batches(model, ids, rows.n_contexts, limit)
         factors: Factors = {}
@@ -75,7 +107,7 @@ def spread(
             current = [batch.current(model, layer, layers[-1], site) for batch in batches]
             keys = torch.einsum("c,fck->kf", weights, _in_order(batches, read).unflatten(0, (-1, rows.n_contexts)))
             residual = (targets - _in_order(batches, current, bare=True)) / divisor(len(layers) - index)
-            left = whitening.regularised(layer, keys, weight).float()
+            left = solve(Keys(layer=layer, keys=keys, config=config, whitening=whitening)).float()
             factors[layer] = (left, residual)
             for batch in batches:
                 batch.change(left, residual)
@@ -162,6 +194,42 @@ def _current(
     return final if site == "resid_post" else seen[hook]
 
 
-def by_layer(factors: Mapping[int, tuple[Tensor, Tensor]]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Left and right factors as a patch keeps them."""
-    return {k: left for k, (left, _) in factors.items()}, {k: right for k, (_, right) in factors.items()}
+def spread_editor(
+    *,
+    name: str,
+    title: str,
+    config: type[SpreadConfig],
+    default: Callable[[HookedTransformer], SpreadConfig],
+    sites: tuple[str, ...],
+    spread_site: str,
+    divisor: Callable[[int], float],
+    solve: Solve = regularised,
+) -> Editor:
+    """An editor that spreads its change over layers.
+
+    Args:
+        name, title, config, default, sites: See :class:`~interp.editing.method.Editor`.
+        spread_site: What the layers bring to its target, one of ``resid_post`` and ``mlp_out``.
+        divisor: Of the residual, from the number of layers left.
+        solve: From a layer's keys to what is multiplied with the residual; MEMIT's if it is left out.
+    """
+
+    def change(task: Task) -> Change:
+        factors = spread(
+            task.model,
+            task.requests,
+            task.contexts,
+            torch.stack([target.value(spread_site) for target in task.targets]),
+            config=task.config,
+            site=spread_site,
+            divisor=divisor,
+            whitening=task.whitening,
+            solve=solve,
+            max_batch_tokens=task.max_batch_tokens,
+        )
+        return Change(
+            left={layer: left for layer, (left, _) in factors.items()},
+            right={layer: right for layer, (_, right) in factors.items()},
+        )
+
+    return Editor(name=name, title=title, config=config, default=default, change=change, sites=sites)

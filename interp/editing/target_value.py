@@ -39,9 +39,6 @@ from interp.options import Progress
 
 __all__ = ["TargetValue", "target_values"]
 
-PMET_NLL_FACTOR = 0.1
-PMET_KL = 0.01
-
 
 @dataclass(frozen=True, kw_only=True)
 class TargetValue:
@@ -89,8 +86,7 @@ def target_values(
         requests: The edits.
         contexts: Kinds of context, the bare prompt first.
         layer: The edited layer.
-        sites: ``("mlp_out",)`` (ROME), ``("resid_post",)`` (MEMIT) or ``("attn_out", "mlp_out")`` (PMET, which also
-            lowers the weight of the target once it is the top answer).
+        sites: ``("mlp_out",)``, ``("resid_post",)`` or ``("attn_out", "mlp_out")``.
         config: Of the optimisation.
         max_batch_tokens: The most suffix tokens that go up the network at once.
         progress: Called with (evaluations done, at most).
@@ -178,9 +174,9 @@ class _Optimisation:
                 bad = self.members[active[int((~torch.isfinite(losses)).nonzero()[0])]]
                 raise NumericalError(f"the target value of request {bad} has the loss {losses.tolist()} at step {step}")
             stop = losses < config.stop_loss
-            if len(self.sites) == 2:  # PMET
-                factor[kept[top]] = PMET_NLL_FACTOR
-                stop |= top & (config.kl_weight * divergence <= PMET_KL)
+            if (eased := config.once_on_top()) is not None:
+                factor[kept[top]], least = eased
+                stop |= top & (config.kl_weight * divergence <= least)
             for place, request in enumerate(active):
                 if last or stop[place]:
                     finished[request] = self._finish(

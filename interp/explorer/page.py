@@ -10,8 +10,7 @@ from transformer_lens import HookedTransformer
 
 from interp.display.description import probability
 from interp.display.maps import NAMES, unit_of
-from interp.editing.config import MemitConfig, RomeConfig
-from interp.editing.published import default_config
+from interp.editing.defaults import default_config
 from interp.engine.cells import Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
@@ -224,9 +223,7 @@ def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def default_layer(model: HookedTransformer, method: str) -> int:
     """Where an editor edits if nothing else is said: the last of its layers."""
-    config = default_config(model, method)
-    assert isinstance(config, RomeConfig | MemitConfig)
-    return config.layer if isinstance(config, RomeConfig) else config.layers[-1]
+    return default_config(model, method).edited_layers[-1]
 
 
 def file_name(session: Session) -> str:

@@ -14,10 +14,9 @@ from typing import Literal
 
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import MemitConfig, RomeConfig, check_config
+from interp.editing.defaults import check_config, default_config
 from interp.editing.editor import edit
-from interp.editing.published import default_config
-from interp.editing.second_moments import second_moments
+from interp.editing.moments import second_moments
 from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
 from interp.engine.pairs import RunPair, check_current, clean_and_corrupted, prompt_pair
@@ -300,13 +299,11 @@ class Session:
         check_choice("method", method, EDITORS)
         request = EditRequest(self.fact, new_target=spaced_answer(self.fact.prompt, new_target))
         config = default_config(self.model, method, layer)
-        assert isinstance(config, RomeConfig | MemitConfig)
         check_config(self.model, method, config)
         self.undo()
-        layers = config.layers if isinstance(config, MemitConfig) else (config.layer,)
         report = progress or (lambda *_: None)
         moments = second_moments(
-            self.model, layers, progress=partial(report, "estimating second moments, once per layer")
+            self.model, config.edited_layers, progress=partial(report, "estimating second moments, once per layer")
         )
         patch = edit(
             self.model,

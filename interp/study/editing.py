@@ -25,8 +25,8 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.editor import edit_each
+from interp.editing.moments import SecondMoments, second_moments
 from interp.editing.rows import check_requests
-from interp.editing.second_moments import SecondMoments, second_moments
 from interp.errors import InterpWarning, OptionError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
 from interp.facts.records import EditCase, Fact

@@ -12,15 +12,15 @@ layer 2 is 0-4). Editing one layer or five is another edit, whoever chose them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import EditConfig, MemitConfig, RomeConfig, check_config
+from interp.editing.config import EditConfig
 from interp.editing.corpora import Corpus
-from interp.editing.published import default_config
+from interp.editing.defaults import check_config, default_config
 from interp.errors import DataError, OptionError
 from interp.locate.class_average import ClassAverage
 from interp.models.tokens import TOKEN_CLASSES
@@ -147,11 +147,7 @@ def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) ->
     Raises:
         OptionError: If a layer does not exist.
     """
-    default = default_config(model, method)
-    assert isinstance(default, MemitConfig | RomeConfig)
-    config: EditConfig = (
-        replace(default, layers=layers) if isinstance(default, MemitConfig) else replace(default, layer=layers[0])
-    )
+    config = default_config(model, method).at(layers)
     check_config(model, method, config)
     return config
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
 import interp
-from interp.editing import METHODS
+from interp.editing import EDITORS
 from interp.models.load import weights_hash
 from tests.fuzz.hostile import VALUES
 from tests.fuzz.samples import CONTEXTS, TO_ROME, TOWER
@@ -94,7 +94,7 @@ def _identity(model: HookedTransformer) -> dict[int, torch.Tensor]:
     name=st.sampled_from(["second_moments", "contexts", "method", "config", "requests", "max_batch_tokens"]),
     value=st.one_of(
         _values,
-        st.sampled_from(["identity", ["{}", "{}"], [["{}"], []], ["no"], [" {}"], [["{}", "{} {}"]], "{}", *METHODS]),
+        st.sampled_from(["identity", ["{}", "{}"], [["{}"], []], ["no"], [" {}"], [["{}", "{} {}"]], "{}", *EDITORS]),
         st.sampled_from(["small", "nan", "zero", "other"]),
     ),
 )

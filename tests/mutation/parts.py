@@ -49,7 +49,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "editing.published": ("test_edit_config",),
     "editing.methods.rome": _EDITORS,
     "editing.rows": ("test_target_value", "test_editing"),
-    "editing.second_moments": _MOMENTS,
+    "editing.moments": _MOMENTS,
     "editing.sequential": _TURNS,
     "editing.shrinkage": _MOMENTS,
     "editing.spread": _EDITORS,

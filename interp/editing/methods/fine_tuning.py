@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,17 +27,45 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.editing.bare_rows import BareRows, bare_rows
-from interp.editing.config import FtConfig
+from interp.editing.config import AtOneLayer, check_numbers
+from interp.editing.method import Change, Editor, Task
+from interp.editing.published import published_or_rule
 from interp.engine.suffix import padded, run_rows
 from interp.engine.sweep import halving, unembed
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
-from interp.options import Progress
+from interp.options import Progress, check_positive, python_numbers, whole_number
 from interp.patches.patch import Outcome
 
-__all__ = ["fine_tune"]
+__all__ = ["EDITOR", "FtConfig", "fine_tune"]
 
-Change = Float[Tensor, "d_mlp d_model"]
+WOut = Float[Tensor, "d_mlp d_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FtConfig(AtOneLayer):
+    """FT-L: fine-tune one W_out, no entry moving further than ``limit``.
+
+    Args:
+        layer: The layer.
+        steps, learning_rate: Of Adam.
+        limit: Radius of the L-infinity ball around the original weights.
+        stop_loss: The optimisation ends below this loss.
+        origin: See :class:`~interp.editing.config.EditConfig`.
+    """
+
+    layer: int
+    steps: int = 25
+    learning_rate: float = 5e-4
+    limit: float = 5e-4
+    stop_loss: float = 0.01
+    origin: str = field(default="given", compare=False)
+
+    def __post_init__(self) -> None:
+        python_numbers(self)
+        check_positive(steps=self.steps)
+        whole_number("layer", self.layer, least=0)
+        check_numbers(self, learning_rate=(1e-12, 1e3), limit=(1e-12, 1e3), stop_loss=(0, 1e6))
 
 
 def fine_tune(
@@ -47,7 +75,7 @@ def fine_tune(
     *,
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
-) -> tuple[Change, tuple[Outcome, ...]]:
+) -> tuple[WOut, tuple[Outcome, ...]]:
     """What is added to W_out of ``config.layer``, and how each request ended.
 
     Args:
@@ -75,7 +103,7 @@ class _Batch:
 
 def _optimise(
     model: HookedTransformer, rows: BareRows, config: FtConfig, max_batch_tokens: int, progress: Progress | None
-) -> tuple[Change, tuple[Outcome, ...]]:
+) -> tuple[WOut, tuple[Outcome, ...]]:
     device, n = model.W_E.device, len(rows.ids)
     batches = [_entering(model, rows, batch, config.layer) for batch in rows.batches(max_batch_tokens)]
     block: Any = model.blocks[config.layer]
@@ -113,7 +141,7 @@ def _optimise(
     return _rounded(W_out, change.detach()), outcomes
 
 
-def _rounded(W_out: Tensor, change: Change) -> Change:
+def _rounded(W_out: Tensor, change: WOut) -> WOut:
     """What is added to W_out once the sum is rounded to its format; the gradient passes as if it were not."""
     if W_out.dtype == torch.float32:
         return change
@@ -130,7 +158,7 @@ def _entering(model: HookedTransformer, rows: BareRows, batch: list[int], layer:
 
 
 def _logits(
-    model: HookedTransformer, rows: BareRows, batch: _Batch, layer: int, change: Change
+    model: HookedTransformer, rows: BareRows, batch: _Batch, layer: int, change: WOut
 ) -> Float[Tensor, "read d_vocab"]:
     """Where the targets of a batch are predicted, with the change in W_out."""
     seen: list[Tensor] = []
@@ -149,3 +177,20 @@ def _logits(
     )
     places, positions = rows.reads(batch.rows)
     return unembed(model, final[places, positions])
+
+
+def _default(model: HookedTransformer) -> FtConfig:
+    return published_or_rule(model, _PUBLISHED, lambda where: FtConfig(layer=where.layer))
+
+
+_PUBLISHED = {"gpt2-xl": FtConfig(layer=0), "gpt-j-6b": FtConfig(layer=0, limit=5e-5)}
+
+
+def _change(task: Task) -> Change:
+    change, outcomes = fine_tune(
+        task.model, task.requests, task.config, max_batch_tokens=task.max_batch_tokens, progress=task.progress
+    )
+    return Change(dense={task.config.layer: change}, outcomes=outcomes)
+
+
+EDITOR = Editor(name="ft-l", title="FT-L", config=FtConfig, default=_default, change=_change)

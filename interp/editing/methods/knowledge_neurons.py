@@ -10,6 +10,8 @@ Source: Dai et al. 2022, sections 3.2 and 4.2 ("updating facts"; "erasing" is sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,15 +19,54 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import KnConfig
-from interp.errors import NumericalError
+from interp.editing.config import EditConfig, check_numbers
+from interp.editing.method import Change, Editor, Task
+from interp.errors import NumericalError, OptionError
 from interp.facts.records import EditRequest
 from interp.locate.methods.attribution import attribute, refined_neurons
 from interp.models.tokens import encode_continuation, tokenize
-from interp.options import Progress
+from interp.options import Progress, check_positive, python_numbers
+from interp.patches.patch import Outcome
 from interp.results.record import Provenance
 
-__all__ = ["scale_neurons"]
+__all__ = ["EDITOR", "KnConfig", "scale_neurons"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnConfig(EditConfig):
+    """Knowledge neurons (Dai et al. 2022, section 4): scale their value vectors, or move them to the new answer.
+
+    Args:
+        threshold, share: Of :func:`interp.refined_neurons`, over the fact's prompt and its paraphrases.
+        attribution_steps: Gauss-Legendre nodes of the attribution scores.
+        scale: The neurons' rows of W_out are multiplied by this: 1 leaves, 0 erases, 2 doubles.
+        remove, insert: How often the unembedding direction of the old answer is subtracted from them, and that of
+            the new one added (the paper's 1 and 8).
+        max_neurons: The highest-scoring neurons at most.
+        origin: See :class:`~interp.editing.config.EditConfig`.
+    """
+
+    threshold: float = 0.2
+    share: float = 0.7
+    attribution_steps: int = 8
+    scale: float = 1.0
+    remove: float = 1.0
+    insert: float = 8.0
+    max_neurons: int = 20
+    origin: str = field(default="given", compare=False)
+
+    def __post_init__(self) -> None:
+        python_numbers(self)
+        check_positive(attribution_steps=self.attribution_steps, max_neurons=self.max_neurons)
+        check_numbers(self, threshold=(1e-9, 1), share=(1e-9, 1), scale=(-1e3, 1e3), remove=(0, 1e6), insert=(0, 1e6))
+
+    def at(self, layers: Sequence[int]) -> KnConfig:
+        """Refused: the layers are where the neurons are.
+
+        Raises:
+            OptionError: Always.
+        """
+        raise OptionError(f"kn takes no layer, got {layers[-1]!r}: knowledge neurons are where attribution finds them")
 
 
 def scale_neurons(
@@ -78,3 +119,25 @@ def _top_id(model: HookedTransformer, request: EditRequest) -> tuple[int]:
     with torch.no_grad():
         logits = model(tokenize(model, request.fact).ids[None], prepend_bos=False)[0, -1]
     return (int(logits.argmax()),)
+
+
+def _change(task: Task) -> Change:
+    left, right = scale_neurons(
+        task.model,
+        task.requests[0],
+        task.config,
+        model_provenance=task.model_provenance,
+        progress=task.progress,
+    )
+    return Change(left=left, right=right, outcomes=(Outcome(converged=False, probability=None, loss=None, steps=0),))
+
+
+EDITOR = Editor(
+    name="kn",
+    title="Knowledge neurons",
+    config=KnConfig,
+    default=lambda model: KnConfig(origin="published"),
+    change=_change,
+    one_at_a_time=True,
+    reads=lambda request: request.fact.paraphrased(),
+)

@@ -14,20 +14,36 @@ Source: Meng et al. 2022, sections 3.1 and appendix E.5.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
+from interp.editing.config import AtOneLayer, TargetConfig
+from interp.editing.method import Change, Editor, Task
+from interp.editing.published import LIKE_LLAMA, LLAMA_3, published_or_rule
 from interp.editing.target_value import TargetValue
 from interp.editing.whitening import Whitening
 from interp.errors import NumericalError
+from interp.options import whole_number
 
-__all__ = ["SITES", "rank_one"]
-
-SITES = ("mlp_out",)
-"""Where the target value is set."""
+__all__ = ["EDITOR", "R_ROME", "RomeConfig", "rank_one"]
 
 DEGENERATE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RomeConfig(TargetConfig, AtOneLayer):
+    """ROME and R-ROME: one layer."""
+
+    layer: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("layer", self.layer, least=0)
 
 
 def rank_one(
@@ -58,3 +74,33 @@ def rank_one(
         )
     right = (target.value("mlp_out").double() - output) / seen
     return left.float()[:, None], right.float()[None]
+
+
+def _default(model: HookedTransformer) -> RomeConfig:
+    return published_or_rule(model, _PUBLISHED, lambda where: RomeConfig(layer=where.layer))
+
+
+_LLAMA = RomeConfig(layer=5, steps=25, weight_decay=1e-3)
+_PUBLISHED = {
+    "gpt2-xl": RomeConfig(layer=17),
+    "gpt-j-6b": RomeConfig(layer=5),
+    **dict.fromkeys((*LIKE_LLAMA, *LLAMA_3), _LLAMA),
+}
+
+
+def _change(task: Task, *, average_key: bool = False) -> Change:
+    layer = task.config.layer
+    left, right = rank_one(task.targets[0], task.whitening, layer, average_key=average_key)
+    return Change(left={layer: left}, right={layer: right})
+
+
+EDITOR = Editor(
+    name="rome",
+    title="ROME",
+    config=RomeConfig,
+    default=_default,
+    change=_change,
+    sites=("mlp_out",),
+    one_at_a_time=True,
+)
+R_ROME = replace(EDITOR, name="r-rome", title="R-ROME", change=partial(_change, average_key=True))

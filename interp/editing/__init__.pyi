@@ -1,0 +1,39 @@
+from .config import EditConfig, TargetConfig
+from .contexts import write_contexts
+from .corpora import Corpus
+from .defaults import check_config, default_config
+from .editor import edit, edit_each
+from .methods import EDITORS, editor_named
+from .methods.fine_tuning import FtConfig
+from .methods.knowledge_neurons import KnConfig
+from .methods.memit import MemitConfig
+from .methods.pmet import PmetConfig
+from .methods.rome import RomeConfig
+from .moments import SecondMoments, second_moments
+from .rows import check_requests
+from .sequential import edit_sequentially
+from .target_value import TargetValue, target_values
+
+__all__ = [
+    "EDITORS",
+    "Corpus",
+    "EditConfig",
+    "FtConfig",
+    "KnConfig",
+    "MemitConfig",
+    "PmetConfig",
+    "RomeConfig",
+    "SecondMoments",
+    "TargetConfig",
+    "TargetValue",
+    "check_config",
+    "check_requests",
+    "default_config",
+    "edit",
+    "edit_each",
+    "edit_sequentially",
+    "editor_named",
+    "second_moments",
+    "target_values",
+    "write_contexts",
+]

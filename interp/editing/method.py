@@ -1,0 +1,99 @@
+"""What an editor is: from a model, requests, settings and statistics to a change of W_out.
+
+An editor is one file below :mod:`interp.editing.methods` that ends in an :class:`Editor`, and a line in the table
+there. Everything else takes what it needs from it: :func:`interp.edit` and its two sisters, the study, Table 1, the
+explorer and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.editing.config import EditConfig
+from interp.editing.contexts import Contexts
+from interp.editing.target_value import TargetValue
+from interp.editing.whitening import Whitening
+from interp.facts.records import EditRequest, Fact
+from interp.options import Progress
+from interp.patches.patch import Outcome
+from interp.results.record import Provenance
+
+__all__ = ["Change", "Editor", "Task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What an editor works on, checked.
+
+    Args:
+        model: The model, to be left as it is.
+        requests: What goes into one patch; a single one for editors that edit one at a time.
+        config: The editor's settings.
+        contexts: Kinds of context, the bare prompt first.
+        targets: The optimised value of each request; none for editors without ``sites``.
+        whitening: The second moments of the layers that the settings name, ready to solve with.
+        max_batch_tokens: The most tokens that go up the network at once.
+        model_provenance: To spare hashing the weights.
+        progress: Called with (done, in all).
+    """
+
+    model: HookedTransformer
+    requests: Sequence[EditRequest]
+    config: Any
+    contexts: Contexts
+    targets: Sequence[TargetValue]
+    whitening: Whitening
+    max_batch_tokens: int
+    model_provenance: Provenance
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is added to W_out, by layer: ``left @ right``, or ``dense``.
+
+    Args:
+        left, right: Factors, [d_mlp, rank] and [rank, d_model].
+        dense: [d_mlp, d_model].
+        outcomes: How each request ended; None: as the optimisation of its target value did.
+    """
+
+    left: Mapping[int, Tensor] = field(default_factory=dict)
+    right: Mapping[int, Tensor] = field(default_factory=dict)
+    dense: Mapping[int, Tensor] = field(default_factory=dict)
+    outcomes: tuple[Outcome, ...] | None = None
+
+
+def _nothing_more(request: EditRequest) -> Iterable[Fact]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editor:
+    """An editor.
+
+    Args:
+        name: As one asks for it.
+        title: As tables and menus write it.
+        config: The class of its settings.
+        default: Its settings for a model.
+        change: Its work.
+        sites: Where target values are optimised: ``("mlp_out",)``, ``("resid_post",)`` or ``("attn_out",
+            "mlp_out")``. Without any it optimises none, and takes neither second moments nor contexts.
+        one_at_a_time: Whether a patch takes one request only.
+        reads: What else of a request it runs, besides its prompt with its new target.
+    """
+
+    name: str
+    title: str
+    config: type[EditConfig]
+    default: Callable[[HookedTransformer], EditConfig]
+    change: Callable[[Task], Change]
+    sites: tuple[str, ...] = ()
+    one_at_a_time: bool = False
+    reads: Callable[[EditRequest], Iterable[Fact]] = _nothing_more
