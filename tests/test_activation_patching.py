@@ -196,9 +196,9 @@ def test_runs_of_other_weights_are_refused(tiny, facts, how):
     patch_activations(pair, [Cell(token=0, layer=0)])  # the same values again: the runs are theirs
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8])
 def test_the_checksum_on_other_devices_notices_every_value(dtype):
-    values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = (100 * torch.randn(1000, generator=torch.Generator().manual_seed(0))).to(dtype)
     before = _checksum(values)
     assert before == _checksum(values.clone())
     for index in (0, 1, 500, 999):

@@ -154,6 +154,13 @@ def test_where_settings_come_from_does_not_count_when_they_are_compared():
     assert default_config(GPT2_XL, "rome", layer=3).origin == "published for gpt2-xl; layer given"
 
 
+@pytest.mark.parametrize("method", ["rome", "memit", "pmet", "ft-l"])
+def test_a_layer_before_the_first(method):
+    with pytest.raises(OptionError, match=r"^layer must be a whole number from 0, got -1$"):
+        default_config(GPT2_XL, method, layer=-1)
+    assert default_config(GPT2_XL, method, layer=0).edited_layers == (0,)
+
+
 def test_knowledge_neurons_take_no_layer():
     with pytest.raises(OptionError, match="kn takes no layer, got 5"):
         default_config(GPT2_XL, "kn", layer=5)

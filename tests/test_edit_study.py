@@ -792,6 +792,13 @@ def test_a_run_of_an_earlier_version_is_read_with_its_own_windows(finished: RunF
     assert layers_text("random", [choice.memit for choice in plan.drawn]) == "1 or 4 random"
 
 
+@pytest.mark.parametrize("damage", [{"drawn": [3, 0]}, {"swept": []}, {"cases": []}], ids=str)
+def test_a_plan_that_does_not_fit_itself_is_refused(copied: RunFolder, damage: dict[str, Any]) -> None:
+    copied.write_json("selection.json", {**copied.read_json("selection.json"), **damage})
+    with pytest.raises(DataError, match=r"selection\.json"):
+        read_plan(copied)
+
+
 def test_a_place_that_cannot_be_written(tiny: HookedTransformer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):

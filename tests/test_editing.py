@@ -14,12 +14,15 @@ from interp.editing import (
     MemitConfig,
     PmetConfig,
     RomeConfig,
+    TargetValue,
     edit,
     edit_each,
     edit_sequentially,
     second_moments,
     target_values,
 )
+from interp.editing.contexts import context_kinds
+from interp.editing.methods.rome import rank_one
 from interp.editing.spread import spread
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
@@ -143,6 +146,25 @@ def test_the_key_maps_to_the_target_value(family_model, family, method):
     assert patch.left[1].shape[1] == patch.right[1].shape[0] == 1
     expected = torch.linalg.inv(moments[1].double()) @ keys.double().mean(0)
     assert distance(left.double(), expected / expected.norm()) < 1e-3
+
+
+def test_a_bare_key_that_points_away_from_those_in_contexts():
+    """<k0, C^-1 k> may be negative: the change is the same, with the other sign on both sides."""
+    keys = torch.tensor([[-1.0, 0.5], [3.0, 0.0]])
+    target = TargetValue(
+        delta={"mlp_out": torch.ones(3)},
+        initial={"mlp_out": torch.zeros(3)},
+        keys=keys,
+        outputs=torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]),
+        loss=0.0,
+        probability=1.0,
+        divergence=0.0,
+        steps=1,
+        converged=True,
+    )
+    left, right = rank_one(target, Whitening("identity"), 0)
+    assert float(keys[0] @ left[:, 0]) < 0
+    torch.testing.assert_close(target.outputs[0] + keys[0] @ left @ right, torch.ones(3))
 
 
 def test_the_subjects_last_token_of_several(model, moments):
@@ -384,6 +406,23 @@ def test_the_small_system_equals_the_large_one():
     found = Whitening({3: C}).regularised(3, K, 7.0)
     K = K.double()
     torch.testing.assert_close(found, torch.linalg.solve(7 * C.double() + K @ K.T, K), atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 12, 30])
+def test_spreading_in_batches_some_of_which_hold_no_bare_prompt(model, moments, limit):
+    """Rows of like length go together: the bare prompts, the shortest, come last."""
+    requests, contexts = [TOWER, TENNIS], context_kinds(["{}", "It is said that. {}", "As we have seen. {}"])
+    targets = torch.randn(2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    options = {
+        "config": MemitConfig(layers=(1, 2), second_moment_weight=15.0),
+        "site": "resid_post",
+        "divisor": float,
+        "whitening": Whitening(moments),
+    }
+    whole = spread(model, requests, contexts, targets, **options)
+    split = spread(model, requests, contexts, targets, **options, max_batch_tokens=limit)
+    for layer, (left, right) in whole.items():
+        assert distance(split[layer][0] @ split[layer][1], left @ right) < 1e-5
 
 
 def test_spread_alone_is_asked_for_targets_that_are_there_already(model, moments):

@@ -249,6 +249,7 @@ def test_a_patch_records_the_moments_it_was_made_with(model, tmp_path):
         ({"two": torch.eye(256)}, r"must map whole numbers \(layers\) to C, got the key 'two'"),
         ({2: "C"}, "second moment of layer 2 must be a real matrix of torch or numpy, got str"),
         ({2: np.array([["a"]])}, "must be a real matrix of torch or numpy, got ndarray"),
+        ({2: np.eye(256, dtype=bool)}, "must be a real matrix of torch or numpy, got ndarray"),
         ({2: torch.ones(256)}, r"second moment of layer 2 is \(256,\), expected a square matrix"),
         ({2: torch.eye(256) + torch.ones(256, 256).triu(1)}, "second moment of layer 2 is not symmetric"),
     ],
@@ -266,14 +267,23 @@ def test_what_does_not_fit_is_found_before_the_optimisation(model, monkeypatch):
 
 
 def test_moments_that_rest_on_too_little_text_are_not_used_without_a_word(model, moments):
-    def of(error):
+    def of(*errors):
+        layers = (2, 3)[: len(errors)]
         return SecondMoments(
-            provenance=provenance(model), moments=moments, corpus={}, n_tokens=600, layers=(2,), held_out_error=(error,)
+            provenance=provenance(model),
+            moments={layer: moments[layer] for layer in layers},
+            corpus={},
+            n_tokens=600,
+            layers=layers,
+            held_out_error=errors,
         )
 
     with pytest.warns(InterpWarning, match=r"1 of 1 layers rest on too little text \(600 tokens\): in layer 2.* 950%"):
         edit(model, REQUESTS[:1], config=QUICK, second_moments=of(9.5), contexts=["{}"])
     edit(model, REQUESTS[:1], config=QUICK, second_moments=of(0.4), contexts=["{}"])
+    several = MemitConfig(layers=(2, 3), steps=QUICK.steps)
+    with pytest.warns(InterpWarning, match=r"1 of 2 layers rest on too little text \(600 tokens\): in layer 2.* 950%"):
+        edit(model, REQUESTS[:1], method="memit", config=several, second_moments=of(9.5, 0.4), contexts=["{}"])
 
 
 def test_an_edit_on_a_patch_takes_the_text_and_moments_of_the_unedited_model(model, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import re
 import signal
 import time
 from dataclasses import replace
@@ -435,6 +436,18 @@ def test_interrupts_at_any_moment(model):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
+
+
+def test_of_many_patches_on_a_model_three_are_named(model):
+    patches = [make(model, 1, seed=seed, method=f"method-{seed}") for seed in range(5)]
+    for count, said in ((3, "method-2 (...)"), (4, "method-2 (...) and 1 more"), (5, "method-2 (...) and 2 more")):
+        for patch in patches[:count]:
+            patch.apply(model)
+        with pytest.raises(ModelError) as caught:
+            ask(model, [EditCase(id="a", request=REQUEST)], fluency_tokens=0)
+        revert_all(model, patches[:count])
+        listed = re.sub(r"\('Norway.*?Lima'\)", "(...)", str(caught.value))
+        assert f"on it are method-0 (...), method-1 (...), {said}: take them back" in listed
 
 
 def test_evaluating_a_model_that_carries_a_patch_is_refused(model):

@@ -5,12 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing import Corpus, SecondMoments, second_moments
-from interp.editing.corpora import BATCH, corpus_rows
+from interp.editing.corpora import BATCH, _hub_texts, corpus_rows
 from interp.editing.grams import held_out_error
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
 from interp.models.tokens import encode
@@ -110,6 +111,14 @@ def test_the_error_is_that_of_unseen_tokens(tiny):
 
 
 # the cache
+
+
+@pytest.mark.parametrize("source", ["self", "file"])
+def test_only_what_the_model_writes_is_kept_for_other_layers(tiny, text, tmp_path, source):
+    corpus = SMALL if source == "self" else replace(SMALL, source=str(text))
+    second_moments(tiny, [1], corpus, cache=tmp_path / "cache")
+    kept = {path.name for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert kept == {"layer-1.safetensors", *(["text.safetensors"] if source == "self" else [])}
 
 
 def test_the_cache_spares_the_corpus(tiny, tmp_path, no_corpus):
@@ -343,3 +352,23 @@ def test_of_one_half_nothing_is_known():
     assert held_out_error(torch.stack([gram, torch.zeros(3, 3, dtype=torch.float64)]), torch.tensor([5, 5])) == math.inf
     # C_a = 1, C_b = 2: one way round it is twice as large, the other way half
     assert held_out_error(halves, torch.tensor([5, 5])) == pytest.approx(((2 - 1) + (0.5 - 1)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("hub:some/texts", ("some/texts", None)),
+        ("hub:some/texts:20231101.en", ("some/texts", "20231101.en")),
+    ],
+)
+def test_a_data_set_of_the_hub_is_asked_for_its_train_split(monkeypatch, source, asked):
+    """The library that reads the hub is told the name, the configuration and to stream; nothing here can be fetched."""
+    calls = []
+
+    def load_dataset(name, config, **options):
+        calls.append(((name, config), options))
+        return [{"text": "one"}, {"text": "two"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(_hub_texts(source)) == ["one", "two"]
+    assert calls == [(asked, {"split": "train", "streaming": True})]

@@ -37,6 +37,16 @@ def test_equals_one_forward_pass_per_cell(family_model, family, state):
     assert trace.scores.std() > 0  # the random model's answer does depend on the cell
 
 
+def test_the_last_block_computes_what_is_read_and_no_more(tiny, facts):
+    lengths = []
+    tiny.add_hook("blocks.5.mlp.hook_post", lambda value, hook: lengths.append(value.shape[1]))
+    causal_trace(tiny, facts[0], samples=2, noise=0.3)
+    tiny.reset_hooks()
+    base_runs, sweeps = lengths[:1], lengths[1:]
+    assert base_runs[0] > 1
+    assert set(sweeps) == {1}
+
+
 @pytest.mark.parametrize("limit", [1, 7, 64, 100_000])
 def test_the_batch_limit_changes_no_number(tiny, facts, limit):
     whole = causal_trace(tiny, facts[0], state="mlp", window=3, samples=4, noise=0.3)

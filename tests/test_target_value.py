@@ -1,5 +1,6 @@
 """Target values against full forward passes of whole prompts, against the published numbers, and batched."""
 
+import copy
 import json
 
 import pytest
@@ -263,3 +264,13 @@ def test_a_loss_that_is_not_finite_is_refused(tiny, facts):
 def test_leaves_no_gradient(tiny):
     target_values(tiny, [TOWER], CONTEXTS, layer=2, sites=("mlp_out",), config=TargetConfig(steps=2))
     assert all(p.grad is None and not p.requires_grad for p in tiny.parameters())
+
+
+def test_a_loss_that_is_not_finite_names_its_request(tiny):
+    """A layer that returns nothing has no |v0| to weigh the change by."""
+    silent = copy.deepcopy(tiny)
+    silent.blocks[1].mlp.W_out.data.zero_()
+    silent.blocks[1].mlp.b_out.data.zero_()
+    config = RomeConfig(layer=1, steps=3)
+    with pytest.raises(NumericalError, match=r"target value of request 0 has the loss \[nan, nan\] at step 0"):
+        target_values(silent, [TOWER, NORWAY], CONTEXTS, layer=1, sites=("mlp_out",), config=config)

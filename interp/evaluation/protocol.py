@@ -106,7 +106,7 @@ class CaseEvaluation(Record):
     def _value(self, i: int, protocol: str, edited: bool) -> float | None:
         reading, question = (self.after if edited else self.before)[i], self.questions[i]
         if protocol == "probability":
-            if question.rival is None or reading.rival_log_probability is None:
+            if reading.rival_log_probability is None:
                 return None
             return float(reading.log_probability > reading.rival_log_probability)
         if question.metric == "locality":

@@ -330,7 +330,6 @@ def _check(
 def _control_tokens(tokenizer: Any, ids: Sequence[int], text: str) -> list[str]:
     """The tokens among these that steer the model (BOS, end of text, roles of a chat) and that the text spelled out."""
     special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     unknown = tokenizer.unk_token_id  # stands for any text; only as its own text is it a control token
     return [special[i] for i in ids if i in special and (i != unknown or special[i] in text)]
 

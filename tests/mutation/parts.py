@@ -26,7 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     # locators
     "locate.activation_patching": ("test_activation_patching", "test_decoders"),
     "locate.methods.attribution": ("test_attribution", *_FORMS),
-    "locate.methods.causal_trace": (*_TRACE, *_FORMS),
+    "locate.methods.causal_trace": (*_TRACE, *_FORMS, "test_batches"),
     "locate.class_average": ("test_class_average", "test_study"),
     "locate.knowledge": ("test_knowledge", "test_study"),
     # editors
@@ -38,7 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "editing.editor": (*_EDITORS, *_TURNS),
     "patches.export": ("test_export",),
     "editing.methods.fine_tuning": _EDITORS,
-    "editing.given_moments": (*_MOMENTS, *_EDITORS),
+    "editing.given_moments": (*_MOMENTS, *_EDITORS, *_TURNS),
     "editing.grams": _MOMENTS,
     "editing.methods.knowledge_neurons": _EDITORS,
     "editing.making": (*_EDITORS, *_TURNS),
@@ -46,6 +46,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "patches.on_model": ("test_patch", *_TURNS),
     "patches.patch": ("test_patch", "test_editing"),
     "editing.methods.pmet": _EDITORS,
+    "editing.defaults": ("test_edit_config",),
     "editing.published": ("test_edit_config",),
     "editing.methods.rome": _EDITORS,
     "editing.rows": ("test_target_value", "test_editing"),
