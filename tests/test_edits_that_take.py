@@ -19,9 +19,11 @@ from interp.editing import (
 )
 from interp.editing.answers import answered
 from interp.errors import InterpWarning
-from interp.facts.records import EditRequest, Fact
-from interp.models.tokens import encode
-from interp.patches import compose
+from interp.evaluation.protocol import ask, evaluate_each
+from interp.facts.records import EditCase, EditRequest, Fact
+from interp.models.load import weights_hash
+from interp.models.tokens import encode, encode_continuation
+from interp.patches import applied_patches, compose
 
 TOWER = EditRequest(
     Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"), new_target=" Rome"
@@ -180,3 +182,47 @@ def test_fine_tuning_in_bfloat16_ships_what_it_evaluated(narrow):
             assert outcome.took is took
     assert torch.equal(shipped, patch.delta(2))
     assert shipped.any()
+
+
+NARROW = [
+    ("rome", RomeConfig(layer=2, steps=6), {"second_moments": "identity", "contexts": ["{}"]}),
+    ("memit", MemitConfig(layers=(1, 2), steps=6), {"second_moments": "identity", "contexts": ["{}"]}),
+    ("pmet", PmetConfig(layers=(1, 2), steps=6), {"second_moments": "identity", "contexts": ["{}"]}),
+    ("ft-l", FtConfig(layer=2, steps=6), {}),
+    ("kn", KnConfig(), {}),
+]
+
+
+@pytest.mark.filterwarnings(MISSED)
+@pytest.mark.parametrize(("method", "config", "given"), NARROW, ids=[name for name, *_ in NARROW])
+def test_a_patch_in_bfloat16_is_judged_as_it_is_applied(narrow, method, config, given):
+    """W_out is rounded when a patch is added to it; hooks that add w @ delta would not be."""
+    patches = edit_each(narrow, [TOWER, TENNIS], method=method, config=config, **given)
+    cases = [EditCase(id=f"case {i}", request=request) for i, request in enumerate((TOWER, TENNIS))]
+    found = evaluate_each(narrow, patches, cases, fluency_tokens=6)
+    before = weights_hash(narrow)
+    for case, patch, evaluation in zip(cases, patches, found, strict=True):
+        with patch.applied(narrow):
+            ids = torch.tensor([encode(narrow, case.request.fact.prompt)])
+            (target,) = encode_continuation(narrow, case.request.fact.prompt, case.request.new_target)[1]
+            with torch.no_grad():
+                log_p = narrow(ids, prepend_bos=False)[0, -1].float().log_softmax(-1)
+            probability, took = says(narrow, case.request)
+        assert evaluation.after[0].log_probability == pytest.approx(float(log_p[target]), rel=0.02)
+        assert evaluation.after[0].predicted == (int(log_p.argmax()),)
+        (outcome,) = patch.outcomes
+        assert outcome.probability == pytest.approx(probability, rel=0.02)
+        assert outcome.took is took
+    assert weights_hash(narrow) == before
+    assert applied_patches(narrow) == ()
+
+
+@pytest.mark.filterwarnings(MISSED)
+def test_cases_without_and_with_patches_keep_their_order_in_bfloat16(narrow):
+    patch = edit(narrow, [TOWER], method="ft-l", config=FtConfig(layer=2, steps=6))
+    cases = [EditCase(id=name, request=request) for name, request in (("a", TENNIS), ("b", TOWER), ("c", TENNIS))]
+    found = ask(narrow, cases, [None, patch, None], fluency_tokens=0)
+    plain = ask(narrow, cases, fluency_tokens=0)
+    assert [answers.case for answers in found] == ["a", "b", "c"]
+    assert (found[0].readings, found[2].readings) == (plain[0].readings, plain[2].readings)
+    assert found[1].readings != plain[1].readings

@@ -27,8 +27,8 @@ from interp.patches.patch import (
     compose,
     overlap,
     revert_all,
-    row_hooks,
 )
+from interp.patches.row_hooks import row_hooks
 from interp.results.record import provenance
 
 REQUEST = EditRequest(Fact(template="{} is governed from", subject="Norway", target=" Oslo"), new_target=" Lima")

@@ -2,7 +2,7 @@
 
 An optimised target value may be missed: by the solve against the second moments, by the other facts of a batch, by
 later edits, by rounding. So each finished patch is asked, its rows together with those of others, as hooks on an
-otherwise untouched model (:func:`interp.patches.patch.row_hooks`).
+otherwise untouched model, or applied where its weights are rounded (:mod:`interp.patches.row_hooks`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import replace
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.editing.bare_rows import bare_rows
+from interp.editing.bare_rows import BareRows, bare_rows
 from interp.engine.suffix import padded
 from interp.engine.sweep import halving, unembed
 from interp.errors import InterpWarning
-from interp.patches.patch import Outcome, Patch, row_hooks
+from interp.patches.patch import Outcome, Patch
+from interp.patches.row_hooks import row_hooks, under_patches
 
 __all__ = ["answered", "warn_of_missed"]
 
@@ -37,32 +38,44 @@ def answered(model: HookedTransformer, patches: Sequence[Patch], *, max_batch_to
     Raises:
         NumericalError: If a patched model returns NaN or infinite logits.
     """
-    of_row = [patch for patch in patches for _ in patch.requests]
-    rows = bare_rows(model, [request for patch in patches for request in patch.requests])
 
-    def work(limit: int) -> dict[int, tuple[float, bool]]:
-        found: dict[int, tuple[float, bool]] = {}
-        for batch in rows.batches(limit):
-            tokens, _ = padded([rows.ids[row] for row in batch], model.W_E.device)
-            places, positions = rows.reads(batch)
-            with torch.no_grad():
-                final = model.run_with_hooks(
-                    tokens,
-                    prepend_bos=False,
-                    stop_at_layer=model.cfg.n_layers,
-                    fwd_hooks=list(row_hooks([of_row[row] for row in batch])),
-                )
-                nll, misses = rows.scores(unembed(model, final[places, positions]), batch)
-            for row, loss, missed in zip(batch, nll.tolist(), misses.tolist(), strict=True):
-                found[row] = (math.exp(-loss), not missed)
-        return found
+    def ask(members: list[int], hooked: list[Patch | None]) -> list[list[tuple[float, bool]]]:
+        of_row = [patch for i, patch in zip(members, hooked, strict=True) for _ in patches[i].requests]
+        rows = bare_rows(model, [request for i in members for request in patches[i].requests])
+        found = halving(lambda limit: _asked(model, rows, of_row, limit), max_batch_tokens)
+        answers = iter(found[row] for row in range(len(of_row)))
+        return [[next(answers) for _ in patches[i].requests] for i in members]
 
-    found = halving(work, max_batch_tokens)
-    answers = iter(found[row] for row in range(len(of_row)))
     return [
-        replace(patch, outcomes=tuple(_with_answer(outcome, *next(answers)) for outcome in patch.outcomes))
-        for patch in patches
+        replace(
+            patch,
+            outcomes=tuple(
+                _with_answer(outcome, *answer) for outcome, answer in zip(patch.outcomes, answers, strict=True)
+            ),
+        )
+        for patch, answers in zip(patches, under_patches(model, patches, ask), strict=True)
     ]
+
+
+def _asked(
+    model: HookedTransformer, rows: BareRows, of_row: Sequence[Patch | None], max_batch_tokens: int
+) -> dict[int, tuple[float, bool]]:
+    """Per row the probability of its target and whether it is top, with patches as hooks."""
+    found: dict[int, tuple[float, bool]] = {}
+    for batch in rows.batches(max_batch_tokens):
+        tokens, _ = padded([rows.ids[row] for row in batch], model.W_E.device)
+        places, positions = rows.reads(batch)
+        with torch.no_grad():
+            final = model.run_with_hooks(
+                tokens,
+                prepend_bos=False,
+                stop_at_layer=model.cfg.n_layers,
+                fwd_hooks=list(row_hooks([of_row[row] for row in batch])),
+            )
+            nll, misses = rows.scores(unembed(model, final[places, positions]), batch)
+        for row, loss, missed in zip(batch, nll.tolist(), misses.tolist(), strict=True):
+            found[row] = (math.exp(-loss), not missed)
+    return found
 
 
 def warn_of_missed(patches: Sequence[Patch], *, stacklevel: int) -> None:

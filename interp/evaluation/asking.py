@@ -11,7 +11,8 @@ from interp.engine.generation import generate
 from interp.engine.suffix import padded
 from interp.engine.sweep import unembed
 from interp.models.tokens import decode
-from interp.patches.patch import Patch, row_hooks
+from interp.patches.patch import Patch
+from interp.patches.row_hooks import row_hooks
 
 __all__ = ["greedy", "sampled", "teacher_forced"]
 

@@ -8,8 +8,9 @@
 3. Free: the question is continued greedily by as many tokens as its target has.
 4. Fluency: of what the model samples after the edit prompt (among the five likeliest tokens, seeded by the case's id).
 
-An edited model is the model with its patch as hooks on the case's own rows (:func:`interp.patches.patch.row_hooks`),
-so cases with different patches share the batches, and no weight changes.
+An edited model is the model with its patch as hooks on the case's own rows, so cases with different patches share the
+batches and no weight changes; in formats narrower than float32 each patch is applied in its turn
+(:mod:`interp.patches.row_hooks`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from interp.facts.records import EditCase
 from interp.models.tokens import decode, encode_continuation
 from interp.options import check_choice, check_positive, check_seed
 from interp.patches.patch import Outcome, Patch, check_fits, check_unpatched
+from interp.patches.row_hooks import under_patches
 from interp.results.record import Provenance, Record, provenance
 
 __all__ = [
@@ -226,7 +228,30 @@ def ask(
     check_seed(seed)
     check_unpatched(model, "ask")
     described = model_provenance or provenance(model)
-    patches = patches if patches is not None else [None] * len(cases)
+    options = {
+        "fluency_tokens": fluency_tokens,
+        "seed": seed,
+        "described": described,
+        "max_batch_tokens": max_batch_tokens,
+    }
+    return under_patches(
+        model,
+        patches if patches is not None else [None] * len(cases),
+        lambda members, hooked: _answers(model, [cases[i] for i in members], hooked, **options),  # type: ignore[arg-type]
+    )
+
+
+def _answers(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    patches: Sequence[Patch | None],
+    *,
+    fluency_tokens: int,
+    seed: int,
+    described: Provenance,
+    max_batch_tokens: int,
+) -> list[Answers]:
+    """The cases' answers, with patches as hooks."""
     asked = [
         (case, patch, question) for case, patch in zip(cases, patches, strict=True) for question in questions(case)
     ]

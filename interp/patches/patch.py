@@ -20,9 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
-from interp.engine.sweep import Hook
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
 from interp.models.load import weights_hash
@@ -40,7 +38,6 @@ __all__ = [
     "compose",
     "overlap",
     "revert_all",
-    "row_hooks",
     "unpatched_hash",
 ]
 
@@ -313,42 +310,6 @@ def overlap(one: Patch, other: Patch) -> dict[int, float]:
         layer: float(torch.cosine_similarity(one.delta(layer).flatten(), other.delta(layer).flatten(), dim=0))
         for layer in shared
     }
-
-
-def row_hooks(patches: Sequence[Patch | None]) -> list[Hook]:
-    """Hooks under which row r of a batch sees the model with ``patches[r]`` (None: as it is), weights untouched.
-
-    What a patch adds to an MLP's output is what enters W_out times its delta, so different edits share a batch.
-    """
-    layers = sorted({layer for patch in patches if patch is not None for layer in patch.layers})
-    hooks: list[Hook] = []
-    for layer in layers:
-        groups: dict[int, tuple[Patch, list[int]]] = {}
-        for row, patch in enumerate(patches):
-            if patch is not None and layer in patch.layers:
-                groups.setdefault(id(patch), (patch, []))[1].append(row)
-        hooks += _layer_hooks(layer, list(groups.values()))
-    return hooks
-
-
-def _layer_hooks(layer: int, groups: list[tuple[Patch, list[int]]]) -> list[Hook]:
-    entering: list[Tensor] = []
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        entering[:] = [value]
-
-    def add(value: Tensor, hook: HookPoint) -> Tensor:
-        value, w = value.clone(), entering.pop()
-        for patch, rows in groups:
-            at = torch.tensor(rows, device=value.device)
-            if layer in patch.left:
-                left, right = patch.left[layer].to(w), patch.right[layer].to(w)
-                value[at] += w[at] @ left @ right
-            if layer in patch.dense:
-                value[at] += w[at] @ patch.dense[layer].to(w)
-        return value
-
-    return [(f"blocks.{layer}.mlp.hook_post", keep), (f"blocks.{layer}.hook_mlp_out", add)]
 
 
 def check_unprocessed(model: HookedTransformer) -> None:

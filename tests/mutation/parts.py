@@ -45,6 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "editing.methods.memit": _EDITORS,
     "patches.on_model": ("test_patch", *_TURNS),
     "patches.patch": ("test_patch", "test_editing"),
+    "patches.row_hooks": ("test_patch", "test_edits_that_take", "test_protocol"),
     "editing.methods.pmet": _EDITORS,
     "editing.defaults": ("test_edit_config",),
     "editing.published": ("test_edit_config",),
