@@ -254,3 +254,16 @@ def test_sigterm_ends_a_process_with_a_line(tmp_path: Path, facts_file: Path) ->
     assert process.returncode == 143
     assert err.splitlines()[-1] == f"interrupted; what is finished is kept in {out}; the same command goes on"
     assert "Traceback" not in err
+
+
+def test_json_has_no_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    nan, infinite = float("nan"), float("inf")
+    console.print_json({"a": nan, "b": [1.5, -infinite, ("x", {"c": nan})], "d": "NaN", "e": None, "f": 3})
+    printed = capsys.readouterr().out
+    assert json.loads(printed, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None, ["x", {"c": None}]],
+        "d": "NaN",
+        "e": None,
+        "f": 3,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import warnings
@@ -55,11 +56,22 @@ def fail(message: str) -> NoReturn:
 
 
 def print_json(data: Any) -> None:
-    """For scripts: JSON that means the same in any encoding, with control characters escaped."""
+    """For scripts: JSON that means the same in any encoding, with control characters escaped.
+
+    JSON has no NaN and no infinity: a number that there is not is null.
+    """
     unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-    text = json.dumps(data, ensure_ascii=not unicode, indent=1)
+    text = json.dumps(_finite(data), ensure_ascii=not unicode, indent=1, allow_nan=False)
     sys.stdout.write(re.sub(UNSAFE, lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
     sys.stdout.write("\n")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager
