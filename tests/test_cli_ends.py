@@ -175,6 +175,9 @@ def test_time_left_counts_the_work_of_this_session() -> None:
     meter = Meter(lambda: now[0])
     meter.update(22, 48)  # were there already
     assert meter.left() is None
+    now[0] = 0.5
+    meter.update(22.1, 48)
+    assert meter.left() is None  # half a second says nothing
     now[0] = 10.0
     meter.update(24, 48)
     assert meter.left() == pytest.approx(120.0)  # 5 s a unit, 24 to go; counted from 0 it would be 10 s
@@ -184,6 +187,7 @@ def test_time_left_counts_the_work_of_this_session() -> None:
 
 
 def test_a_log_says_units_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.cli.progress.WATCHED", 0.001)
     with bar("locating", units="units") as advance:
         for done in (0, 1, 2, 2.5, 3, 3.5, 4):
             advance(done, 4, f"fact {int(done)}\x1b")

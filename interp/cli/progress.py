@@ -17,6 +17,8 @@ __all__ = ["Meter", "bar", "duration"]
 
 FIRST_LINE, EVERY = 10.0, 30.0
 """Seconds until a log hears of a stage that says nothing of itself, and between its lines."""
+WATCHED = 1.0
+"""Seconds that work must have been watched before they say how long the rest takes."""
 
 Advance = Callable[..., None]
 """Called with (done, in all) and what is being done."""
@@ -45,9 +47,9 @@ class Meter:
         self.there, self._began = there, self._clock()
 
     def left(self) -> float | None:
-        """Seconds; ``None`` if nothing was done yet."""
+        """Seconds; ``None`` as long as too little was seen done."""
         worked, elapsed = self.done - self.there, self._clock() - self._began
-        return elapsed * (self.total - self.done) / worked if worked > 0 and elapsed > 0 else None
+        return elapsed * (self.total - self.done) / worked if worked > 0 and elapsed >= WATCHED else None
 
 
 def duration(seconds: float) -> str:
