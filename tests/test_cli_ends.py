@@ -187,7 +187,7 @@ def test_time_left_counts_the_work_of_this_session() -> None:
 
 
 def test_a_log_says_units_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.cli.progress.WATCHED", 0.001)
+    monkeypatch.setattr("interp.cli.progress.WATCHED", 0.0)
     with bar("locating", units="units") as advance:
         for done in (0, 1, 2, 2.5, 3, 3.5, 4):
             advance(done, 4, f"fact {int(done)}\x1b")

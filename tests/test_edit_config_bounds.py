@@ -20,7 +20,15 @@ TARGET = {
 BOUNDS = {
     RomeConfig: (LAYER, TARGET),
     MemitConfig: (LAYERS, {**TARGET, "second_moment_weight": (1e-9, 1e9)}),
-    PmetConfig: (LAYERS, {**TARGET, "second_moment_weight": (1e-9, 1e9)}),
+    PmetConfig: (
+        LAYERS,
+        {
+            **TARGET,
+            "second_moment_weight": (1e-9, 1e9),
+            "weight_on_top": (0, 1e6),
+            "divergence_on_top": (0, 1e6),
+        },
+    ),
     FtConfig: (LAYER, {"learning_rate": (1e-12, 1e3), "limit": (1e-12, 1e3), "stop_loss": (0, 1e6)}),
     KnConfig: (
         {},
