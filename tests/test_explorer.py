@@ -308,7 +308,10 @@ def test_a_second_edit_takes_the_first_one_back(explorer, tiny):
         ),
         ({"do": "edit", "target": " ", "method": "rome", "layer": 1}, "the new target of '{prompt}' is empty"),
         ({"do": "edit", "target": "Paris", "method": "rome", "layer": 1}, "is its target already"),
-        ({"do": "edit", "target": "Rome", "method": "rmoe", "layer": 1}, "method must be one of 'rome', 'memit'"),
+        (
+            {"do": "edit", "target": "Rome", "method": "rmoe", "layer": 1},
+            "method must be one of 'rome', 'r-rome', 'memit'",
+        ),
         ({"do": "edit", "target": "Rome", "method": "rome", "layer": ""}, "makes no sense"),
         (
             {"do": "select", "cells": [{"method": "resid", "token": 10, "layer": 0}]},

@@ -349,10 +349,12 @@ function render({ model, el }) {
   // edit
   const wanted = h("input", { type: "text", "aria-label": "new target", placeholder: "Rome", spellcheck: "false" });
   const method = h(
-    "select", { "aria-label": "editor" },
-    h("option", { value: "rome" }, "ROME"), h("option", { value: "memit" }, "MEMIT (5 layers, up to this)"),
+    "select", { "aria-label": "editor" }, ...setup.editors.map(({ name, title }) => h("option", { value: name }, title)),
   );
-  const layer = h("input", { type: "number", min: 0, max: setup.n_layers - 1, "aria-label": "layer", value: setup.layers.rome });
+  const layer = h("input", { type: "number", min: 0, max: setup.n_layers - 1, "aria-label": "layer", value: setup.editors[0].layer });
+  method.addEventListener("change", () => {
+    layer.value = setup.editors.find(({ name }) => name === method.value).layer;
+  });
   wanted.addEventListener("keydown", (event) => event.stopPropagation());
   layer.addEventListener("keydown", (event) => event.stopPropagation());
   const edit = h("button", { class: "ie-main", onclick: () =>

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from interp.display.description import probability
 from interp.display.maps import NAMES, unit_of
-from interp.editing.defaults import default_config
+from interp.editing.methods import EDITORS, editor_named
 from interp.engine.cells import Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
@@ -29,8 +29,8 @@ from interp.system.readable import neutral
 __all__ = [
     "DOING",
     "cell_of",
-    "default_layer",
     "edit_data",
+    "editors_data",
     "fact_data",
     "file_name",
     "map_data",
@@ -221,9 +221,16 @@ def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
     return {"neurons": ", ".join(f"{neuron.neuron} ({number(neuron.score)})" for neuron in best)}
 
 
-def default_layer(model: HookedTransformer, method: str) -> int:
-    """Where an editor edits if nothing else is said: the last of its layers."""
-    return default_config(model, method).edited_layers[-1]
+def editors_data(model: HookedTransformer) -> list[dict[str, Any]]:
+    """The editors that one can tell where to edit: names, and the layer that is edited (up to) if none is named."""
+    found = []
+    for name in EDITORS:
+        editor = editor_named(name)
+        layers = editor.default(model).edited_layers
+        if layers:
+            title = editor.title + (f" ({len(layers)} layers, up to this)" if len(layers) > 1 else "")
+            found.append({"name": name, "title": title, "layer": layers[-1]})
+    return found
 
 
 def file_name(session: Session) -> str:

@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.defaults import check_config, default_config
 from interp.editing.editor import edit
+from interp.editing.methods import editor_named
 from interp.editing.moments import second_moments
 from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
@@ -34,7 +35,7 @@ from interp.options import Progress, check_choice, check_positive, check_seed
 from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 
-__all__ = ["EDITORS", "METHODS", "Controls", "Session"]
+__all__ = ["METHODS", "Controls", "Session"]
 
 Method = Literal["attribution", "resid", "mlp", "attn"]
 StepProgress = Callable[[str, int, int], None]
@@ -42,7 +43,6 @@ StepProgress = Callable[[str, int, int], None]
 
 METHODS: tuple[Method, ...] = ("resid", "attribution", "mlp", "attn")
 """In the order in which they are computed: what is there first comes first."""
-EDITORS = ("rome", "memit")
 BATCH_TOKENS = {"cpu": 512}
 MOST = {"samples": 1000, "steps": 1000}
 """One waits for each click: more than this is a study's work."""
@@ -286,7 +286,7 @@ class Session:
     def edit(
         self, new_target: str, *, method: str = "rome", layer: int, progress: StepProgress | None = None
     ) -> CaseEvaluation:
-        """Edit the view at a layer (MEMIT: the five layers that end there) and ask before and after.
+        """Edit the view at a layer (editors of several: at those that end there) and ask before and after.
 
         The new target is taken as one types it: the space that its language puts before it is added. An edit that is
         on the view is taken back first.
@@ -296,15 +296,15 @@ class Session:
             FactError: If the new target is empty, or the answer already.
             NumericalError: If a loss is not finite or a second moment is singular.
         """
-        check_choice("method", method, EDITORS)
         request = EditRequest(self.fact, new_target=spaced_answer(self.fact.prompt, new_target))
         config = default_config(self.model, method, layer)
         check_config(self.model, method, config)
         self.undo()
-        report = progress or (lambda *_: None)
-        moments = second_moments(
-            self.model, config.edited_layers, progress=partial(report, "estimating second moments, once per layer")
-        )
+        report, editor = progress or (lambda *_: None), editor_named(method)
+        moments = None
+        if editor.sites:
+            estimating = partial(report, "estimating second moments, once per layer")
+            moments = second_moments(self.model, config.edited_layers, progress=estimating)
         patch = edit(
             self.model,
             [request],
@@ -312,7 +312,7 @@ class Session:
             config=config,
             second_moments=moments,
             model_provenance=self.provenance,
-            progress=partial(report, f"editing with {method.upper()}"),
+            progress=partial(report, f"editing with {editor.title}"),
         )
         report("asking before and after", 0, 1)
         case = case_around(request, self.facts)

@@ -23,7 +23,7 @@ from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported
 from interp.explorer.growing import GrowingMaps
-from interp.explorer.page import DOING, cell_of, default_layer, edit_data, fact_data, file_name, map_data, runs_data
+from interp.explorer.page import DOING, cell_of, edit_data, editors_data, fact_data, file_name, map_data, runs_data
 from interp.explorer.session import METHODS, Session
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
@@ -78,7 +78,7 @@ class Explorer(anywidget.AnyWidget):
                 "n_layers": session.model.cfg.n_layers,
                 "methods": list(METHODS),
                 "formats": list(FORMATS),
-                "layers": {method: default_layer(session.model, method) for method in ("rome", "memit")},
+                "editors": editors_data(session.model),
                 "facts": [f"{f.prompt} …{(f.target or '')}" for f in session.facts],
             },
             status=IDLE,

@@ -141,7 +141,7 @@ def _checked(patch: Patch, model: HookedTransformer) -> str:
     if current == patch.provenance.weights_hash:
         raise ModelError(
             f"the patch was made on top of other patches that are on {model.cfg.model_name}: compose it with them"
-            " (interp.editing.compose) and export that"
+            " (interp.compose) and export that"
         )
     architecture = str(model.cfg.original_architecture)
     if architecture not in _DOWN_PROJECTION:

@@ -256,7 +256,7 @@ def check_unpatched(model: HookedTransformer, doing: str) -> None:
         more = f" and {len(on) - 3} more" if len(on) > 3 else ""
         raise ModelError(
             f"to {doing}, the model must carry no patch; on it are {', '.join(named)}{more}: take them back"
-            " (patch.revert). For edits on top of each other, compose their patches (interp.editing.compose) into one"
+            " (patch.revert). For edits on top of each other, compose their patches (interp.compose) into one"
         )
 
 

@@ -1,11 +1,11 @@
 """The editors, a file each, and the table of them: a new one is a file that ends in an ``EDITOR``, and a line here.
 
-The table holds where each stands, not what it is: names are there before any of them, and torch, is loaded.
+The table holds where each of these stands, not what it is: names are there before any of them, and torch, is loaded.
+An editor of one's own, from anywhere, may be put into the table as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EDITORS", "editor_named"]
 
-EDITORS: Mapping[str, str] = {
+EDITORS: dict[str, str | Editor] = {
     "rome": "rome.EDITOR",
     "r-rome": "rome.R_ROME",
     "memit": "memit.EDITOR",
@@ -33,6 +33,8 @@ def editor_named(name: str) -> Editor:
         OptionError: If there is none, with the name that was perhaps meant.
     """
     check_choice("method", name, tuple(EDITORS))
-    module, _, attribute = EDITORS[name].partition(".")
-    found: Editor = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return found
+    entry = EDITORS[name]
+    if isinstance(entry, str):
+        module, _, attribute = entry.partition(".")
+        entry = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return entry

@@ -1,0 +1,144 @@
+"""What is listed once is known everywhere: an invented editor of a few lines."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+import interp
+from interp.editing import EDITORS
+from interp.editing.config import AtOneLayer, SpreadConfig
+from interp.editing.method import Change, Editor
+from interp.editing.spread import spread_editor
+from interp.errors import InterpWarning, OptionError
+from interp.explorer.page import editors_data
+from interp.explorer.session import Session
+from interp.facts.records import EditRequest, Fact
+from interp.models.load import weights_hash
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+TOWER = EditRequest(
+    Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"), new_target=" Rome"
+)
+NORWAY = EditRequest(Fact(template="{} is governed from", subject="Norway", target=" Oslo"), new_target=" Lima")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftConfig(AtOneLayer):
+    """How far every weight is shifted."""
+
+    layer: int
+    by: float = 0.25
+    origin: str = field(default="given", compare=False)
+
+
+def shift(task):
+    W_out = task.model.blocks[task.config.layer].mlp.W_out
+    outcomes = tuple(interp.Outcome(converged=True, probability=None, loss=None, steps=0) for _ in task.requests)
+    return Change(dense={task.config.layer: torch.full_like(W_out, task.config.by)}, outcomes=outcomes)
+
+
+SHIFT = Editor(
+    name="shift", title="Shift", config=ShiftConfig, default=lambda model: ShiftConfig(layer=3), change=shift
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainConfig(SpreadConfig):
+    """As MEMIT's."""
+
+
+def keys_alone(given):
+    """A solve of its own: K (K^T K + 1)^-1, no second moment."""
+    K = given.keys.double()
+    return K @ torch.linalg.inv(K.T @ K + torch.eye(K.shape[1]))
+
+
+PLAIN = spread_editor(
+    name="plain",
+    title="Plain keys",
+    config=PlainConfig,
+    default=lambda model: PlainConfig(layers=(1, 2), steps=3),
+    sites=("resid_post",),
+    spread_site="resid_post",
+    divisor=float,
+    solve=keys_alone,
+)
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch):
+    """The one line."""
+    monkeypatch.setitem(EDITORS, "shift", SHIFT)
+    monkeypatch.setitem(EDITORS, "plain", PLAIN)
+
+
+def test_it_edits(tiny, tmp_path):
+    before = weights_hash(tiny)
+    patch = interp.edit(tiny, [TOWER], method="shift")
+    assert torch.equal(patch.delta(3), torch.full_like(patch.delta(3), 0.25))
+    assert (patch.method, patch.layers, patch.config) == ("shift", (3,), {"layer": 3, "by": 0.25, "origin": "given"})
+    assert patch.outcomes[0].took is False
+    assert weights_hash(tiny) == before
+    patch.save(tmp_path / "shift.patch")
+    again = interp.Patch.load(tmp_path / "shift.patch")
+    assert torch.equal(again.delta(3), patch.delta(3))
+    each = interp.edit_each(tiny, [TOWER, NORWAY], method="shift", config=ShiftConfig(layer=1))
+    assert [one.layers for one in each] == [(1,), (1,)]
+    in_turn = interp.edit_sequentially(tiny, [TOWER, NORWAY], method="shift")
+    assert torch.equal(in_turn.delta(3), torch.full_like(patch.delta(3), 0.5))
+
+
+def test_a_solve_of_its_own(tiny):
+    options = {"second_moments": "identity", "contexts": ["{}", "So. {}"]}
+    patch = interp.edit(tiny, [TOWER, NORWAY], method="plain", **options)
+    assert patch.layers == (1, 2)
+    memit = interp.edit(
+        tiny, [TOWER, NORWAY], method="memit", config=interp.MemitConfig(layers=(1, 2), steps=3), **options
+    )
+    # at the first layer the same keys in another metric: both span the same space, with other lengths
+    both = torch.nn.functional.normalize(torch.cat([patch.left[1], memit.left[1]], 1).double(), dim=0)
+    assert torch.linalg.matrix_rank(both, rtol=1e-4) == 2
+    assert not torch.allclose(patch.left[1], memit.left[1], rtol=0.1)
+
+
+def test_its_settings(tiny):
+    assert interp.default_config(tiny, "shift") == ShiftConfig(layer=3)
+    assert interp.default_config(tiny, "shift", layer=0) == ShiftConfig(layer=0)
+    assert interp.default_config(tiny, "plain", layer=5).layers == (1, 2, 3, 4, 5)
+    with pytest.raises(OptionError, match="shift takes a ShiftConfig, got a RomeConfig"):
+        interp.edit(tiny, [TOWER], method="shift", config=interp.RomeConfig(layer=3))
+    with pytest.raises(OptionError, match="layer 6 does not exist"):
+        interp.edit(tiny, [TOWER], method="shift", config=ShiftConfig(layer=6))
+    with pytest.raises(OptionError, match="shift takes no contexts"):
+        interp.edit(tiny, [TOWER], method="shift", contexts=["{}"])
+    with pytest.raises(OptionError, match="did you mean 'shift'"):
+        interp.edit(tiny, [TOWER], method="shit")
+
+
+def test_the_explorer_offers_it(tiny):
+    offered = {entry["name"]: entry for entry in editors_data(tiny)}
+    assert offered["shift"] == {"name": "shift", "title": "Shift", "layer": 3}
+    assert offered["plain"] == {"name": "plain", "title": "Plain keys (2 layers, up to this)", "layer": 2}
+    assert {"rome", "memit", "pmet", "ft-l"} <= set(offered)
+    assert "kn" not in offered  # it chooses its layers
+
+
+def test_the_explorer_edits_with_it(tiny):
+    session = Session(tiny, TOWER.fact)
+    found = session.edit("Rome", method="shift", layer=2)
+    assert (found.method, found.layers) == ("shift", (2,))
+
+
+def test_its_rows_stand_in_table_1(tiny):
+    patches = interp.edit_each(tiny, [TOWER, NORWAY], method="shift")
+    cases = [interp.EditCase(id=str(i), request=request) for i, request in enumerate((TOWER, NORWAY))]
+    found = interp.evaluate_each(tiny, patches, cases, fluency_tokens=0)
+    row = interp.table_row(found, locator="By hand", layers="3")
+    assert "shift" in interp.table1_csv([row], [])
+    assert "SHIFT" in interp.table1_markdown([row], []).upper()
+
+
+def test_no_warning_is_lost(tiny):
+    with pytest.warns(InterpWarning, match="did not take"):
+        interp.edit(tiny, [TOWER], method="shift")
