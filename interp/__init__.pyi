@@ -64,7 +64,6 @@ from .models.load import KNOWN_MODELS, load_model, weights_hash
 from .models.tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
 from .patches import Outcome, Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
 from .plots import (
-    MapPanel,
     before_after,
     edit_layers,
     edit_layers_csv,
@@ -84,6 +83,7 @@ from .plots import (
 )
 from .results.record import Provenance, Record, load_record, provenance
 from .results.run_folder import RunFolder
+from .results.token_map import TokenMap
 from .study.edited import EditResults, Relocated, Strength, edit_results, relocated
 from .study.editing import edit_cases
 from .study.locating import LocateSettings, class_averages, locate_facts, located
@@ -119,7 +119,6 @@ __all__ = [
     "KnConfig",
     "LayerChoice",
     "LocateSettings",
-    "MapPanel",
     "MemitConfig",
     "ModelError",
     "Neuron",
@@ -141,6 +140,7 @@ __all__ = [
     "Strength",
     "TableRow",
     "TargetValue",
+    "TokenMap",
     "TokenizedFact",
     "answers",
     "applied_patches",

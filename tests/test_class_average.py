@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from interp.errors import OptionError
-from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
+from interp.locate.class_average import ClassAverage, class_average
 from interp.models.tokens import TOKEN_CLASSES
 from interp.results.record import Provenance, Record
+from interp.results.token_map import TokenMap
+from tests.token_maps import a_map
 
 LAYERS = 4
 SHAPES = [(9, (1, 4)), (6, (0, 1)), (7, (2, 7)), (5, (3, 4)), (12, (0, 5)), (3, (1, 3)), (1, (0, 1)), (10, (2, 4))]
@@ -15,14 +17,14 @@ SHAPES = [(9, (1, 4)), (6, (0, 1)), (7, (2, 7)), (5, (3, 4)), (12, (0, 5)), (3, 
 SOURCE = Record(provenance=Provenance(model="m", weights_hash="h", dtype="float32", device="cpu", versions={}))
 
 
-def maps() -> list[TokenLayerMap]:
+def maps() -> list[TokenMap]:
     generator = torch.Generator().manual_seed(3)
-    return [TokenLayerMap(values=torch.rand(n, LAYERS, generator=generator), subject_span=span) for n, span in SHAPES]
+    return [a_map(torch.rand(n, LAYERS, generator=generator), subject_span=span, locator="mlp") for n, span in SHAPES]
 
 
-def averaged(entries: list[TokenLayerMap], *, seed: int = 0, resamples: int = 300) -> ClassAverage:
+def averaged(entries: list[TokenMap], *, seed: int = 0, resamples: int = 300) -> ClassAverage:
     records = [SOURCE] * len(entries)
-    return class_average(entries, records, method="mlp", title="t", unit="u", seed=seed, resamples=resamples)
+    return class_average(entries, records, seed=seed, resamples=resamples)
 
 
 def members(n: int, span: tuple[int, int]) -> dict[str, list[int]]:
@@ -68,7 +70,7 @@ def test_each_token_counts_in_its_classes_and_nowhere_else(token: int) -> None:
     changed = entry.values.clone()
     changed[token] += 1
     before = averaged([entry]).mean
-    after = averaged([TokenLayerMap(values=changed, subject_span=entry.subject_span)]).mean
+    after = averaged([a_map(changed, subject_span=entry.subject_span, locator="mlp")]).mean
     moved = {name for row, name in enumerate(TOKEN_CLASSES) if not torch.allclose(before[row], after[row], atol=1e-3)}
     found = members(9, entry.subject_span)
     assert moved == {name for name in TOKEN_CLASSES if token in found[name]}
@@ -76,8 +78,8 @@ def test_each_token_counts_in_its_classes_and_nowhere_else(token: int) -> None:
 
 def test_middle_tokens_are_pooled() -> None:
     # one middle token of 1 and four of 0: 1/5 if tokens count, 1/2 if facts do
-    one = TokenLayerMap(values=torch.ones(4, 1), subject_span=(0, 3))
-    four = TokenLayerMap(values=torch.zeros(7, 1), subject_span=(0, 6))
+    one = a_map(torch.ones(4, 1), subject_span=(0, 3), locator="mlp")
+    four = a_map(torch.zeros(7, 1), subject_span=(0, 6), locator="mlp")
     row = TOKEN_CLASSES.index("Middle subject tokens")
     result = averaged([one, four])
     assert result.mean[row].tolist() == pytest.approx([0.2])
@@ -108,7 +110,7 @@ def test_of_few_facts_there_is_no_interval() -> None:
 
 def test_interval_width_is_that_of_the_mean() -> None:
     # 100 facts, last token of 0 or 1 half and half: standard error of the mean 0.05, two-sided 97.5%
-    entries = [TokenLayerMap(values=torch.full((3, 1), float(i % 2)), subject_span=(0, 1)) for i in range(100)]
+    entries = [a_map(torch.full((3, 1), float(i % 2)), subject_span=(0, 1), locator="mlp") for i in range(100)]
     result = averaged(entries, resamples=4000)
     assert result.low[-1].item() == pytest.approx(0.5 - 2.28 * 0.05, abs=0.011)
     assert result.high[-1].item() == pytest.approx(0.5 + 2.28 * 0.05, abs=0.011)
@@ -116,10 +118,10 @@ def test_interval_width_is_that_of_the_mean() -> None:
 
 def test_facts_are_resampled_and_not_tokens() -> None:
     # every fact has the same many tokens, which differ widely: nothing is uncertain about the mean over facts
-    entry = TokenLayerMap(values=torch.rand(50, LAYERS), subject_span=(0, 20))
+    entry = a_map(torch.rand(50, LAYERS), subject_span=(0, 20), locator="mlp")
     result = averaged([entry] * 12)
     assert result.low.isnan().all()
-    other = TokenLayerMap(values=entry.values + 0.01, subject_span=(0, 20))
+    other = a_map(entry.values + 0.01, subject_span=(0, 20), locator="mlp")
     result = averaged([entry, other] * 6)
     row = TOKEN_CLASSES.index("Further tokens")
     assert (result.high[row] - result.low[row]).max() < 0.02
@@ -134,7 +136,7 @@ def test_seed() -> None:
 
 
 def test_empty_class() -> None:
-    entries = [TokenLayerMap(values=torch.rand(4, LAYERS), subject_span=(1, 4))]  # nothing after the subject
+    entries = [a_map(torch.rand(4, LAYERS), subject_span=(1, 4), locator="mlp")]  # nothing after the subject
     result = averaged(entries)
     for name in ("First subsequent token", "Further tokens"):
         row = TOKEN_CLASSES.index(name)
@@ -150,7 +152,7 @@ def test_empty_class() -> None:
 def test_the_span_holds_the_layers_that_cannot_be_told_from_the_peak() -> None:
     # half of the facts peak in layer 0, half, a little less, in layer 3: the span reaches both
     values = [torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 0.9]])]
-    entries = [TokenLayerMap(values=values[i % 2], subject_span=(0, 1)) for i in range(6)]
+    entries = [a_map(values[i % 2], subject_span=(0, 1), locator="mlp") for i in range(6)]
     result = averaged(entries)
     assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, 3)
 
@@ -160,7 +162,7 @@ def test_peak_interval_is_of_95_percent(rare: float, high: int) -> None:
     """Layer 3 wins about one resample in ten, or one in several hundred: a 95% interval holds the first alone."""
     steady = torch.tensor([[0.3, 0.0, 0.0, 0.0]])
     other = torch.tensor([[0.0, 0.0, 0.0, rare]])
-    entries = [TokenLayerMap(values=other if i % 4 == 0 else steady, subject_span=(0, 1)) for i in range(40)]
+    entries = [a_map(other if i % 4 == 0 else steady, subject_span=(0, 1), locator="mlp") for i in range(40)]
     result = averaged(entries, resamples=4000)
     assert (result.peak[0], result.peak_low[0], result.peak_high[0]) == (0, 0, high)
 
@@ -169,7 +171,7 @@ def test_the_span_leaves_out_what_is_surely_less() -> None:
     generator = torch.Generator().manual_seed(0)
     curve = torch.tensor([0.1, 0.8, 0.82, 0.3])
     entries = [
-        TokenLayerMap(values=(curve + 0.05 * torch.randn(4, generator=generator))[None], subject_span=(0, 1))
+        a_map((curve + 0.05 * torch.randn(4, generator=generator))[None], subject_span=(0, 1), locator="mlp")
         for _ in range(8)
     ]
     result = averaged(entries)
@@ -179,15 +181,13 @@ def test_the_span_leaves_out_what_is_surely_less() -> None:
 
 def test_facts_that_were_left_out_are_named() -> None:
     entries = maps()
-    result = class_average(
-        entries, [SOURCE] * len(entries), method="mlp", title="t", unit="u", left_out=["The X is: not finite"]
-    )
+    result = class_average(entries, [SOURCE] * len(entries), left_out=["The X is: not finite"])
     assert result.left_out == ("The X is: not finite",)
     assert averaged(entries).left_out == ()
 
 
 def test_no_facts() -> None:
-    with pytest.raises(OptionError, match="no facts to average for mlp"):
+    with pytest.raises(OptionError, match="no facts to average"):
         averaged([])
 
 
@@ -195,4 +195,12 @@ def test_no_facts() -> None:
 def test_different_models(change: dict[str, str]) -> None:
     other = Record(provenance=dataclasses.replace(SOURCE.provenance, **change))
     with pytest.raises(OptionError, match="the mlp results come from different models"):
-        class_average(maps()[:2], [SOURCE, other], method="mlp", title="t", unit="u")
+        class_average(maps()[:2], [SOURCE, other])
+
+
+def test_maps_that_cannot_be_averaged() -> None:
+    entries = maps()[:2]
+    with pytest.raises(OptionError, match=r"maps of different things cannot be averaged: \['other', 't'\]"):
+        averaged([entries[0], dataclasses.replace(entries[1], title="other")])
+    with pytest.raises(OptionError, match="the mlp map of fact 1 has no subject"):
+        averaged([entries[0], dataclasses.replace(entries[1], subject_span=None)])

@@ -21,12 +21,13 @@ import interp.cli
 import interp.study.locating
 from interp.facts.records import Fact
 from interp.locate.knowledge import answers
+from interp.locate.methods import LOCATORS
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.load import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import METHODS, LocateSettings, class_averages, locate_facts
+from interp.study.locating import LocateSettings, class_averages, locate_facts
 from interp.study.plan import EditStudySettings
 
 TINY = str(Path(__file__).parent / "golden" / "tiny-gpt2")
@@ -55,7 +56,7 @@ CASES: list[dict[str, Any]] = [
         "locality": {"far": [{"prompt": "The capital of Japan is", "target": " Tokyo"}]},
     },
 ]
-LOCATED = {"figure1", *(f"one-fact-{method}" for method in METHODS)}
+LOCATED = {"figure1", *(f"one-fact-{method}" for method in LOCATORS)}
 EDITED = {
     *(f"table1.{ending}" for ending in ("md", "tex", "csv")),
     *(f"edit-layers.{ending}" for ending in ("pdf", "svg", "png", "csv")),
@@ -505,7 +506,7 @@ def test_an_interrupt_says_that_work_is_kept(call: Call, facts_file: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.study.locating, "causal_trace", pressed)
+        patch.setattr("interp.locate.methods.causal_trace.causal_trace", pressed)
         done = call(*command)
     assert done.code == 130
     assert "what is finished is kept in run; the same command goes on" in done.err

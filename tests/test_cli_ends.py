@@ -130,7 +130,8 @@ def test_signals_leave_finished_work(call: Call, facts_file: Path, monkeypatch: 
     command = ("figure1", *MODEL, "--facts", facts_file, *FIGURE, "--out", "run")
     with monkeypatch.context() as patch:
         patch.setattr(
-            interp.study.locating, "causal_trace", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5)
+            "interp.locate.methods.causal_trace.causal_trace",
+            lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5),
         )
         done = call(*command)
     assert done.code == 128 + number

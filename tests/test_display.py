@@ -17,9 +17,10 @@ from interp.display.description import Description, Table, probability, shaded
 from interp.editing.moments import SecondMoments
 from interp.engine.cells import Cell
 from interp.facts.records import EditRequest, Fact
-from interp.locate.class_average import TokenLayerMap, class_average
+from interp.locate.class_average import class_average
 from interp.results.record import provenance
 from interp.statistics.estimates import Interval
+from tests.token_maps import a_map
 
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
 
@@ -55,11 +56,7 @@ def results(tiny, patch):
         "answers": interp.ask(tiny, [case], fluency_tokens=0)[0],
         "row": row,
         "average": class_average(
-            [TokenLayerMap(values=trace.indirect_effect, subject_span=trace.subject_span)],
-            [trace],
-            method="mlp",
-            title="MLP output",
-            unit="indirect effect",
+            [dataclasses.replace(trace.map(), title="MLP output", unit="indirect effect")], [trace]
         ),
         "results": interp.EditResults(
             rows=(row,),
@@ -149,13 +146,13 @@ def test_markup_in_texts_is_text():
 
 
 def test_shades():
-    values = torch.tensor([[0.0, 1.0, 0.5], [float("nan"), -1.0, 0.0]]).double().numpy()
-    lines = shaded(values, (" a", " b"), (1, 2)).splitlines()
+    values = torch.tensor([[0.0, 1.0, 0.5], [float("nan"), -1.0, 0.0]])
+    lines = shaded(a_map(values, (" a", " b"), (1, 2))).splitlines()
     assert lines[1].startswith(" a | @=|")  # rounds to even
     assert lines[2].startswith("b* |?i |")  # below zero, letters
     assert "below 0: 'a' to 'i' −1" in lines[-1]
     assert lines[1].split()[-2:] == ["1", "1"]
-    nothing = shaded(torch.zeros(1, 2).double().numpy(), (" a",), None)
+    nothing = shaded(a_map(torch.zeros(1, 2), (" a",)))
     assert "a |  |" in nothing
 
 

@@ -21,12 +21,14 @@ from rich.console import Console
 from interp import plots
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods import locator_named
 from interp.models.tokens import TOKEN_CLASSES
 from interp.plots import style
-from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
+from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.panel import layer_ticks, token_labels
 from interp.plots.style import colour_scale
 from interp.results.record import Provenance
+from tests.token_maps import a_map
 
 METHODS = ("attribution", "resid", "mlp", "attn")
 TOKENS = ("<|endoftext|>", "The", " Space", " Need", "le", " cost", " $x$", " in", "\n", " ", "\ufffd", "中", " of")
@@ -93,7 +95,7 @@ def test_files_of_figure1(averages: list[ClassAverage], tmp_path: Path) -> None:
 def test_figures_are_the_same_every_time(averages: list[ClassAverage], values: torch.Tensor, tmp_path: Path) -> None:
     for name in ("a", "b"):
         plots.save_figure(plots.figure1(averages), tmp_path / f"figure1-{name}", dpi=50)
-        plots.save_figure(plots.heatmap(values, TOKENS, SPAN, **MAP), tmp_path / f"map-{name}", dpi=50)
+        plots.save_figure(plots.heatmap(a_map(values, TOKENS, SPAN, **MAP)), tmp_path / f"map-{name}", dpi=50)
     for figure in ("figure1", "map"):
         for ending in ("pdf", "svg", "png"):
             first, second = (tmp_path / f"{figure}-{name}.{ending}" for name in ("a", "b"))
@@ -186,7 +188,7 @@ def test_figure1_csv(averages: list[ClassAverage]) -> None:
 
 
 def test_heatmap_labels(values: torch.Tensor, tmp_path: Path) -> None:
-    figure = plots.heatmap(values, TOKENS, SPAN, **MAP)
+    figure = plots.heatmap(a_map(values, TOKENS, SPAN, **MAP))
     (path,) = plots.save_figure(figure, tmp_path / "map", formats=["svg"])
     texts = [text.replace("&lt;", "<").replace("&gt;", ">") for text in svg_texts(path)]
     shown = ["<|endoftext|>", "The", "Space*", "Need*", "le*", "cost", "$x$", "in", "↵", "·", "\ufffd", "\\u4e2d", "of"]
@@ -200,7 +202,7 @@ def test_labels_in_a_browser_keep_all_letters() -> None:
 
 
 def test_heatmap_html(values: torch.Tensor) -> None:
-    page = plots.heatmap_html(values, TOKENS, SPAN, method="attn", **MAP)
+    page = plots.heatmap_html(a_map(values, TOKENS, SPAN, locator="attn", **MAP))
     assert not re.findall(r"<(?:script|link)[^>]*(?:src|href)\s*=", page)
     assert f"indirect effect: {float(values[2, 7]):.4g}" in page
     assert "Space*" in page
@@ -212,20 +214,20 @@ def test_heatmap_in_a_terminal(values: torch.Tensor) -> None:
     values = values.clone()
     values[0] = torch.nan
     values[4, 17] = 2.5
-    text = plots.heatmap_text(values, TOKENS, SPAN, method="mlp")
+    text = plots.heatmap_text(a_map(values, TOKENS, SPAN, locator="mlp"))
     lines = text.plain.splitlines()
     assert len(lines) == len(TOKENS) + 2
     assert max(map(len, lines)) <= 120
     assert lines[5].split() == ["le*", "2.5", "17"]
     stream = io.StringIO()
     Console(file=stream, force_terminal=True, color_system="truecolor", width=120).print(text)
-    darkest = ";".join(str(round(255 * part)) for part in plots.SEQUENTIAL["mlp"](1.0)[:3])
+    darkest = ";".join(str(round(255 * part)) for part in plots.sequential(locator_named("mlp").hue)(1.0)[:3])
     assert f"\x1b[48;2;{darkest}m" in stream.getvalue()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_fall_in_grey(method: str) -> None:
-    colours = plots.SEQUENTIAL[method](np.linspace(0, 1, 256))[:, :3]
+    colours = plots.sequential(locator_named(method).hue)(np.linspace(0, 1, 256))[:, :3]
     grey = colours @ [0.299, 0.587, 0.114]
     assert (np.diff(grey) < 1e-9).all()
     assert grey[0] > 0.9
@@ -233,20 +235,20 @@ def test_maps_fall_in_grey(method: str) -> None:
 
 
 def test_signed_values_are_centred() -> None:
-    signed = colour_scale(np.array([[-0.5, 0.25]]), method="mlp")
+    signed = colour_scale(np.array([[-0.5, 0.25]]), hue=150.0)
     assert (signed.colours, signed.low, signed.high) == (plots.DIVERGING, -0.5, 0.5)
-    assert (colour_scale(np.array([[0.1, 0.5]]), method="mlp").low) == 0
-    assert (colour_scale(np.array([[-0.1, 0.5]]), method="mlp").low) == -0.1
-    assert (colour_scale(np.array([[0.4, 0.5]]), method="mlp").low) == 0.4
-    flat = colour_scale(np.full((2, 2), np.nan), method="mlp")
+    assert (colour_scale(np.array([[0.1, 0.5]]), hue=150.0).low) == 0
+    assert (colour_scale(np.array([[-0.1, 0.5]]), hue=150.0).low) == -0.1
+    assert (colour_scale(np.array([[0.4, 0.5]]), hue=150.0).low) == 0.4
+    flat = colour_scale(np.full((2, 2), np.nan), hue=150.0)
     assert flat.low < flat.high
 
 
 def test_constant_and_missing_maps_are_drawn() -> None:
     for values in (torch.zeros(2, 3), torch.full((2, 3), 0.5), torch.full((2, 3), -0.5), torch.full((2, 3), torch.nan)):
-        figure = plots.heatmap(values, ["a", "b"], (0, 1), **MAP)
+        figure = plots.heatmap(a_map(values, ["a", "b"], (0, 1), **MAP))
         figure.draw_without_rendering()
-        assert plots.heatmap_text(values, ["a", "b"], (0, 1)).plain
+        assert plots.heatmap_text(a_map(values, ["a", "b"], (0, 1))).plain
 
 
 def test_layer_ticks_are_round() -> None:
@@ -272,17 +274,12 @@ def test_bad_averages(averages: list[ClassAverage]) -> None:
 
 
 def test_bad_maps(values: torch.Tensor, tmp_path: Path) -> None:
-    for function in (plots.heatmap, plots.heatmap_html):
-        with pytest.raises(OptionError, match=r"shape \(13, 30\) do not fit 12 tokens"):
-            function(values, TOKENS[1:], SPAN, **MAP)
     with pytest.raises(OptionError, match=r"shape \(13, 30\) do not fit 12 tokens"):
-        plots.heatmap_text(values, TOKENS[1:], SPAN)
+        a_map(values, TOKENS[1:], SPAN)
     with pytest.raises(OptionError, match=r"span \(5, 14\) does not lie within 13 tokens"):
-        plots.heatmap_text(values, TOKENS, (5, 14))
-    with pytest.raises(OptionError, match="method must be one of"):
-        plots.heatmap_text(values, TOKENS, SPAN, method="mpl")
+        a_map(values, TOKENS, (5, 14))
     with pytest.raises(OptionError, match="width must be one of"):
-        plots.heatmap(values, TOKENS, SPAN, width="wide", **MAP)
+        plots.heatmap(a_map(values, TOKENS, SPAN, **MAP), width="wide")
     with pytest.raises(OptionError, match="format must be one of 'pdf', 'svg', 'png', got 'gif'"):
         plots.save_figure(Figure(), tmp_path / "x", formats=("pdf", "gif"))
     assert not list(tmp_path.iterdir())
@@ -295,28 +292,29 @@ def test_nothing_imports_pyplot() -> None:
 
 def test_maps_on_the_same_axes():
     values = torch.tensor([[0.0, 0.5], [float("nan"), 0.25], [1.0, -0.1]])
-    panels = [
-        MapPanel(method="resid", title="Residual stream", unit="indirect effect", values=values),
-        MapPanel(method="attribution", title="Attribution", unit="sum", values=2 * values),
-        MapPanel(method="mlp", title="MLP <outputs>", unit="indirect effect", values=values),
-    ]
     tokens = (" The", " Louvre", " is")
-    figure = maps(panels, tokens, (1, 2), title="The Louvre is → in")
+    panels = [
+        a_map(values, tokens, (1, 2), title="Residual stream", unit="indirect effect"),
+        a_map(2 * values, tokens, (1, 2), locator="attribution", title="Attribution", unit="sum"),
+        a_map(values, tokens, (1, 2), locator="mlp", title="MLP <outputs>", unit="indirect effect"),
+    ]
+    figure = maps(panels, title="The Louvre is → in")
     titles = [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]
     assert titles == ["Residual stream", "Attribution", "MLP <outputs>"]
     assert figure._repr_png_()[0].startswith(b"\x89PNG")
-    page = maps_html(panels, tokens, (1, 2), title="<a>")
+    page = maps_html(panels, title="<a>")
     assert "&lt;a&gt;" in page
     assert "MLP &lt;outputs&gt;" in page
-    rows = list(csv.DictReader(io.StringIO(maps_csv(panels, tokens, (1, 2)))))
+    rows = list(csv.DictReader(io.StringIO(maps_csv(panels))))
     assert len(rows) == 3 * 3 * 2
     assert [row["value"] for row in rows[:6]] == ["0.0", "0.5", "", "0.25", "1.0", repr(float(values[2, 1]))]
     assert [row["in_subject"] for row in rows[:6:2]] == ["0", "1", "0"]
     assert rows[0]["text"] == " The"
     with pytest.raises(OptionError, match="expected at least one map"):
-        maps([], tokens, (1, 2), title="")
-    with pytest.raises(OptionError, match="do not fit 2 tokens"):
-        maps(panels, tokens[:2], (1, 2), title="")
+        maps([], title="")
+    other = a_map(values, (" The", " Louvre", " was"), (1, 2), title="Another prompt")
+    with pytest.raises(OptionError, match="over the same tokens: 'Another prompt' is not"):
+        maps([*panels, other], title="")
 
 
 CJK = {"title": "東京 costs $5 or $6 \U0001f44d \x1b[2J", "unit": "P"}
@@ -325,13 +323,13 @@ CJK = {"title": "東京 costs $5 or $6 \U0001f44d \x1b[2J", "unit": "P"}
 def test_texts_in_any_script_are_no_boxes(values: torch.Tensor, tmp_path: Path) -> None:
     """Matplotlib warns of each letter that it draws as a box, and warnings are errors here."""
     tokens = ("東", "京都", " नई", "⟨E6 9D⟩", " مدينة", " $x^2$", "\U0001f44d", "\u202e", *TOKENS[8:])
-    figure = plots.heatmap(values, tokens, (0, 2), **CJK)
-    panel = MapPanel(method="resid", title="東京", unit="P", values=values)
-    both = plots.BeforeAfterPanel(
-        method="resid", title="東京", unit="P", tokens=tokens, subject_span=(0, 2), values=(values, values),
-        answers=("東", "⟨E6 9D⟩"), probabilities=(0.1, 0.2),
-    )  # fmt: skip
-    for drawn in (figure, maps([panel], tokens, (0, 2), title="東京"), plots.before_after([both])):
+    figure = plots.heatmap(a_map(values, tokens, (0, 2), **CJK))
+    panel = a_map(values, tokens, (0, 2), title="東京", unit="P")
+    both = [
+        dataclasses.replace(panel, answer=answer, probability=probability)
+        for answer, probability in (("東", 0.1), ("⟨E6 9D⟩", 0.2))
+    ]
+    for drawn in (figure, maps([panel], title="東京"), plots.before_after([tuple(both)])):
         plots.save_figure(drawn, tmp_path / "figure")
     svg = (tmp_path / "figure.svg").read_text("utf-8")
     assert "\x1b" not in svg
@@ -357,7 +355,7 @@ def test_letters_are_taken_from_an_installed_font(monkeypatch: pytest.MonkeyPatc
         assert style.letters_without_font(f"a{letter}東\n\x1b東") == ["東"]
         assert style.font_family("plain") == [style.FONT]  # the same bytes on every machine
         assert style.printed(f"a{letter}東") == f"a{letter}\\u6771"
-        figure = plots.heatmap(torch.zeros(1, 2), [letter], None, title=letter, unit="P")
+        figure = plots.heatmap(a_map(torch.zeros(1, 2), [letter], title=letter, unit="P"))
         figure.draw_without_rendering()
     finally:
         for cached in (style._font_of, style._font_file):

@@ -18,19 +18,28 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
-import interp.study.locating
 from interp.engine.corruption import noise_level
 from interp.errors import DataError, FactError, InterpWarning, NumericalError, OptionError
 from interp.facts.records import Fact
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods import LOCATORS
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import METHODS, LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
+from interp.study.locating import LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)
-UNITS = [f"{index:04d}-{method}" for index in range(3) for method in METHODS]
+
+
+STATES = ("resid", "mlp", "attn")
+
+
+def traces_of(record: Any) -> dict[str, Any]:
+    return {state: record.records[state] for state in STATES}
+
+
+UNITS = [f"{index:04d}-{method}" for index in range(3) for method in LOCATORS]
 
 
 class Stop(Exception):  # noqa: N818
@@ -62,8 +71,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         units.append((fact.prompt, options["state"]))
         return causal_trace(model, fact, **options)
 
-    monkeypatch.setattr(interp.study.locating, "attribute", attributed)
-    monkeypatch.setattr(interp.study.locating, "causal_trace", traced)
+    monkeypatch.setattr("interp.locate.methods.attribution.attribute", attributed)
+    monkeypatch.setattr("interp.locate.methods.causal_trace.causal_trace", traced)
     return units
 
 
@@ -95,17 +104,18 @@ def test_a_run_holds_one_record_per_fact_and_method(finished: RunFolder, facts: 
     assert len({record.fact for record in records}) == 3
     assert {record.fact for record in records} <= set(facts)
     for record in records:
-        assert record.attribution.fact == record.fact
-        assert {state: trace.state for state, trace in record.traces.items()} == {s: s for s in METHODS[1:]}
-        assert {trace.fact for trace in record.traces.values()} == {record.fact}
+        assert record.records["attribution"].fact == record.fact
+        assert list(record.records) == list(LOCATORS)
+        assert {state: trace.state for state, trace in traces_of(record).items()} == {s: s for s in STATES}
+        assert {found.fact for found in record.records.values()} == {record.fact}
 
 
 def test_records_are_what_the_locators_return(tiny: HookedTransformer, finished: RunFolder) -> None:
     record = located(finished)[1]
-    assert same(record.attribution, attribute(tiny, record.fact, tokens="all", steps=3))
+    assert same(record.records["attribution"], attribute(tiny, record.fact, tokens="all", steps=3))
     for state in ("resid", "mlp", "attn"):
         traced = causal_trace(tiny, record.fact, state=state, window=2, samples=2, noise=0.3)
-        assert same(record.traces[state], traced)
+        assert same(record.records[state], traced)
 
 
 def test_the_settings_reach_the_locators(tiny: HookedTransformer, facts: list[Fact], tmp_path: Path) -> None:
@@ -122,9 +132,9 @@ def test_the_settings_reach_the_locators(tiny: HookedTransformer, facts: list[Fa
     )
     record = located(locate_facts(tiny, facts, tmp_path, settings))[0]
     expected = attribute(tiny, record.fact, tokens="each", steps=2, rule="gauss-legendre")
-    assert same(record.attribution, expected)
+    assert same(record.records["attribution"], expected)
     options = {"window": 4, "samples": 3, "noise": 0.2, "seed": 5, "corruption": "uniform"}
-    for state, trace in record.traces.items():
+    for state, trace in traces_of(record).items():
         assert same(trace, causal_trace(tiny, record.fact, state=state, **options))
 
 
@@ -133,7 +143,7 @@ def test_the_run_says_what_it_is(finished: RunFolder, tiny: HookedTransformer) -
     assert {k: settings[k] for k in dataclasses.asdict(SETTINGS)} == dataclasses.asdict(SETTINGS)
     assert settings["facts"] == "given facts"
     assert settings["provenance"]["model"] == tiny.cfg.model_name
-    assert settings["provenance"] == dataclasses.asdict(located(finished)[0].attribution.provenance)
+    assert settings["provenance"] == dataclasses.asdict(located(finished)[0].records["attribution"].provenance)
     assert finished.read_json("selection.json")["noise"] == 0.3
 
 
@@ -147,8 +157,12 @@ def test_a_second_call_computes_nothing(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("attribute", "causal_trace", "known_facts"):
-        monkeypatch.setattr(interp.study.locating, name, never)
+    for name in (
+        "locate.methods.attribution.attribute",
+        "locate.methods.causal_trace.causal_trace",
+        "study.locating.known_facts",
+    ):
+        monkeypatch.setattr(f"interp.{name}", never)
     before = {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")}
     again = locate_facts(tiny, facts, copied.path, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")} == before
@@ -175,7 +189,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert len(there) == max(0, math.ceil(at) - 1)  # a unit reports its end before its record is written
     computed.clear()
     run = locate_facts(tiny, facts, tmp_path, SETTINGS)
-    order = [(record.fact.prompt, method) for record in located(finished) for method in METHODS]
+    order = [(record.fact.prompt, method) for record in located(finished) for method in LOCATORS]
     assert computed == order[len(there) :]
     assert not list(tmp_path.rglob(".*"))
     assert same_averages(run, finished)
@@ -296,7 +310,7 @@ def check_average(average: ClassAverage, maps: list[tuple[np.ndarray, tuple[int,
 
 def test_averages_are_those_of_the_single_records(finished: RunFolder) -> None:
     averages = class_averages(finished)
-    assert [average.method for average in averages] == list(METHODS)
+    assert [average.method for average in averages] == list(LOCATORS)
     stored = [RunFolder(finished.path).get(Attribution, f"{i:04d}-attribution") for i in range(3)]
     scaled = [
         (10_000 * a.scores.double().mean(-1).numpy().T[: a.n_prompt_tokens], a.subject_span)
@@ -360,7 +374,7 @@ def test_a_fact_that_cannot_be_located_is_left_out_and_named(
             raise NumericalError("the model returned NaN")
         return causal_trace(model, fact, **options)
 
-    monkeypatch.setattr(interp.study.locating, "causal_trace", traced)
+    monkeypatch.setattr("interp.locate.methods.causal_trace.causal_trace", traced)
     for _ in range(2):
         run = locate_facts(tiny, facts, tmp_path, SETTINGS)
     assert tried.count(bad.prompt) == 3  # each state once: a restart does not try again
@@ -379,11 +393,11 @@ def test_only_known_facts_are_chosen(tiny: HookedTransformer, facts: list[Fact],
     records = located(run)
     assert {record.fact for record in records} == set(facts)
     assert len(records) == 6
-    assert all(record.attribution.known and record.traces["resid"].known for record in records)
+    assert all(record.records["attribution"].known and record.records["resid"].known for record in records)
     # "3sigma" is over all facts that were given
     level = noise_level(tiny, [*wrong, *facts])
     assert level != noise_level(tiny, facts)
-    assert {trace.noise for record in records for trace in record.traces.values()} == {level}
+    assert {trace.noise for record in records for trace in traces_of(record).values()} == {level}
 
 
 def test_the_selection_follows_its_seed(tiny: HookedTransformer, facts: list[Fact], tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from interp.errors import OptionError
 from interp.evaluation.metrics import harmonic_mean
 from interp.evaluation.protocol import METRICS, PROTOCOLS
 from interp.evaluation.summary import Comparison, TableRow
-from interp.plots.before_after import BeforeAfterPanel
+from interp.results.token_map import TokenMap
 from interp.statistics.estimates import Interval
 from interp.study.edited import Strength
+from tests.token_maps import a_map
 
 NAN = math.nan
 UNMEASURED = Interval(mean=NAN, low=NAN, high=NAN, n=0)
@@ -481,19 +482,26 @@ def test_bad_layers(strengths: list[Strength]) -> None:
         plots.edit_layers(sweep(range(3)), strengths, width="wide")
 
 
-def panel(method: str = "resid", title: str = "Causal tracing: Residual stream (one layer)") -> BeforeAfterPanel:
+def panel(
+    locator: str = "resid",
+    title: str = "Causal tracing: Residual stream (one layer)",
+    span: tuple[int, int] | None = (2, 5),
+) -> tuple[TokenMap, TokenMap]:
     generator = torch.Generator().manual_seed(0)
-    before, after = (size * torch.rand(len(TOKENS), 30, generator=generator) for size in (0.5, 2.0))
-    return BeforeAfterPanel(
-        method=method,
-        title=title,
-        unit="indirect effect on P(answer)",
-        tokens=TOKENS,
-        subject_span=(2, 5),
-        values=(before, after),
-        answers=(" Seattle", " $中$"),
-        probabilities=(0.7312, 0.0002),
+    before, after = (
+        a_map(
+            size * torch.rand(len(TOKENS), 30, generator=generator),
+            TOKENS,
+            span,
+            locator=locator,
+            title=title,
+            unit="indirect effect on P(answer)",
+            answer=answer,
+            probability=probability,
+        )
+        for size, answer, probability in ((0.5, " Seattle", 0.7312), (2.0, " $中$", 0.0002))
     )
+    return before, after
 
 
 @pytest.mark.parametrize("width", plots.WIDTHS)
@@ -517,10 +525,10 @@ def test_before_after(tmp_path: Path) -> None:
     for row, given_panel in enumerate(panels):
         meshes = [c for axes in maps[2 * row : 2 * row + 2] for c in axes.collections if isinstance(c, QuadMesh)]
         assert meshes[0].get_clim() == meshes[1].get_clim()
-        assert meshes[0].get_clim()[1] == pytest.approx(float(given_panel.values[1].max()))
-        assert {mesh.get_cmap().name for mesh in meshes} == {given_panel.method}
-        for mesh, values in zip(meshes, given_panel.values, strict=True):
-            np.testing.assert_array_equal(np.asarray(mesh.get_array()), values.double().numpy())
+        assert meshes[0].get_clim()[1] == pytest.approx(float(given_panel[1].values.max()))
+        assert {mesh.get_cmap().name for mesh in meshes} == {f"hue-{given_panel[0].hue:g}"}
+        for mesh, shown in zip(meshes, given_panel, strict=True):
+            np.testing.assert_array_equal(np.asarray(mesh.get_array()), shown.values.double().numpy())
     svg = check_files(figure, tmp_path)
     assert "* subject" in svg
     assert "Attribution score" in svg
@@ -529,22 +537,20 @@ def test_before_after(tmp_path: Path) -> None:
 def test_before_after_in_a_column_has_every_label() -> None:
     figure = plots.before_after([panel()], width="column")
     assert len(figure.axes) == 4  # each map with its colour bar
-    unmarked = dataclasses.replace(panel(), subject_span=None)
+    unmarked = panel(span=None)
     assert not any(text.get_text() == "* subject" for text in plots.before_after([unmarked]).texts)
 
 
 def test_bad_panels() -> None:
     with pytest.raises(OptionError, match="panels is empty"):
         plots.before_after([])
-    with pytest.raises(OptionError, match="do not fit 3 tokens"):
-        plots.before_after([dataclasses.replace(panel(), tokens=("a", "b", "c"), subject_span=None)])
-    with pytest.raises(OptionError, match="method must be one of"):
-        plots.before_after([panel("mpl")])
+    with pytest.raises(OptionError, match="before and after the edit are over different tokens"):
+        plots.before_after([(panel()[0], panel(span=None)[1])])
     with pytest.raises(OptionError, match="width must be one of"):
         plots.before_after([panel()], width="wide")
 
 
 def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
-    figure = plots.heatmap(torch.rand(1, 3), ["$\\u$"], None, title="from $\\u to $\\v", unit="probability")
+    figure = plots.heatmap(a_map(torch.rand(1, 3), ["$\\u$"], title="from $\\u to $\\v", unit="probability"))
     check_nothing_is_cut_off(figure)
     assert "from $\\u to $\\v" in check_files(figure, tmp_path)

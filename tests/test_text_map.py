@@ -13,6 +13,7 @@ from rich.console import Console
 
 from interp import plots
 from interp.display.description import shaded
+from tests.token_maps import a_map
 
 wcwidth = pytest.importorskip("wcwidth")  # a second opinion on how wide letters are
 
@@ -45,7 +46,7 @@ def rendered(text: object, columns: int, **options: object) -> list[str]:
 def test_every_row_is_one_line(tokens: tuple[str, ...], coloured: bool) -> None:
     for layers, columns in product(LAYERS, WINDOWS):
         values = values_of(len(tokens), layers, signed=layers == 30)
-        text = plots.heatmap_text(values, tokens, (1, 3), columns=columns, coloured=coloured)
+        text = plots.heatmap_text(a_map(values, tokens, (1, 3)), columns=columns, coloured=coloured)
         kind = {"force_terminal": True, "color_system": "truecolor"} if coloured else {}
         lines = rendered(text, columns, **kind)
         assert lines == [line.rstrip() if not coloured else line for line in text.plain.splitlines()]
@@ -55,7 +56,9 @@ def test_every_row_is_one_line(tokens: tuple[str, ...], coloured: bool) -> None:
             assert wcwidth.wcswidth(line) <= columns
         for token, row in enumerate(values):  # each ends in its largest value and that value's layer
             assert lines[1 + token].split()[-1] == str(int(row.argmax()))
-        rows = plots.heatmap_text(0 * values, tokens, (1, 3), columns=columns, coloured=coloured).plain.splitlines()
+        rows = plots.heatmap_text(
+            a_map(0 * values, tokens, (1, 3)), columns=columns, coloured=coloured
+        ).plain.splitlines()
         assert ["*" in line for line in rows[1 : 1 + len(tokens)]] == [1 <= i < 3 for i in range(len(tokens))]
 
 
@@ -67,7 +70,7 @@ def test_layer_numbers_stand_over_their_columns(layers: int, columns: int) -> No
         for layer in range(layers):
             values = torch.zeros(1, layers)
             values[0, layer] = 1.0
-            text = plots.heatmap_text(values, [" token"], None, columns=columns, coloured=coloured)
+            text = plots.heatmap_text(a_map(values, [" token"], None), columns=columns, coloured=coloured)
             ruler, row, *_ = text.plain.split("\n")
             if coloured:
                 dark = [
@@ -88,35 +91,35 @@ def test_layer_numbers_stand_over_their_columns(layers: int, columns: int) -> No
 def test_a_column_of_several_layers_shows_the_largest_and_says_so() -> None:
     values = torch.zeros(2, 48)
     values[0, 17], values[1, 18] = 0.5, -0.8
-    lines = plots.heatmap_text(values, ["a", "b"], None, columns=40, coloured=False).plain.splitlines()
+    lines = plots.heatmap_text(a_map(values, ["a", "b"], None), columns=40, coloured=False).plain.splitlines()
     (said,) = [line for line in lines if "each column" in line]
     grouped = int(re.findall(r"\d+", said)[0])
     assert grouped > 1
     start = lines[1].index("|") + 1
     assert lines[1][start + 17 // grouped] in "=+*"
     assert lines[2][start + 18 // grouped] == "i"  # the lowest of all, though 0 is larger
-    wide = plots.heatmap_text(values, ["a", "b"], None, columns=120, coloured=False).plain
+    wide = plots.heatmap_text(a_map(values, ["a", "b"], None), columns=120, coloured=False).plain
     assert "each column" not in wide
 
 
 def test_nothing_is_lost_without_colour() -> None:
     """Ten shades in order, blanks for nothing, a sign for what is not there."""
     values = torch.tensor([[i / 9 for i in range(10)]])
-    (_, row, legend) = plots.heatmap_text(values, ["a"], None, coloured=False).plain.splitlines()
+    (_, row, legend) = plots.heatmap_text(a_map(values, ["a"], None), coloured=False).plain.splitlines()
     assert row.split("|")[1] == " .:-=+*#%@"
     assert legend.startswith("'@' 1, ' ' 0")
     values[0, 3] = torch.nan
-    assert plots.heatmap_text(values, ["a"], None, coloured=False).plain.splitlines()[1].split("|")[1][3] == "?"
+    assert plots.heatmap_text(a_map(values, ["a"], None), coloured=False).plain.splitlines()[1].split("|")[1][3] == "?"
     below = torch.tensor([[-1.0, 0.0, 0.5]])
-    lines = plots.heatmap_text(below, ["a"], None, coloured=False).plain.splitlines()
+    lines = plots.heatmap_text(a_map(below, ["a"], None), coloured=False).plain.splitlines()
     assert lines[1].split("|")[1] == "i =" or lines[1].split("|")[1] == "i +"
     assert "below 0" in lines[-1]
 
 
 def test_a_result_is_as_wide_as_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = values_of(3, 48).double().numpy()
+    values = values_of(3, 48)
     for columns in (40, 80, 200):
         monkeypatch.setenv("COLUMNS", str(columns))
-        lines = shaded(values, SHORT, None).splitlines()
+        lines = shaded(a_map(values, SHORT)).splitlines()
         assert max(map(cell_len, lines)) <= columns
         assert any("each column" in line for line in lines) == (columns == 40)

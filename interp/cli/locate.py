@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,23 +148,7 @@ def draw_first_fact(run: Any, folder: Path) -> None:
     from interp.study.locating import located
 
     fact = located(run)[0]
-    for state, found in fact.traces.items():
-        figure = plots.heatmap(
-            found.scores,
-            found.tokens,
-            found.subject_span,
-            title=f"Answer:{found.answer}",
-            unit="probability",
-            method=state,
-        )
-        plots.save_figure(figure, folder / f"one-fact-{state}")
-    attribution = fact.attribution
-    figure = plots.heatmap(
-        attribution.per_token("sum"),
-        attribution.tokens[: attribution.n_prompt_tokens],
-        attribution.subject_span,
-        title=f"Answer:{attribution.answer}",
-        unit="attribution score",
-        method="attribution",
-    )
-    plots.save_figure(figure, folder / "one-fact-attribution")
+    for name, found in fact.records.items():
+        shown = found.map()
+        figure = plots.heatmap(replace(shown, title=f"Answer:{shown.answer}"))
+        plots.save_figure(figure, folder / f"one-fact-{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from interp.locate.methods.attribution import Attribution
     from interp.locate.methods.causal_trace import CausalTrace
+    from interp.results.token_map import TokenMap
 
 
 @app.command()
@@ -92,12 +94,7 @@ def trace(
     run.put("trace", found)
     title = f"p(clean) = {found.clean_probability:.3f}, p(corrupted) = {found.corrupted_probability:.3f}"
     _show_single(
-        found.scores,
-        found.tokens,
-        found.subject_span,
-        method=state,
-        title=f"Answer:{found.answer}",
-        unit=metric.replace("_", " "),
+        replace(found.map("scores"), title=f"Answer:{found.answer}"),
         place=run.path,
         summary=f"answer {found.answer!r}: {title}"
         + ("" if found.known else f"; the model's own answer is {found.top_answer!r}")
@@ -137,19 +134,8 @@ def attribute(
         found = attribute_neurons(network, fact, **options, progress=advance)  # type: ignore[arg-type]
     run = run.open(run.path, described)
     run.put("attribution", found)
-    texts: tuple[str, ...]
-    span: tuple[int, int] | None
-    if tokens == "last":
-        values, texts, span = found.per_layer()[None], ("last",), None
-    else:
-        values, texts, span = found.per_token("sum"), found.tokens[: found.n_prompt_tokens], found.subject_span
     _show_single(
-        values,
-        texts,
-        span,
-        method="attribution",
-        title=f"Answer:{found.answer}",
-        unit="attribution score",
+        replace(found.map(), title=f"Answer:{found.answer}", unit="attribution score"),
         place=run.path,
         summary=f"answer {found.answer!r}: p = {found.probability:.3f}; largest completeness gap"
         f" {found.completeness_gap.abs().max():.3g} ({rule}, n = {steps})" + target_text(network, fact),
@@ -209,13 +195,8 @@ def _attribution_data(found: Attribution, neurons: Any, place: Path) -> dict[str
 
 
 def _show_single(
-    values: Any,
-    tokens: tuple[str, ...],
-    span: tuple[int, int] | None,
+    shown: TokenMap,
     *,
-    method: str,
-    title: str,
-    unit: str,
     place: Path,
     summary: str,
     data: dict[str, Any],
@@ -225,21 +206,18 @@ def _show_single(
     from interp.plots.style import letters_without_font
     from interp.results.record import write_atomically
 
-    plots.save_figure(plots.heatmap(values, tokens, span, title=title, unit=unit, method=method), place / "heatmap")
-    if missing := letters_without_font("".join((title, *tokens))):
+    plots.save_figure(plots.heatmap(shown), place / "heatmap")
+    if missing := letters_without_font("".join((shown.title, *shown.tokens))):
         messages.print(
             f"figures show {' '.join(missing[:8])} as codes, as no installed font has them: Noto Sans CJK has Chinese,"
             " Japanese and Korean",
             soft_wrap=True,
         )
-    page = plots.heatmap_html(values, tokens, span, title=title, unit=unit, method=method)
-    write_atomically(place / "heatmap.html", page.encode())
+    write_atomically(place / "heatmap.html", plots.heatmap_html(shown).encode())
     if as_json:
         print_json(data)
         return
     screen.print(summary, soft_wrap=True)
     coloured = screen.color_system is not None and not screen.no_color
-    screen.print(
-        plots.heatmap_text(values, tokens, span, method=method, columns=screen.width, coloured=coloured), end=""
-    )
+    screen.print(plots.heatmap_text(shown, columns=screen.width, coloured=coloured), end="")
     messages.print(f"records and figures: {place}", soft_wrap=True)

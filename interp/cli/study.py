@@ -203,28 +203,6 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
 
 
 def _before_after_panels(again: Relocated) -> Any:
-    from interp import plots
-
-    (trace, traced), (attribution, attributed) = again.trace, again.attribution
-    return [
-        plots.BeforeAfterPanel(
-            method="resid",
-            title="Causal tracing: residual stream",
-            unit="probability",
-            tokens=trace.tokens,
-            subject_span=trace.subject_span,
-            values=(trace.scores, traced.scores),
-            answers=(trace.answer, traced.answer),
-            probabilities=(trace.clean_probability, traced.clean_probability),
-        ),
-        plots.BeforeAfterPanel(
-            method="attribution",
-            title="Attribution score",
-            unit="sum over neurons",
-            tokens=attribution.tokens[: attribution.n_prompt_tokens],
-            subject_span=attribution.subject_span,
-            values=(attribution.per_token("sum"), attributed.per_token("sum")),
-            answers=(attribution.answer, attributed.answer),
-            probabilities=(attribution.probability, attributed.probability),
-        ),
-    ]
+    traces = [replace(trace.map("scores"), title="Causal tracing: residual stream") for trace in again.trace]
+    attributions = [replace(found.map(), title="Attribution score") for found in again.attribution]
+    return [tuple(traces), tuple(attributions)]

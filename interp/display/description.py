@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from interp.plots.panel import token_labels
-from interp.plots.style import PaperFigure, colour_scale
-from interp.plots.text_map import text_map
+from interp.plots.heatmap import heatmap_text
+from interp.plots.style import PaperFigure
+from interp.results.token_map import TokenMap
 from interp.system.readable import in_html, neutral
 
 __all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
@@ -94,22 +92,10 @@ def probability(value: float) -> str:
     return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def shaded(
-    values: Float[np.ndarray, "token layer"],
-    tokens: Sequence[str],
-    subject_span: tuple[int, int] | None,
-    *,
-    method: str = "resid",
-) -> str:
+def shaded(shown: TokenMap) -> str:
     """A map in letters, as wide as the window: the darker, the larger (:mod:`interp.plots.text_map`)."""
-    text = text_map(
-        values,
-        token_labels(tokens, subject_span),
-        colour_scale(values, method=method),
-        columns=shutil.get_terminal_size().columns,
-        coloured=False,
-    )
-    return text.plain.rstrip("\n")
+    columns = shutil.get_terminal_size().columns
+    return heatmap_text(shown, columns=columns, coloured=False).plain.rstrip("\n")
 
 
 def _image(figure: PaperFigure, alternative: str) -> str:

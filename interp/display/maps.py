@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from interp.display.description import Description, Table, describe, probability, shaded
-from interp.engine.cells import Cell
+from interp.engine.cells import STATE_NAMES, Cell
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.attribution import Attribution
@@ -14,10 +16,8 @@ from interp.plots.figure1 import figure1
 from interp.plots.heatmap import heatmap
 from interp.plots.panel import number, token_label
 
-__all__ = ["cell_text", "describe_trace", "unit_of"]
+__all__ = ["cell_text", "describe_trace"]
 
-NAMES = {"resid": "residual stream", "mlp": "MLP outputs", "attn": "attention outputs"}
-METRICS = {"probability": "P(answer)", "log_probability": "log P(answer)", "logit_difference": "logit difference"}
 NEURONS = 5
 ANSWERS = 5
 
@@ -25,39 +25,26 @@ ANSWERS = 5
 @describe.register
 def describe_trace(trace: CausalTrace) -> Description:
     """A causal trace: its map of indirect effects."""
-    effect = trace.indirect_effect
+    shown = trace.map()
     return Description(
         heading=f"Causal trace of “{trace.fact.prompt}” → “{token_label(trace.answer)}”",
         lines=[
-            f"{_state(trace.state, trace.window)}; P(answer) {probability(trace.clean_probability)} clean,"
+            f"{trace.restored}; P(answer) {probability(trace.clean_probability)} clean,"
             f" {probability(trace.corrupted_probability)} corrupted ({_corruption(trace)})"
             + ("" if trace.known else f"; the model answers “{token_label(trace.top_answer)}”"),
             f"{trace.provenance.model}, weights {trace.provenance.weights_hash[:8]}",
         ],
         figure=lambda: heatmap(
-            effect,
-            trace.tokens,
-            trace.subject_span,
-            title=f"{trace.fact.prompt} → {token_label(trace.answer)}",
-            unit=unit_of(trace),
-            method=trace.state,
-            width="page",
+            replace(shown, title=f"{trace.fact.prompt} → {token_label(trace.answer)}"), width="page"
         ),
-        text=f"{unit_of(trace)}\n"
-        + shaded(effect.double().numpy(), trace.tokens, trace.subject_span, method=trace.state),
+        text=f"{shown.unit}\n{shaded(shown)}",
     )
 
 
 @describe.register
 def _attribution(result: Attribution) -> Description:
     gap = float(result.completeness_gap.abs().max())
-    whole = result.scores.flatten(1).sum(1)
-    tokens = result.tokens[: result.n_prompt_tokens]
-    if result.scaled_tokens == "last":
-        values, tokens, span = whole[None], tokens[-1:], None
-    else:
-        values, span = result.per_token("sum"), result.subject_span
-    unit = "sum of attribution scores"
+    shown = replace(result.map(), unit="sum of attribution scores")
     best = result.top_neurons(min(NEURONS, result.scores.numel()))
     return Description(
         heading=f"Attribution of “{result.fact.prompt}” → “{token_label(result.answer)}”",
@@ -67,15 +54,9 @@ def _attribution(result: Attribution) -> Description:
             f"{result.provenance.model}, weights {result.provenance.weights_hash[:8]}",
         ],
         figure=lambda: heatmap(
-            values,
-            tokens,
-            span,
-            title=f"{result.fact.prompt} → {token_label(result.answer)}",
-            unit=unit,
-            method="attribution",
-            width="page",
+            replace(shown, title=f"{result.fact.prompt} → {token_label(result.answer)}"), width="page"
         ),
-        text=f"{unit}\n{shaded(values.double().numpy(), tokens, span, method='attribution')}",
+        text=f"{shown.unit}\n{shaded(shown)}",
         tables=[
             Table(
                 title="Neurons with the highest scores",
@@ -148,16 +129,7 @@ def _class_average(average: ClassAverage) -> Description:
 def cell_text(cell: Cell) -> str:
     """A cell in words."""
     window = "" if cell.state == "resid" else f" (window of {cell.window})"
-    return f"{NAMES[cell.state]}{window} at token {cell.token}, layer {cell.layer}"
-
-
-def unit_of(trace: CausalTrace) -> str:
-    """What a trace's indirect effect is measured in."""
-    return f"indirect effect on {METRICS[trace.metric]}"
-
-
-def _state(state: str, window: int) -> str:
-    return NAMES[state] if state == "resid" else f"{NAMES[state]}, window of {window}"
+    return f"{STATE_NAMES[cell.state]}{window} at token {cell.token}, layer {cell.layer}"
 
 
 def _corruption(trace: CausalTrace) -> str:

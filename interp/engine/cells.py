@@ -10,11 +10,12 @@ from interp.engine.base_runs import Site
 from interp.errors import OptionError
 from interp.options import check_choice, check_positive, python_numbers
 
-__all__ = ["SITES", "STATES", "Cell", "State", "check_cells", "window_layers"]
+__all__ = ["SITES", "STATES", "STATE_NAMES", "Cell", "State", "check_cells", "window_layers"]
 
 State = Literal["resid", "mlp", "attn"]
 
 STATES: tuple[State, ...] = ("resid", "mlp", "attn")
+STATE_NAMES: Mapping[str, str] = {"resid": "residual stream", "mlp": "MLP outputs", "attn": "attention outputs"}
 SITES: Mapping[str, Site] = {"mlp": "mlp_out", "attn": "attn_out"}
 """Where a sublayer's output stands."""
 

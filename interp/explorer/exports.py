@@ -9,7 +9,7 @@ from pathlib import Path
 from interp.errors import OptionError
 from interp.explorer.page import panels
 from interp.explorer.session import Session
-from interp.models.tokens import token_text, tokenize
+from interp.models.tokens import token_text
 from interp.options import check_choice
 from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.panel import token_label
@@ -36,15 +36,13 @@ def exported(session: Session, form: str) -> bytes:
     shown = panels(session)
     if not shown:
         raise OptionError("there is no map to export: press Locate first")
-    tokenized = tokenize(session.model, session.fact)
-    tokens, span = tokenized.strings, tokenized.subject_span
     answer = token_label(token_text(session.model, session.pair().answer_id))
     title = f"{session.fact.prompt} → {answer} ({session.model.cfg.model_name}{_edit_text(session)})"
     if form == "csv":
-        return maps_csv(shown, tokens, span).encode()
+        return maps_csv(shown).encode()
     if form == "html":
-        return maps_html(shown, tokens, span, title=title).encode()
-    figure = maps(shown, tokens, span, title=title)
+        return maps_html(shown, title=title).encode()
+    figure = maps(shown, title=title)
     return _written(lambda path: save_figure(figure, path, [form]), ending=f".{form}")
 
 

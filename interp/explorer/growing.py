@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from interp.explorer.page import map_data
-from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 
 __all__ = ["GrowingMaps"]
 
@@ -25,7 +23,7 @@ class GrowingMaps:
         self._at = 0.0
         self._number = 0
 
-    def news(self, method: str, found: CausalTrace | Attribution) -> dict[str, Any] | None:
+    def news(self, method: str, found: Any) -> dict[str, Any] | None:
         """What to tell the page; ``None`` if it was told a moment ago."""
         now = self._clock()
         before = self.shown.get(method)

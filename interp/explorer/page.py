@@ -9,32 +9,27 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from interp.display.description import probability
-from interp.display.maps import NAMES, unit_of
 from interp.editing.methods import EDITORS, editor_named
-from interp.engine.cells import Cell, window_layers
+from interp.engine.cells import STATE_NAMES, Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.session import METHODS, Session
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
 from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.patches.patch import Patch
-from interp.plots.heatmap import checked_map
-from interp.plots.maps import MapPanel
+from interp.plots.heatmap import numbers
 from interp.plots.panel import number, token_label, token_labels
 from interp.plots.style import colour_scale
+from interp.results.token_map import TokenMap
 from interp.system.readable import neutral
 
 __all__ = [
-    "DOING",
-    "cell_of",
     "edit_data",
     "editors_data",
     "fact_data",
     "file_name",
     "map_data",
-    "panel",
     "panels",
     "runs_data",
 ]
@@ -42,12 +37,6 @@ __all__ = [
 NEURONS = 5
 SHOWN = 6  # next tokens a run
 PALETTE = 64  # colours of a map
-DOING = {
-    "resid": "tracing the residual stream",
-    "attribution": "computing attribution scores",
-    "mlp": "tracing MLP outputs",
-    "attn": "tracing attention outputs",
-}
 
 
 def fact_data(session: Session) -> dict[str, Any]:
@@ -65,14 +54,13 @@ def fact_data(session: Session) -> dict[str, Any]:
     }
 
 
-def map_data(result: CausalTrace | Attribution, *, finished: bool) -> dict[str, Any]:
-    """A map: values, the colours from the lowest to the highest, and how to read them."""
-    shown = panel(result)
-    tokens = result.tokens[: len(shown.values)]
-    array = checked_map(shown.values, tokens, result.subject_span, shown.method)
-    colours = colour_scale(array, method=shown.method)
+def map_data(result: Any, *, finished: bool) -> dict[str, Any]:
+    """A located fact's map: values, the colours from the lowest to the highest, and how to read them."""
+    shown: TokenMap = result.map()
+    array = numbers(shown)
+    colours = colour_scale(array, hue=shown.hue)
     return {
-        "method": shown.method,
+        "method": shown.locator,
         "title": shown.title,
         "unit": shown.unit,
         "values": [[None if math.isnan(value) else value for value in row] for row in array.tolist()],
@@ -84,36 +72,9 @@ def map_data(result: CausalTrace | Attribution, *, finished: bool) -> dict[str, 
     }
 
 
-def panel(result: CausalTrace | Attribution) -> MapPanel:
-    """A result as a map."""
-    if isinstance(result, Attribution):
-        return MapPanel(
-            method="attribution",
-            title=f"Attribution scores ({result.scaled_tokens} tokens scaled, n = {result.steps})",
-            unit="sum over neurons",
-            values=result.per_token("sum"),
-        )
-    window = "" if result.state == "resid" else f", window of {result.window}"
-    return MapPanel(
-        method=result.state,
-        title=f"Causal tracing: {NAMES[result.state]}{window}",
-        unit=unit_of(result),
-        values=result.indirect_effect,
-    )
-
-
-def panels(session: Session) -> list[MapPanel]:
+def panels(session: Session) -> list[TokenMap]:
     """All maps that are there, in the order of the page."""
-    return [panel(session.maps[method]) for method in METHODS if method in session.maps]
-
-
-def cell_of(method: str, token: int, layer: int, window: int) -> Cell:
-    """The state that a click on a map stands for: what that map restores; for attribution, one block's MLP output."""
-    if method == "resid":
-        return Cell(token=token, layer=layer)
-    if method == "attribution":
-        return Cell(token=token, layer=layer, state="mlp")
-    return Cell(token=token, layer=layer, state=method, window=window)  # type: ignore[arg-type]
+    return [session.maps[method].map() for method in METHODS if method in session.maps]
 
 
 def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -210,7 +171,7 @@ def _cell_text(session: Session, tokenized: TokenizedFact, cell: Cell) -> str:
     else:
         blocks = window_layers(cell.layer, cell.window, session.model.cfg.n_layers)
         layers = f"layers {blocks.start}–{blocks.stop - 1}"
-    return f"{NAMES[cell.state]} at “{label}” ({cell.token}), {layers}"
+    return f"{STATE_NAMES[cell.state]} at “{label}” ({cell.token}), {layers}"
 
 
 def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:

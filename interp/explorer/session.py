@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -28,21 +28,21 @@ from interp.facts.case_files import case_around
 from interp.facts.fact_files import load_facts
 from interp.facts.records import EditRequest, Fact, spaced_answer
 from interp.locate.activation_patching import PatchedRun, Readout, patched_run, read_out
-from interp.locate.methods.attribution import Attribution, attribute
-from interp.locate.methods.causal_trace import CausalTrace, causal_trace
+from interp.locate.method import LocateTask
+from interp.locate.methods import LOCATORS, locator_named
 from interp.models.tokens import tokenize
-from interp.options import Progress, check_choice, check_positive, check_seed
+from interp.options import Progress, check_positive, check_seed
 from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 
 __all__ = ["METHODS", "Controls", "Session"]
 
-Method = Literal["attribution", "resid", "mlp", "attn"]
 StepProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); may raise to stop the work."""
 
-METHODS: tuple[Method, ...] = ("resid", "attribution", "mlp", "attn")
+METHODS = tuple(sorted(LOCATORS, key=lambda name: locator_named(name).turn))
 """In the order in which they are computed: what is there first comes first."""
+_SETTINGS = {"deviations": "noise"}  # what a slider sets, where a locator calls it otherwise
 BATCH_TOKENS = {"cpu": 512}
 MOST = {"samples": 1000, "steps": 1000}
 """One waits for each click: more than this is a study's work."""
@@ -82,7 +82,7 @@ class _Weights:
     """What was found with the weights in one state."""
 
     provenance: Provenance | None = None
-    maps: dict[str, CausalTrace | Attribution] = field(default_factory=dict)
+    maps: dict[str, Any] = field(default_factory=dict)
     pair: RunPair | None = None
     other_pair: RunPair | None = None
 
@@ -124,7 +124,7 @@ class Session:
         self.choose(fact or Fact(template=template, subject=subject))
 
     @property
-    def maps(self) -> dict[str, CausalTrace | Attribution]:
+    def maps(self) -> dict[str, Any]:
         """What was located with the weights as they are."""
         return self._now.maps
 
@@ -164,9 +164,9 @@ class Session:
         before, self.controls = self.controls, replace(self.controls, **changes)  # type: ignore[arg-type]
         noise = ("deviations", "samples", "seed")
         traces = any(getattr(before, name) != getattr(self.controls, name) for name in noise)
-        stale = {"resid", "mlp", "attn"} if traces else set()
-        stale |= {"mlp", "attn"} if before.window != self.controls.window else set()
-        stale |= {"attribution"} if before.steps != self.controls.steps else set()
+        changed = {_SETTINGS.get(each.name, each.name) for each in fields(Controls)
+                   if getattr(before, each.name) != getattr(self.controls, each.name)}  # fmt: skip
+        stale = {method for method in METHODS if locator_named(method).depends & changed}
         for state in self._states.values():
             state.maps = {method: found for method, found in state.maps.items() if method not in stale}
             if traces:
@@ -242,44 +242,33 @@ class Session:
 
     def locate(
         self,
-        method: Method,
+        method: str,
         *,
         progress: Progress | None = None,
-        so_far: Callable[[CausalTrace | Attribution], None] | None = None,
-    ) -> CausalTrace | Attribution:
-        """Compute one map and keep it.
+        so_far: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Compute one locator's result, which has a ``map()``, and keep it.
 
         Raises:
-            OptionError: If the method does not exist.
+            OptionError: If the locator does not exist.
         """
-        check_choice("method", method, METHODS)
+        locator = locator_named(method)
         self.pair()  # drops what belongs to other weights
-        found: CausalTrace | Attribution
-        if method == "attribution":
-            found = attribute(
-                self.model,
-                self.asked,
-                tokens="all",
+        found = locator.run(
+            LocateTask(
+                model=self.model,
+                fact=self.asked,
+                noise=self.noise,
+                samples=self.controls.samples,
+                window=self.controls.window,
+                seed=self.controls.seed,
                 steps=self.controls.steps,
                 max_batch_tokens=self.max_batch_tokens,
                 model_provenance=self.provenance,
                 progress=progress,
                 partial=so_far,
             )
-        else:
-            found = causal_trace(
-                self.model,
-                self.asked,
-                state=method,
-                window=self.controls.window,
-                samples=self.controls.samples,
-                noise=self.noise,
-                seed=self.controls.seed,
-                max_batch_tokens=self.max_batch_tokens,
-                model_provenance=self.provenance,
-                progress=progress,
-                partial=so_far,
-            )
+        )
         self.maps[method] = found
         return found
 

@@ -18,16 +18,16 @@ import anywidget
 import traitlets
 from transformer_lens import HookedTransformer
 
-from interp.engine.cells import Cell
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported
 from interp.explorer.growing import GrowingMaps
-from interp.explorer.page import DOING, cell_of, edit_data, editors_data, fact_data, file_name, map_data, runs_data
+from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, runs_data
 from interp.explorer.session import METHODS, Session
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
+from interp.locate.methods import locator_named
 from interp.locate.methods.attribution import Attribution
 from interp.locate.methods.causal_trace import CausalTrace
 from interp.options import check_choice
@@ -307,12 +307,13 @@ class Explorer(anywidget.AnyWidget):
         session = self._session
         missing = [method for method in methods if method not in session.maps]
         for index, method in enumerate(missing):
-            self.status = {"busy": True, "doing": DOING[method], "fraction": index / len(missing)}
+            doing = locator_named(method).doing
+            self.status = {"busy": True, "doing": doing, "fraction": index / len(missing)}
             self._worker.step()
             try:
                 session.locate(
-                    method,  # type: ignore[arg-type]
-                    progress=partial(self._advance, DOING[method], index / len(missing), 1 / len(missing)),
+                    method,
+                    progress=partial(self._advance, doing, index / len(missing), 1 / len(missing)),
                     so_far=partial(self._show_rows, method),
                 )
             except BaseException:
@@ -353,7 +354,8 @@ class Explorer(anywidget.AnyWidget):
         if not chosen:
             self._patched = None
         else:
-            cells: list[Cell] = [cell_of(**cell, window=session.controls.window) for cell in chosen]
+            window = session.controls.window
+            cells = [locator_named(c["method"]).cell(c["token"], c["layer"], window) for c in chosen]
             try:
                 self._patched = session.patched(cells)
             except InterpError:
@@ -389,7 +391,7 @@ class Explorer(anywidget.AnyWidget):
         there = {method: map_data(found, finished=True) for method, found in self._session.maps.items()}
         self.maps = {**there, **self._growing.shown}
 
-    def _show_rows(self, method: str, found: CausalTrace | Attribution) -> None:
+    def _show_rows(self, method: str, found: Any) -> None:
         news = self._growing.news(method, found)
         if news is not None:
             self.rows = news

@@ -4,7 +4,7 @@ from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
 from interp.engine.pairs import RunPair, clean_and_corrupted, prompt_pair
 from interp.locate.activation_patching import Candidate, PatchedRun, Readout, patch_activations, read_out
-from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
+from interp.locate.class_average import ClassAverage, class_average
 from interp.locate.knowledge import Answer, answers, known_facts
 from interp.locate.methods.attribution import Attribution, Neuron, attribute, refined_neurons
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
@@ -20,7 +20,6 @@ __all__ = [
     "PatchedRun",
     "Readout",
     "RunPair",
-    "TokenLayerMap",
     "answers",
     "attribute",
     "causal_trace",

@@ -20,22 +20,10 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.models.tokens import TOKEN_CLASSES, token_classes
 from interp.results.record import Record
+from interp.results.token_map import TokenMap
 from interp.statistics.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 
-__all__ = ["ClassAverage", "TokenLayerMap", "class_average"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenLayerMap:
-    """One fact's values, as every locator gives them.
-
-    Args:
-        values: A score per prompt token and layer.
-        subject_span: The subject's tokens, end exclusive.
-    """
-
-    values: Float[Tensor, "token layer"]
-    subject_span: tuple[int, int]
+__all__ = ["ClassAverage", "class_average"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -43,7 +31,7 @@ class ClassAverage(Record):
     """A map of Figure 1.
 
     Args:
-        method: ``attribution``, ``resid``, ``mlp`` or ``attn``.
+        method: The locator's name.
         title: What it shows, for a heading.
         unit: What a value means, for the colour bar.
         mean, low, high: Mean over the facts and its 95% interval; NaN where a class is empty. Of fewer than 12 facts
@@ -72,12 +60,9 @@ class ClassAverage(Record):
 
 
 def class_average(
-    maps: Sequence[TokenLayerMap],
+    maps: Sequence[TokenMap],
     records: Sequence[Record],
     *,
-    method: str,
-    title: str,
-    unit: str,
     left_out: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
@@ -85,28 +70,31 @@ def class_average(
     """Average maps of facts by token class.
 
     Args:
-        maps: One per fact, all with the same number of layers.
+        maps: One per fact, all of one locator and with the same number of layers.
         records: The results they come from; all of one model.
-        method: See :class:`ClassAverage`.
-        title: See :class:`ClassAverage`.
-        unit: See :class:`ClassAverage`.
         left_out: See :class:`ClassAverage`.
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
 
     Raises:
-        OptionError: If there are no maps, or they come from different models.
+        OptionError: If there are no maps, they show different things or have no subject, or they come from different
+            models.
     """
     if not maps:
-        raise OptionError(f"no facts to average for {method}")
+        raise OptionError("no facts to average")
+    if len({(entry.locator, entry.title, entry.unit) for entry in maps}) != 1:
+        raise OptionError(f"maps of different things cannot be averaged: {sorted({entry.title for entry in maps})}")
+    method = maps[0].locator
     if len({(r.provenance.model, r.provenance.weights_hash) for r in records}) != 1:
         raise OptionError(f"the {method} results come from different models and cannot be averaged")
     n_layers = maps[0].values.shape[1]
     sums = np.zeros((len(TOKEN_CLASSES), len(maps), n_layers))
     counts = np.zeros((len(TOKEN_CLASSES), len(maps)))
     for column, entry in enumerate(maps):
-        values = entry.values.double().numpy()
-        for row, positions in enumerate(token_classes(len(values), entry.subject_span).values()):
+        values, span = entry.values.double().numpy(), entry.subject_span
+        if span is None:
+            raise OptionError(f"the {method} map of fact {column} has no subject, so its tokens have no class")
+        for row, positions in enumerate(token_classes(len(values), span).values()):
             sums[row, column] = values[list(positions)].sum(0)
             counts[row, column] = len(positions)
 
@@ -125,8 +113,8 @@ def class_average(
     return ClassAverage(
         provenance=records[0].provenance,
         method=method,
-        title=title,
-        unit=unit,
+        title=maps[0].title,
+        unit=maps[0].unit,
         token_classes=TOKEN_CLASSES,
         mean=torch.from_numpy(mean).float(),
         low=torch.from_numpy(low).float(),

@@ -4,22 +4,19 @@ The class averages of Figure 1 and one fact's token map, on paper, in a browser 
 layer and as Table 1; one fact before and after its edit.
 """
 
-from interp.plots.before_after import BeforeAfterPanel, before_after
+from interp.plots.before_after import before_after
 from interp.plots.edit_layers import edit_layers, edit_layers_csv
 from interp.plots.figure1 import figure1, figure1_csv, figure1_html
 from interp.plots.heatmap import heatmap, heatmap_html, heatmap_text
-from interp.plots.maps import MapPanel, maps, maps_csv, maps_html
+from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.save import save_figure
-from interp.plots.style import DIVERGING, SEQUENTIAL, WIDTHS, paper_style
+from interp.plots.style import DIVERGING, WIDTHS, paper_style, sequential
 from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_latex, table1_markdown
 
 __all__ = [
     "DIVERGING",
     "PAPER_TABLE1",
-    "SEQUENTIAL",
     "WIDTHS",
-    "BeforeAfterPanel",
-    "MapPanel",
     "PaperRow",
     "before_after",
     "edit_layers",
@@ -35,6 +32,7 @@ __all__ = [
     "maps_html",
     "paper_style",
     "save_figure",
+    "sequential",
     "table1_csv",
     "table1_latex",
     "table1_markdown",

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
-from interp.options import check_choice
-from interp.plots.style import SEQUENTIAL
+from interp.locate.methods import LOCATORS, locator_named
 
 __all__ = ["arranged", "array", "figure1_csv", "peaks"]
 
@@ -50,7 +49,7 @@ def figure1_csv(averages: Sequence[ClassAverage]) -> str:
 
 
 def arranged(averages: Sequence[ClassAverage], columns: int) -> list[list[ClassAverage]]:
-    """Check averages and lay them out in rows: attribution first, alone; the others side by side.
+    """Check averages and lay them out in the rows of their locators, those of one row side by side.
 
     Raises:
         OptionError: If there are no averages, they come from different models, or their shapes do not match their
@@ -64,11 +63,12 @@ def arranged(averages: Sequence[ClassAverage], columns: int) -> list[list[ClassA
         raise OptionError(f"averages must come from one model, got {names}")
     for average in averages:
         _check(average)
-    order = tuple(SEQUENTIAL)
+    order = tuple(LOCATORS)
     sorted_averages = sorted(averages, key=lambda a: order.index(a.method))
-    alone = [[a] for a in sorted_averages if a.method == "attribution"]
-    beside = [a for a in sorted_averages if a.method != "attribution"]
-    return alone + [beside[i : i + columns] for i in range(0, len(beside), columns)]
+    rows: dict[int, list[ClassAverage]] = {}
+    for average in sorted_averages:
+        rows.setdefault(locator_named(average.method).row, []).append(average)
+    return [rows[row][i : i + columns] for row in sorted(rows) for i in range(0, len(rows[row]), columns)]
 
 
 def array(values: Float[Tensor, "token_class layer"]) -> Float[np.ndarray, "token_class layer"]:
@@ -82,7 +82,7 @@ def peaks(average: ClassAverage) -> list[tuple[int, int, int]]:
 
 
 def _check(average: ClassAverage) -> None:
-    check_choice("method", average.method, tuple(SEQUENTIAL))
+    locator_named(average.method)
     rows = len(average.token_classes)
     for name in ("mean", "low", "high"):
         shape = tuple(getattr(average, name).shape)

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods import locator_named
 from interp.options import check_choice
 from interp.plots.averages import arranged, array, figure1_csv, peaks
 from interp.plots.figure1_page import figure1_html
@@ -67,7 +68,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFi
                     (left + index * step, y, cells(row), height),
                     values,
                     labels=average.token_classes if index == 0 else None,
-                    colours=colour_scale(values, method=average.method),
+                    colours=colour_scale(values, hue=locator_named(average.method).hue),
                     title=average.title,
                     unit=average.unit,
                     bar_gap=gap,

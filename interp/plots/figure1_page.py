@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.locate.class_average import ClassAverage
+from interp.locate.methods import locator_named
 from interp.plots.averages import arranged, array, peaks
 from interp.plots.panel import number
 from interp.plots.style import EMPTY, colour_scale
@@ -34,7 +35,7 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
     size = (1 - space * (len(shown) - 1)) / len(shown)
     for place, average in enumerate(shown, start=1):
         mean, low, high = (array(t) for t in (average.mean, average.low, average.high))
-        colours = colour_scale(mean, method=average.method)
+        colours = colour_scale(mean, hue=locator_named(average.method).hue)
         names = [in_html(name) for name in average.token_classes]
         hover = [
             [

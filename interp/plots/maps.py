@@ -3,69 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from interp.errors import OptionError
 from interp.options import check_choice
-from interp.plots.heatmap import checked_map
+from interp.plots.heatmap import numbers
 from interp.plots.panel import draw_panel, hover_texts, plain, token_labels, wrapped
 from interp.plots.style import WIDTHS, PaperFigure, colour_scale, font_family, paper_style, text_width
 from interp.plots.table1 import csv_text
+from interp.results.token_map import TokenMap
 from interp.system.readable import in_html
 
-__all__ = ["MapPanel", "maps", "maps_csv", "maps_html"]
+__all__ = ["maps", "maps_csv", "maps_html"]
 
 COLUMNS = {"column": 1, "page": 2, "slide": 2}
 CSV_HEADER = ("map", "unit", "token", "text", "in_subject", "layer", "value")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MapPanel:
-    """One map of a prompt.
-
-    Args:
-        method: ``attribution``, ``resid``, ``mlp`` or ``attn``: chooses the hue.
-        title: What it shows.
-        unit: What a value means.
-        values: NaN where there is none.
-    """
-
-    method: str
-    title: str
-    unit: str
-    values: Float[Tensor, "token layer"]
-
-
-def maps(
-    panels: Sequence[MapPanel],
-    tokens: Sequence[str],
-    subject_span: tuple[int, int] | None,
-    *,
-    title: str,
-    width: str = "page",
-) -> PaperFigure:
+def maps(panels: Sequence[TokenMap], *, title: str, width: str = "page") -> PaperFigure:
     """Draw maps of one prompt, each on its own colour scale; an asterisk marks the subject's tokens.
 
     Args:
-        panels: The maps.
-        tokens: The text of each token.
-        subject_span: The subject's tokens, end exclusive; ``None`` to mark none.
+        panels: The maps, all over the same tokens.
         title: Heading.
         width: ``column`` (maps below each other), ``page`` or ``slide``.
 
     Raises:
-        OptionError: If there are no maps, values do not fit the tokens, or a method or the width is unknown.
+        OptionError: If there are no maps, they are over different tokens, or the width is unknown.
     """
     check_choice("width", width, tuple(WIDTHS))
-    arrays = _checked(panels, tokens, subject_span)
+    arrays = _checked(panels)
     columns = min(COLUMNS[width], len(panels))
-    labels = token_labels(tokens, subject_span, in_figure=True)
+    labels = token_labels(panels[0].tokens, panels[0].subject_span, in_figure=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         left = max(text_width(plain(label), 6.5 * scale) for label in labels) + 0.12 * scale
@@ -91,7 +64,7 @@ def maps(
                 (left + column * (cells + gap + after), bottom, cells, height),
                 values,
                 labels=labels if column == 0 else None,
-                colours=colour_scale(values, method=panel.method),
+                colours=colour_scale(values, hue=panel.hue),
                 title=panel.title,
                 unit=panel.unit,
                 bar_gap=gap,
@@ -100,15 +73,13 @@ def maps(
     return figure
 
 
-def maps_html(
-    panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None, *, title: str
-) -> str:
+def maps_html(panels: Sequence[TokenMap], *, title: str) -> str:
     """Maps of one prompt as a page that needs nothing else; hovering shows token, layer and value.
 
     Args, Raises: See :func:`maps`.
     """
-    arrays = _checked(panels, tokens, subject_span)
-    labels = [in_html(label) for label in token_labels(tokens, subject_span)]
+    arrays = _checked(panels)
+    labels = [in_html(label) for label in token_labels(panels[0].tokens, panels[0].subject_span)]
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     page = make_subplots(
@@ -121,7 +92,7 @@ def maps_html(
     )
     for index, (panel, values) in enumerate(zip(panels, arrays, strict=True)):
         row, column = divmod(index, columns)
-        colours = colour_scale(values, method=panel.method)
+        colours = colour_scale(values, hue=panel.hue)
         axis = page.get_subplot(row + 1, column + 1)
         x, y = axis.xaxis.domain, axis.yaxis.domain
         page.add_trace(
@@ -156,16 +127,16 @@ def maps_html(
     return page.to_html(include_plotlyjs=True, div_id="maps")
 
 
-def maps_csv(panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None) -> str:
+def maps_csv(panels: Sequence[TokenMap]) -> str:
     """What the maps show, a line per map, token and layer; cells of what is not there are empty.
 
     Args, Raises: See :func:`maps`.
     """
-    arrays = _checked(panels, tokens, subject_span)
-    start, end = subject_span or (0, 0)
+    arrays = _checked(panels)
+    tokens, (start, end) = panels[0].tokens, panels[0].subject_span or (0, 0)
     lines = [
         (
-            panel.method,
+            panel.locator,
             panel.unit,
             token,
             tokens[token],
@@ -180,9 +151,11 @@ def maps_csv(panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tu
     return csv_text(CSV_HEADER, lines)
 
 
-def _checked(
-    panels: Sequence[MapPanel], tokens: Sequence[str], subject_span: tuple[int, int] | None
-) -> list[Float[np.ndarray, "token layer"]]:
+def _checked(panels: Sequence[TokenMap]) -> list[Float[np.ndarray, "token layer"]]:
     if not panels:
         raise OptionError("panels is empty; expected at least one map")
-    return [checked_map(panel.values, tokens, subject_span, panel.method) for panel in panels]
+    first = panels[0]
+    for panel in panels:
+        if (panel.tokens, panel.subject_span) != (first.tokens, first.subject_span):
+            raise OptionError(f"maps of one figure must be over the same tokens: {panel.title!r} is not")
+    return [numbers(panel) for panel in panels]

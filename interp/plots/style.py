@@ -26,7 +26,6 @@ from interp.system.readable import neutral
 
 __all__ = [
     "DIVERGING",
-    "SEQUENTIAL",
     "WIDTHS",
     "ColourScale",
     "PaperFigure",
@@ -35,6 +34,7 @@ __all__ = [
     "letters_without_font",
     "paper_style",
     "printed",
+    "sequential",
     "text_width",
 ]
 
@@ -59,7 +59,6 @@ HATCH = "#b0b0b0"
 QUIET = "#555555"
 LEVELS = 256
 SCREEN_DPI = 130
-HUES = {"attribution": 255.0, "resid": 300.0, "mlp": 150.0, "attn": 25.0}  # degrees
 LIGHTEST, DARKEST, CHROMA = 0.985, 0.36, 0.17
 
 
@@ -166,17 +165,13 @@ class ColourScale:
         return [(float(t), to_hex(self.colours(t))) for t in np.linspace(0, 1, n)]
 
 
-def colour_scale(values: Float[np.ndarray, "row layer"], *, method: str) -> ColourScale:
+def colour_scale(values: Float[np.ndarray, "row layer"], *, hue: float) -> ColourScale:
     """Choose the map and its ends for values.
 
     Values that fall below zero by more than a quarter of the largest get the diverging map, zero in its middle.
-    Others get the map of their method, from zero or the smallest value if that is negative; from the smallest
+    Others get the map of their hue (degrees), from zero or the smallest value if that is negative; from the smallest
     value as well if all lie within the upper half, as nothing would be seen otherwise.
-
-    Raises:
-        OptionError: If the method is unknown.
     """
-    check_choice("method", method, tuple(SEQUENTIAL))
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0 and -low > 0.25 * high:
@@ -186,7 +181,7 @@ def colour_scale(values: Float[np.ndarray, "row layer"], *, method: str) -> Colo
         low = 0.0
     if low == high:
         low, high = (0.0, high) if high > 0 else (0.0, 1.0)
-    return ColourScale(colours=SEQUENTIAL[method], low=low, high=high)
+    return ColourScale(colours=sequential(hue), low=low, high=high)
 
 
 def text_width(text: str, size: float) -> float:
@@ -268,8 +263,11 @@ def _ramp(hue: float, n: int) -> Float[np.ndarray, "n rgb"]:
     return np.clip(_rgb(lightness, least * wanted, hue), 0, 1)
 
 
-SEQUENTIAL = {method: ListedColormap(_ramp(hue, LEVELS), name=method) for method, hue in HUES.items()}
-"""The map of each method."""
+@cache
+def sequential(hue: float) -> ListedColormap:
+    """The colours of a hue (degrees), from almost white to dark."""
+    return ListedColormap(_ramp(hue, LEVELS), name=f"hue-{hue:g}")
+
 
 DIVERGING = ListedColormap(np.concatenate([_ramp(255, LEVELS // 2)[::-1], _ramp(50, LEVELS // 2)]), name="signed")
 """Blue below zero, brown above: a pair that stays apart with any colour vision."""

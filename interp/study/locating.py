@@ -17,23 +17,21 @@ from typing import Any, Literal
 import cattrs
 from transformer_lens import HookedTransformer
 
-from interp.engine.cells import State
 from interp.engine.corruption import CORRUPTIONS, Corruption, noise_level, replacement_facts
 from interp.engine.integrated_gradients import RULES, Rule
 from interp.errors import DataError, FactError
 from interp.facts.records import Fact
-from interp.locate.class_average import ClassAverage, TokenLayerMap, class_average
+from interp.locate.class_average import ClassAverage, class_average
 from interp.locate.knowledge import known_facts, spread_over_relations
-from interp.locate.methods.attribution import Attribution, attribute
-from interp.locate.methods.causal_trace import CausalTrace, causal_trace
+from interp.locate.method import LocateTask
+from interp.locate.methods import LOCATORS, locator_named
 from interp.models.tokens import tokenize
 from interp.options import Progress, check_choice, check_noise, check_positive, check_seed
-from interp.results.record import Provenance, provenance
+from interp.results.record import Provenance, Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
 
 __all__ = [
-    "METHODS",
     "LocateSettings",
     "Located",
     "class_averages",
@@ -44,11 +42,7 @@ __all__ = [
     "selection",
 ]
 
-Method = Literal["attribution", "resid", "mlp", "attn"]
 logger = logging.getLogger(__name__)
-
-METHODS: tuple[Method, ...] = ("attribution", "resid", "mlp", "attn")
-ATTRIBUTION_SCALE = 10_000  # Figure 1 shows attribution scores multiplied by this
 
 StudyProgress = Callable[[float, int, str], None]
 """Called with (units done, units in all, what is being done)."""
@@ -92,60 +86,51 @@ class LocateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """All records of one fact."""
+    """All records of one fact, by locator; each has a ``map()``."""
 
     fact: Fact
-    attribution: Attribution
-    traces: dict[str, CausalTrace]
+    records: dict[str, Any]
 
 
 def locate_fact(
     model: HookedTransformer,
     fact: Fact,
-    method: Method,
+    method: str,
     settings: LocateSettings,
     *,
     noise: float,
     reference_facts: Sequence[Fact],
     model_provenance: Provenance | None = None,
     progress: Progress | None = None,
-) -> Attribution | CausalTrace:
-    """One unit of work: one fact under one method.
+) -> Record:
+    """One unit of work: one fact under one locator.
 
     Args:
         model: The model.
         fact: The fact.
-        method: ``attribution``, or the state that causal tracing restores.
+        method: The locator's name.
         settings: The study's settings.
         noise: The level that ``settings.noise`` came to.
         reference_facts: Where replacement subjects come from (symmetric corruption).
         model_provenance: To spare hashing the weights.
         progress: Called with (done, in all).
     """
-    check_choice("method", method, METHODS)
-    if method == "attribution":
-        return attribute(
-            model,
-            fact,
+    return locator_named(method).run(
+        LocateTask(
+            model=model,
+            fact=fact,
+            noise=noise,
+            samples=settings.samples,
+            window=settings.window,
+            seed=settings.seed,
+            corruption=settings.corruption,
+            reference_facts=reference_facts,
             tokens=settings.attribution_tokens,
             steps=settings.steps,
             rule=settings.rule,
             model_provenance=model_provenance,
             progress=progress,
         )
-    state: State = method
-    return causal_trace(
-        model,
-        fact,
-        state=state,
-        window=settings.window,
-        samples=settings.samples,
-        noise=noise,
-        seed=settings.seed,
-        corruption=settings.corruption,
-        reference_facts=reference_facts,
-        model_provenance=model_provenance,
-        progress=progress,
     )
 
 
@@ -201,14 +186,14 @@ def locate_facts(
             {"noise": level, "facts": [cattrs.unstructure(answer.fact) for answer in chosen]},
         )
     selected, level = selection(run)
-    total = len(selected) * len(METHODS)
+    total = len(selected) * len(LOCATORS)
     done = 0
     for index, fact in enumerate(selected):
-        for method in METHODS:
+        for method in LOCATORS:
             unit = _unit(index, method)
             label = f"{fact.prompt} · {method}"
             report(done, total, label)
-            if unit not in skips and run.get(_record_type(method), unit, **_about(fact, method)) is None:
+            if unit not in skips and _kept(run.get, index, fact, method) is None:
                 try:
                     record = locate_fact(
                         model,
@@ -238,16 +223,9 @@ def located(run: RunFolder) -> list[Located]:
     selected, _ = selection(run)
     finished = []
     for index, fact in enumerate(selected):
-        attribution = run.read(Attribution, _unit(index, "attribution"), **_about(fact, "attribution"))
-        traces = {state: run.read(CausalTrace, _unit(index, state), **_about(fact, state)) for state in METHODS[1:]}
-        if attribution is not None and all(trace is not None for trace in traces.values()):
-            finished.append(
-                Located(
-                    fact=fact,
-                    attribution=attribution,
-                    traces={k: v for k, v in traces.items() if v is not None},
-                )
-            )
+        records = {method: _kept(run.read, index, fact, method) for method in LOCATORS}
+        if all(record is not None for record in records.values()):
+            finished.append(Located(fact=fact, records=records))
     if not finished:
         why = left_out(run)
         raise DataError(f"{run.path}: no fact is finished yet" + (f"; left out: {why[0]}" if why else ""))
@@ -255,36 +233,12 @@ def located(run: RunFolder) -> list[Located]:
 
 
 def class_averages(run: RunFolder) -> list[ClassAverage]:
-    """The maps of Figure 1 from a run folder alone: attribution x 10,000, then the three causal traces."""
+    """The maps of Figure 1 from a run folder alone, one a locator."""
     facts, missing = located(run), left_out(run)
-    attributions = [fact.attribution for fact in facts]
-    averages = [
-        class_average(
-            [
-                TokenLayerMap(values=a.per_token("mean") * ATTRIBUTION_SCALE, subject_span=a.subject_span)
-                for a in attributions
-            ],
-            attributions,
-            method="attribution",
-            title="Attribution score",
-            unit="mean over neurons × 10,000",
-            left_out=missing,
-        )
-    ]
-    titles = {"resid": "Residual stream", "mlp": "MLP output", "attn": "Attention output"}
-    for state, title in titles.items():
-        traces = [fact.traces[state] for fact in facts]
-        where = "one layer" if state == "resid" else f"window of {traces[0].window}"
-        averages.append(
-            class_average(
-                [TokenLayerMap(values=t.indirect_effect, subject_span=t.subject_span) for t in traces],
-                traces,
-                method=state,
-                title=f"Causal tracing: {title} ({where})",
-                unit="indirect effect on P(answer)",
-                left_out=missing,
-            )
-        )
+    averages = []
+    for method in LOCATORS:
+        records = [fact.records[method] for fact in facts]
+        averages.append(class_average([locator_named(method).averaged(r) for r in records], records, left_out=missing))
     return averages
 
 
@@ -293,7 +247,7 @@ def left_out(run: RunFolder) -> list[str]:
     skips, (selected, _) = Skips.of(run), selection(run)
     found = []
     for index, fact in enumerate(selected):
-        reasons = [skips.reasons[unit] for method in METHODS if (unit := _unit(index, method)) in skips]
+        reasons = [skips.reasons[unit] for method in LOCATORS if (unit := _unit(index, method)) in skips]
         found += [f"{fact.prompt}: {reason}" for reason in reasons[:1]]
     return found
 
@@ -346,10 +300,7 @@ def _unit(index: int, method: str) -> str:
     return f"{index:04d}-{method}"
 
 
-def _about(fact: Fact, method: str) -> dict[str, Any]:
-    """What the record of a unit must be about."""
-    return {"fact": fact} if method == "attribution" else {"fact": fact, "state": method}
-
-
-def _record_type(method: str) -> type[Attribution] | type[CausalTrace]:
-    return Attribution if method == "attribution" else CausalTrace
+def _kept(read: Callable[..., Any], index: int, fact: Fact, method: str) -> Any:
+    """A unit's record, which must be about its fact; None if it is not there."""
+    locator = locator_named(method)
+    return read(locator.record, _unit(index, method), **locator.about(fact))

@@ -23,7 +23,7 @@ Answers of several tokens: P is the mean over the answer's tokens of each one's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,19 +34,24 @@ from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import base_run, check_decoder, run_bytes
 from interp.engine.batches import check_fits, halving, warn_if_long
+from interp.engine.cells import Cell
 from interp.engine.integrated_gradients import Rule, integrate, quadrature
 from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.facts.records import Fact
+from interp.locate.method import LocateTask, Locator
 from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results.record import Provenance, Record, provenance
+from interp.results.token_map import TokenMap
 
-__all__ = ["TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
+__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
 
 Tokens = Literal["last", "all", "each"]
 TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
+_NAME, _HUE = "attribution", 255.0
+_AVERAGED_TIMES = 10_000  # Figure 1 shows mean scores multiplied by this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,25 @@ class Attribution(Record):
             raise OptionError("scores per token need tokens='all' or tokens='each'; this one scaled the last token")
         reduced = self.scores.sum(-1) if reduce == "sum" else self.scores.mean(-1)
         return reduced.T[: self.n_prompt_tokens]
+
+    def map(self, reduce: Literal["sum", "mean"] = "sum") -> TokenMap:
+        """The scores by prompt token and layer; one row, of the last token, if only that was scaled.
+
+        Raises:
+            OptionError: If ``reduce`` is neither of the two.
+        """
+        last = self.scaled_tokens == "last"
+        return TokenMap(
+            locator=_NAME,
+            title=f"Attribution scores ({self.scaled_tokens} tokens scaled, n = {self.steps})",
+            unit=f"{reduce} over neurons",
+            hue=_HUE,
+            values=self.per_layer(reduce)[None] if last else self.per_token(reduce),
+            tokens=("last",) if last else self.tokens[: self.n_prompt_tokens],
+            subject_span=None if last else self.subject_span,
+            answer=self.answer,
+            probability=self.probability,
+        )
 
     def per_layer(self, reduce: Literal["sum", "mean"] = "sum") -> Float[Tensor, "layer"]:
         """Scores summed or averaged over everything but the layer."""
@@ -333,3 +357,40 @@ def refined_neurons(
         for layer, neuron in (counts >= share - 1e-9).nonzero().tolist()
     ]
     return tuple(sorted(kept, key=lambda neuron: -neuron.score))
+
+
+def _run(task: LocateTask) -> Attribution:
+    return attribute(
+        task.model,
+        task.fact,
+        tokens=task.tokens,  # type: ignore[arg-type]
+        steps=task.steps,
+        rule=task.rule,  # type: ignore[arg-type]
+        **task.shared(),
+    )
+
+
+def _averaged(found: Attribution) -> TokenMap:
+    shown = found.map("mean")
+    return replace(
+        shown,
+        title="Attribution score",
+        unit=f"mean over neurons × {_AVERAGED_TIMES:,}",
+        values=shown.values * _AVERAGED_TIMES,
+    )
+
+
+LOCATOR = Locator(
+    name=_NAME,
+    title="attribution scores",
+    hue=_HUE,
+    row=0,
+    turn=1,
+    doing="computing attribution scores",
+    record=Attribution,
+    run=_run,
+    averaged=_averaged,
+    about=lambda fact: {"fact": fact},
+    cell=lambda token, layer, window: Cell(token=token, layer=layer, state="mlp"),  # one block's MLP output
+    depends=frozenset({"tokens", "steps", "rule"}),
+)

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
+from functools import partial as bound
 from typing import Literal
 
 import torch
@@ -28,21 +30,25 @@ from transformer_lens import HookedTransformer
 
 from interp.engine.base_runs import check_decoder, check_site, run_bytes, sublayers
 from interp.engine.batches import check_fits, halving, warn_if_long
-from interp.engine.cells import SITES, STATES, State
+from interp.engine.cells import SITES, STATE_NAMES, STATES, Cell, State
 from interp.engine.corruption import Corruption
 from interp.engine.pairs import RunPair, clean_and_corrupted
 from interp.engine.restorations import restored_scores
 from interp.errors import OptionError
 from interp.facts.records import Fact
+from interp.locate.method import LocateTask, Locator
 from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
 from interp.results.record import Provenance, Record, provenance
+from interp.results.token_map import TokenMap
 
-__all__ = ["CausalTrace", "causal_trace"]
+__all__ = ["ATTN", "MLP", "RESID", "CausalTrace", "causal_trace"]
 
 Metric = Literal["probability", "log_probability", "logit_difference"]
 
 METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
+_METRIC_NAMES = {"probability": "P(answer)", "log_probability": "log P(answer)", "logit_difference": "logit difference"}
+_HUES = {"resid": 300.0, "mlp": 150.0, "attn": 25.0}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -100,6 +106,31 @@ class CausalTrace(Record):
     def total_effect(self) -> float:
         """Clean minus corrupted."""
         return self.clean_score - self.corrupted_score
+
+    @property
+    def restored(self) -> str:
+        """What a cell restores, in words."""
+        return STATE_NAMES[self.state] + ("" if self.state == "resid" else f", window of {self.window}")
+
+    def map(self, values: Literal["indirect_effect", "scores"] = "indirect_effect") -> TokenMap:
+        """The indirect effects, or the metric itself in the restored runs, by token and layer.
+
+        Raises:
+            OptionError: If ``values`` is neither of the two.
+        """
+        check_choice("values", values, ("indirect_effect", "scores"))
+        what = _METRIC_NAMES[self.metric]
+        return TokenMap(
+            locator=self.state,
+            title=f"Causal tracing: {self.restored}",
+            unit=f"indirect effect on {what}" if values == "indirect_effect" else what,
+            hue=_HUES[self.state],
+            values=self.indirect_effect if values == "indirect_effect" else self.scores,
+            tokens=self.tokens,
+            subject_span=self.subject_span,
+            answer=self.answer,
+            probability=self.clean_probability,
+        )
 
 
 def causal_trace(
@@ -260,3 +291,58 @@ def _announce(pair: RunPair, state: State, max_batch_tokens: int) -> None:
     lengths = range(1, n_tokens - first + 1)
     block_tokens = sum(lengths) * n_samples * n_layers * n_layers / 2
     warn_if_long(f"{what} (state={state!r})", pair.model, block_tokens, max(lengths), max_batch_tokens)
+
+
+def _run(task: LocateTask, state: State) -> CausalTrace:
+    return causal_trace(
+        task.model,
+        task.fact,
+        state=state,
+        window=task.window,
+        samples=task.samples,
+        noise=task.noise,
+        seed=task.seed,
+        corruption=task.corruption,  # type: ignore[arg-type]
+        reference_facts=task.reference_facts,
+        **task.shared(),
+    )
+
+
+def _averaged(trace: CausalTrace) -> TokenMap:
+    where = "one layer" if trace.state == "resid" else f"window of {trace.window}"
+    title = f"Causal tracing: {_AVERAGED[trace.state]} ({where})"
+    return replace_fields(trace.map(), title=title, unit="indirect effect on P(answer)")
+
+
+_AVERAGED = {"resid": "Residual stream", "mlp": "MLP output", "attn": "Attention output"}
+
+
+def _locator(state: State, turn: int, doing: str) -> Locator:
+    """The locator that restores a state."""
+
+    def cell(token: int, layer: int, window: int) -> Cell:
+        return (
+            Cell(token=token, layer=layer)
+            if state == "resid"
+            else Cell(token=token, layer=layer, state=state, window=window)
+        )
+
+    return Locator(
+        name=state,
+        title=STATE_NAMES[state],
+        hue=_HUES[state],
+        row=1,
+        turn=turn,
+        doing=doing,
+        record=CausalTrace,
+        run=bound(_run, state=state),
+        averaged=_averaged,
+        about=lambda fact: {"fact": fact, "state": state},
+        cell=cell,
+        depends=frozenset({"noise", "samples", "seed"} | (set() if state == "resid" else {"window"})),
+    )
+
+
+RESID = _locator("resid", 0, "tracing the residual stream")
+MLP = _locator("mlp", 2, "tracing MLP outputs")
+ATTN = _locator("attn", 3, "tracing attention outputs")

@@ -1,0 +1,100 @@
+"""What a locator is: from a model and a fact to a record that has a map of tokens x layers.
+
+A locator is a file below :mod:`interp.locate.methods` that ends in a :class:`Locator`, and a line in the table there.
+Everything else takes what it needs from it: the study and its Figure 1, heatmaps, the explorer and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformer_lens import HookedTransformer
+
+from interp.engine.cells import Cell
+from interp.facts.records import Fact
+from interp.options import Progress
+from interp.results.record import Provenance, Record
+from interp.results.token_map import TokenMap
+
+__all__ = ["LocateTask", "Locator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateTask:
+    """One fact to locate, and the settings that locators share; each takes those that it needs.
+
+    Args:
+        model: The model, to be left as it is.
+        fact: The fact.
+        noise: Standard deviation of the noise on the subject's embeddings.
+        samples, window, seed, corruption: Of runs with a corrupted subject.
+        reference_facts: Where replacement subjects come from.
+        tokens, steps, rule: Of the paths of scaled activations.
+        max_batch_tokens: The most tokens that go up the network at once; the locator's own default if None.
+        model_provenance: To spare hashing the weights.
+        progress: Called with (done, in all).
+        partial: Called with the result so far; what is not there yet is NaN.
+        more: Settings of a single locator, by name.
+    """
+
+    model: HookedTransformer
+    fact: Fact
+    noise: float
+    samples: int = 10
+    window: int = 10
+    seed: int = 1
+    corruption: str = "gaussian"
+    reference_facts: Sequence[Fact] | None = None
+    tokens: str = "all"
+    steps: int = 20
+    rule: str = "riemann"
+    max_batch_tokens: int | None = None
+    model_provenance: Provenance | None = None
+    progress: Progress | None = None
+    partial: Callable[[Any], None] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def shared(self) -> dict[str, Any]:
+        """What every locator's call takes under the same name."""
+        batch = {} if self.max_batch_tokens is None else {"max_batch_tokens": self.max_batch_tokens}
+        return {
+            **batch,
+            "model_provenance": self.model_provenance,
+            "progress": self.progress,
+            "partial": self.partial,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locator:
+    """A locator.
+
+    Args:
+        name: As one asks for it.
+        title: As menus write it.
+        hue: Of its maps, in degrees.
+        row: The row of Figure 1 that it stands in.
+        turn: Where several maps are computed for someone who waits, the lowest comes first.
+        doing: What is being done meanwhile.
+        record: The class of its results; they have a ``map()``.
+        run: Its work.
+        averaged: One result as the map that Figure 1 averages.
+        about: What the record of a fact must be about, by field.
+        cell: The state that a click on its map stands for: from token, layer and window.
+        depends: The settings of a task that its numbers depend on.
+    """
+
+    name: str
+    title: str
+    hue: float
+    row: int
+    turn: int
+    doing: str
+    record: type[Record]
+    run: Callable[[LocateTask], Record]
+    averaged: Callable[[Any], TokenMap]
+    about: Callable[[Fact], dict[str, Any]]
+    cell: Callable[[int, int, int], Cell]
+    depends: frozenset[str]
