@@ -552,7 +552,7 @@ def test_prompts_may_hold_markup(call: Call) -> None:
 
 
 def test_an_error_is_one_line_on_a_narrow_screen() -> None:
-    subject = "a subject of many words " * 8 + "end"
+    subject = "a subject of many words " * 2 + "end"
     code = "from interp.cli import main; main()"
     run = python("-c", code, "trace", PROMPT, "--subject", subject, *MODEL, COLUMNS="20")
     refused(Done(run.returncode, run.stdout, run.stderr), subject)
