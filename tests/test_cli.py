@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 import interp.cli
-import interp.study.locating
 from interp.facts.records import Fact
 from interp.locate.knowledge import answers
 from interp.locate.methods import LOCATORS
@@ -273,8 +272,8 @@ def test_figure1_and_its_redrawing(
         assert one.method == other.method
         assert one.mean.numpy().tobytes() == other.mean.numpy().tobytes()
     # a rerun computes nothing, and without a model the same figures come back
-    for name in ("attribute", "causal_trace"):
-        monkeypatch.setattr(interp.study.locating, name, lambda *_, **__: pytest.fail("computed again"))
+    for name in ("attribution.attribute", "causal_trace.causal_trace"):
+        monkeypatch.setattr(f"interp.locate.methods.{name}", lambda *_, **__: pytest.fail("computed again"))
     first = {name: Path("run/figures", name).read_bytes() for name in names}
     shutil.rmtree("run/figures")
     again = call(*command)

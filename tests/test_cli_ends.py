@@ -18,7 +18,6 @@ import pytest
 import torch
 
 import interp.cli
-import interp.study.locating
 from interp.cli import console
 from interp.cli.ending import Ended, ended_by_signals, keeping, line_of
 from interp.cli.progress import Meter, bar, duration

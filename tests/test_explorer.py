@@ -345,7 +345,7 @@ def test_a_failure_inside_is_said_too(explorer, monkeypatch):
     def broken(*args: Any, **options: Any) -> None:
         raise RuntimeError("no such kernel image")
 
-    monkeypatch.setattr("interp.explorer.session.causal_trace", broken)
+    monkeypatch.setattr("interp.locate.methods.causal_trace.causal_trace", broken)
     explorer.run(["resid"])
     with pytest.raises(OptionError, match="RuntimeError: no such kernel image"):
         explorer.wait(30)

@@ -1,20 +1,28 @@
-"""What is listed once is known everywhere: an invented editor of a few lines."""
+"""What is listed once is known everywhere: an invented editor and an invented locator of a few lines."""
 
+import csv
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from jaxtyping import Float
 
 import interp
 from interp.editing import EDITORS
 from interp.editing.config import AtOneLayer, SpreadConfig
 from interp.editing.method import Change, Editor
 from interp.editing.spread import spread_editor
+from interp.engine.cells import Cell
 from interp.errors import InterpWarning, OptionError
-from interp.explorer.page import editors_data
+from interp.explorer.page import editors_data, map_data, maps_data, panels
 from interp.explorer.session import Session
 from interp.facts.records import EditRequest, Fact
+from interp.locate.method import LocateTask, Locator
+from interp.locate.methods import LOCATORS
 from interp.models.load import weights_hash
+from interp.models.tokens import tokenize
+from interp.results.record import Record, provenance
+from tests.token_maps import a_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
 TOWER = EditRequest(
@@ -142,3 +150,94 @@ def test_its_rows_stand_in_table_1(tiny):
 def test_no_warning_is_lost(tiny):
     with pytest.warns(InterpWarning, match="did not take"):
         interp.edit(tiny, [TOWER], method="shift")
+
+
+# a locator
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LengthsRecord(Record):
+    """The norms of the residual stream."""
+
+    fact: Fact
+    tokens: tuple[str, ...]
+    subject_span: tuple[int, int]
+    values: Float[torch.Tensor, "token layer"]
+
+    def map(self):
+        return a_map(self.values, self.tokens, self.subject_span, locator="lengths", title="Lengths", unit="norm")
+
+
+def lengths(task):
+    read = tokenize(task.model, task.fact)
+    with torch.no_grad():
+        _, cache = task.model.run_with_cache(read.ids[None], prepend_bos=False)
+    layers = range(task.model.cfg.n_layers)
+    values = torch.stack([cache[f"blocks.{layer}.hook_resid_post"][0].norm(dim=-1) for layer in layers], 1)
+    return LengthsRecord(
+        provenance=task.model_provenance or provenance(task.model),
+        fact=task.fact,
+        tokens=read.strings,
+        subject_span=read.subject_span,
+        values=values,
+    )
+
+
+LENGTHS = Locator(
+    name="lengths",
+    title="residual lengths",
+    hue=90.0,
+    row=2,
+    turn=9,
+    doing="measuring lengths",
+    record=LengthsRecord,
+    run=lengths,
+    averaged=lambda record: record.map(),
+    about=lambda fact: {"fact": fact},
+    cell=lambda token, layer, window: Cell(token=token, layer=layer),
+    depends=frozenset(),
+)
+
+
+@pytest.fixture
+def with_lengths(monkeypatch):
+    """The one line."""
+    monkeypatch.setitem(LOCATORS, "lengths", LENGTHS)
+
+
+def test_a_locator_stands_in_the_study_and_figure_1(tiny, facts, tmp_path, with_lengths):
+    settings = interp.LocateSettings(limit=2, samples=1, window=2, steps=1, noise=0.3)
+    run = interp.locate_facts(tiny, facts, tmp_path, settings)
+    assert {path.stem for path in (tmp_path / "records").iterdir()} >= {"0000-lengths", "0001-lengths"}
+    averages = interp.class_averages(interp.RunFolder(tmp_path))
+    assert [average.method for average in averages] == [*LOCATORS]
+    assert averages[-1].title == "Lengths"
+    figure = interp.figure1(averages)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert (len(titles), titles[-1]) == (5, "Lengths")
+    header, *lines = csv.reader(interp.figure1_csv(averages).splitlines())
+    assert {len(line) for line in lines} == {len(header)}
+    assert sum(line[1:3] == ["lengths", "norm"] for line in lines) == 6 * tiny.cfg.n_layers
+    assert "Lengths" in interp.figure1_html(averages)
+    located = interp.located(run)[0].records["lengths"]
+    assert torch.equal(located.values, interp.located(interp.RunFolder(tmp_path))[0].records["lengths"].values)
+
+
+def test_a_locator_stands_in_the_explorer(tiny, with_lengths):
+    entry = maps_data()[-1]
+    assert entry == {"name": "lengths", "title": "residual lengths", "puts": "the residual stream here"}
+    session = Session(tiny, TOWER.fact)
+    found = session.locate("lengths")
+    assert [shown.title for shown in panels(session)] == ["Lengths"]
+    assert map_data(found, finished=True)["method"] == "lengths"
+
+
+def test_a_locators_map_is_drawn_everywhere(tiny, with_lengths, tmp_path):
+    found = lengths(LocateTask(model=tiny, fact=TOWER.fact, noise=0.0))
+    found.save(tmp_path / "record.safetensors")
+    shown = LengthsRecord.load(tmp_path / "record.safetensors").map()
+    interp.save_figure(interp.heatmap(shown), tmp_path / "map", formats=("svg",))
+    assert "Lengths" in (tmp_path / "map.svg").read_text("utf-8")
+    assert "Lengths" in interp.heatmap_html(shown)
+    assert len(interp.heatmap_text(shown).plain.splitlines()) >= len(shown.tokens)
+    assert interp.maps_csv([shown]).count("\n") == 1 + shown.values.numel()

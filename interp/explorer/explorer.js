@@ -61,8 +61,9 @@ function slider(label, hint, attributes, show, changed) {
 
 // One map: token labels, cells, layer numbers, colour bar. Cells are drawn once and recoloured as values arrive.
 class Heatmap {
-  constructor(method, page) {
+  constructor(method, puts, page) {
     this.method = method;
+    this.puts = puts;
     this.page = page;
     this.title = h("h4", {});
     this.bar = h("div", { class: "ie-bar", hidden: true });
@@ -200,7 +201,7 @@ class Heatmap {
     this.page.tip(event, [
       `${fact.tokens[token]} (token ${token}), layer ${layer}`,
       value === null ? "not there yet" : `${this.values.unit}: ${short(value)}`,
-      this.method === "attribution" ? "click: put in this block's MLP output" : "click: put in this state",
+      `click: put in ${this.puts}`,
     ]);
   }
 }
@@ -238,12 +239,9 @@ function render({ model, el }) {
   const get = (name) => model.get(name);
   const send = (action, more = {}) => model.send({ do: action, ...more });
   const setup = get("setup");
-  const names = {
-    resid: "Causal tracing: residual stream",
-    attribution: "Attribution scores",
-    mlp: "Causal tracing: MLP outputs",
-    attn: "Causal tracing: attention outputs",
-  };
+  const methods = setup.maps.map(({ name }) => name);
+  const labels = Object.fromEntries(setup.maps.map(({ name, title }) => [name, title]));
+  const names = Object.fromEntries(setup.maps.map(({ name, title }) => [name, title[0].toUpperCase() + title.slice(1)]));
 
   // the fact
   const listed = `ie-facts-${Math.random().toString(36).slice(2)}`;
@@ -274,12 +272,11 @@ function render({ model, el }) {
 
   // controls
   const checks = Object.fromEntries(
-    setup.methods.map((method) => [method, h("input", { type: "checkbox", checked: true, "data-map": method })]),
+    methods.map((method) => [method, h("input", { type: "checkbox", checked: true, "data-map": method })]),
   );
-  const labels = { resid: "residual", attribution: "attribution", mlp: "MLP", attn: "attention" };
   const locate = h("button", { class: "ie-main", onclick: () => {
     if (typed()) choose();
-    send("run", { methods: setup.methods.filter((method) => checks[method].checked) });
+    send("run", { methods: methods.filter((method) => checks[method].checked) });
   } }, "Locate");
   const stop = h("button", { onclick: () => send("stop") }, "Stop");
   const changed = (name) => (value) => send("controls", { changes: { [name]: value } });
@@ -322,7 +319,7 @@ function render({ model, el }) {
       layer.value = cell.layer;
     },
   };
-  const heatmaps = setup.methods.map((method) => new Heatmap(method, page));
+  const heatmaps = setup.maps.map(({ name, puts }) => new Heatmap(name, puts, page));
   const runs = h("div", { class: "ie-runs" });
   const chips = h("div", { class: "ie-chips" });
   const tip = h("div", { class: "ie-tip", hidden: true });
@@ -378,7 +375,7 @@ function render({ model, el }) {
     h(
       "div", { class: "ie-line ie-controls" },
       locate, stop,
-      ...setup.methods.map((name) => h("label", { class: "ie-check" }, checks[name], labels[name])),
+      ...methods.map((name) => h("label", { class: "ie-check" }, checks[name], labels[name])),
       noise.element, samples.element, windows.element,
     ),
     h("div", { class: "ie-line ie-tight ie-progress" }, progress, doing),

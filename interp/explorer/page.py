@@ -12,9 +12,10 @@ from interp.display.description import probability
 from interp.editing.methods import EDITORS, editor_named
 from interp.engine.cells import STATE_NAMES, Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
-from interp.explorer.session import METHODS, Session
+from interp.explorer.session import Session, map_names
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
+from interp.locate.methods import locator_named
 from interp.locate.methods.attribution import Attribution
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.patches.patch import Patch
@@ -30,6 +31,7 @@ __all__ = [
     "fact_data",
     "file_name",
     "map_data",
+    "maps_data",
     "panels",
     "runs_data",
 ]
@@ -72,9 +74,20 @@ def map_data(result: Any, *, finished: bool) -> dict[str, Any]:
     }
 
 
+def maps_data() -> list[dict[str, str]]:
+    """The maps that there can be, in the order of the page, and what a click on each puts in."""
+    found = []
+    for name in map_names():
+        locator = locator_named(name)
+        state = locator.cell(0, 0, 1).state
+        puts = "this state" if state == name else f"the {STATE_NAMES[state]} here"
+        found.append({"name": name, "title": locator.title, "puts": puts})
+    return found
+
+
 def panels(session: Session) -> list[TokenMap]:
     """All maps that are there, in the order of the page."""
-    return [session.maps[method].map() for method in METHODS if method in session.maps]
+    return [session.maps[method].map() for method in map_names() if method in session.maps]
 
 
 def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -35,18 +35,21 @@ from interp.options import Progress, check_positive, check_seed
 from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 
-__all__ = ["METHODS", "Controls", "Session"]
+__all__ = ["Controls", "Session", "map_names"]
 
 StepProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); may raise to stop the work."""
 
-METHODS = tuple(sorted(LOCATORS, key=lambda name: locator_named(name).turn))
-"""In the order in which they are computed: what is there first comes first."""
 _SETTINGS = {"deviations": "noise"}  # what a slider sets, where a locator calls it otherwise
 BATCH_TOKENS = {"cpu": 512}
 MOST = {"samples": 1000, "steps": 1000}
 """One waits for each click: more than this is a study's work."""
 DEFAULT_PROMPT = ("The {} is located in the city of", "Eiffel Tower")
+
+
+def map_names() -> tuple[str, ...]:
+    """The maps, in the order in which they are computed: what is there first comes first."""
+    return tuple(sorted(LOCATORS, key=lambda name: locator_named(name).turn))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ class Session:
         traces = any(getattr(before, name) != getattr(self.controls, name) for name in noise)
         changed = {_SETTINGS.get(each.name, each.name) for each in fields(Controls)
                    if getattr(before, each.name) != getattr(self.controls, each.name)}  # fmt: skip
-        stale = {method for method in METHODS if locator_named(method).depends & changed}
+        stale = {method for method in map_names() if locator_named(method).depends & changed}
         for state in self._states.values():
             state.maps = {method: found for method, found in state.maps.items() if method not in stale}
             if traces:

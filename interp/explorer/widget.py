@@ -22,15 +22,14 @@ from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import FORMATS, exported
 from interp.explorer.growing import GrowingMaps
-from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, runs_data
-from interp.explorer.session import METHODS, Session
+from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, maps_data, runs_data
+from interp.explorer.session import Session, map_names
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.methods import locator_named
 from interp.locate.methods.attribution import Attribution
 from interp.locate.methods.causal_trace import CausalTrace
-from interp.options import check_choice
 from interp.patches.patch import Patch
 from interp.results.record import write_atomically
 from interp.system.readable import neutral
@@ -76,7 +75,7 @@ class Explorer(anywidget.AnyWidget):
             setup={
                 "model": session.model.cfg.model_name,
                 "n_layers": session.model.cfg.n_layers,
-                "methods": list(METHODS),
+                "maps": maps_data(),
                 "formats": list(FORMATS),
                 "editors": editors_data(session.model),
                 "facts": [f"{f.prompt} …{(f.target or '')}" for f in session.facts],
@@ -129,14 +128,15 @@ class Explorer(anywidget.AnyWidget):
         """Explore another fact."""
         self._submit(partial(self._choose, fact), "reading the prompt")
 
-    def run(self, methods: Sequence[str] = METHODS) -> None:
-        """Compute the maps that are not there yet.
+    def run(self, methods: Sequence[str] | None = None) -> None:
+        """Compute the maps that are not there yet: those of some locators, or all.
 
         Raises:
-            OptionError: If a method does not exist.
+            OptionError: If a locator does not exist.
         """
+        methods = map_names() if methods is None else methods
         for method in methods:
-            check_choice("method", method, METHODS)
+            locator_named(method)
         self._submit(partial(self._locate, list(methods)), "locating", gives_way=True)
 
     def stop(self) -> None:
