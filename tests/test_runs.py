@@ -256,3 +256,9 @@ def test_a_forbidden_run_folder(tmp_path: Path, record: Attribution) -> None:
                 act()
     finally:
         run.path.chmod(0o700)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_folder_may_be_named_by_a_text(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {"a": 1})
+    assert RunFolder(str(tmp_path)).settings()["a"] == 1  # type: ignore[arg-type]

@@ -43,6 +43,9 @@ class RunFolder:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     @classmethod
     def open(cls, path: str | Path, settings: Mapping[str, Any]) -> RunFolder:
         """Start a run, or take up one with the same settings; remove what killed processes left half written.
