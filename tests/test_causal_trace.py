@@ -1,5 +1,6 @@
 """Causal tracing against the published numbers, an independent computation, and its own definitions."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import interp
 from benchmarks.baseline import trace_cells
 from interp.engine.cells import window_layers
 from interp.engine.corruption import noise_level, replacement_facts
@@ -424,3 +426,12 @@ def test_the_record_says_what_was_asked(tiny, facts):
     assert {name: getattr(plain, name) for name in expected} == expected
     assert plain.provenance == provenance(tiny)
     assert plain.fact == facts[0]
+
+
+def test_the_defaults_are_the_papers():
+    """Window, samples and noise of Meng et al. 2022; n = 20 of equation 3; rows of the corpus in 64 tokens."""
+    defaults = {name: each.default for name, each in inspect.signature(causal_trace).parameters.items()}
+    wanted = {"state": "resid", "window": 10, "samples": 10, "noise": "3sigma", "seed": 1, "corruption": "gaussian"}
+    assert {name: defaults[name] for name in wanted} == wanted
+    assert inspect.signature(interp.attribute).parameters["steps"].default == 20
+    assert (interp.Corpus().source, interp.Corpus().row, interp.Corpus().seed) == ("self", 64, 0)

@@ -15,6 +15,7 @@ from interp.editing import (
     TargetConfig,
     check_config,
     default_config,
+    published,
 )
 from interp.errors import OptionError
 
@@ -291,3 +292,14 @@ def test_the_last_layer_exists():
 def test_a_method_that_does_not_exist():
     with pytest.raises(OptionError, match="did you mean 'memit'"):
         default_config(of("small", 12, 64), "memmit")
+
+
+@pytest.mark.parametrize("name", ["gpt2-xl", "gpt-j-6b", "llama-2-7b", "llama-3-8b", "llama-3.2-3b", "mistral-7b-v0.1"])
+def test_where_a_known_model_is_edited_is_where_rome_and_memit_were_published_for_it(name):
+    n_layers, d_mlp, _ = published._KNOWN[name]
+    model = of(name, n_layers, d_mlp, not name.startswith("gpt"))
+    where = published.places(model)
+    assert where.known == name
+    assert where.layer == default_config(model, "rome").layer
+    assert where.layers == default_config(model, "memit").layers
+    assert where.second_moment_weight == default_config(model, "memit").second_moment_weight

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from interp.editing import FtConfig, edit_each
 from interp.engine.cells import Cell
 from interp.engine.pairs import clean_and_corrupted
 from interp.engine.sweep import unembed
@@ -12,7 +13,11 @@ from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
+from interp.patches.patch import applied_patches
+from interp.patches.row_hooks import under_patches
 from tests.conftest import GOLDEN
+from tests.fuzz.samples import TO_LIMA as NORWAY
+from tests.fuzz.samples import TO_ROME as TOWER
 
 QUICK = {"samples": 3, "noise": 0.33}
 
@@ -76,3 +81,19 @@ def test_attribution_adds_up(narrow, tiny, facts, tokens):
     assert rounded(found.scores[found.scores != 0]) < 0.05
     # nodes that bfloat16 had rounded would miss by more than the activations do
     assert found.completeness_gap.abs().max() < 0.05 * exact.change.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+def test_patches_share_their_batches_in_float32_and_take_turns_in_narrower_formats(tiny, narrow):
+    for model, expected in ((tiny, [[0, 1, 2, 3]]), (narrow, [[0, 3], [1], [2]])):
+        patches = edit_each(model, [TOWER, NORWAY], method="ft-l", config=FtConfig(layer=2, steps=1))
+        calls = []
+
+        def work(members, hooked, calls=calls, model=model):
+            calls.append(members)
+            assert (hooked != [None] * len(members)) == (model is tiny)
+            return [len(applied_patches(model))] * len(members)
+
+        found = under_patches(model, [None, *patches, None], work)
+        assert calls == expected
+        assert found == ([0, 0, 0, 0] if model is tiny else [0, 1, 1, 0])

@@ -529,6 +529,14 @@ def test_the_row_of_the_model_before(evaluations):
     assert row.scores["exact-match"]["locality"].why == "100 by definition"
 
 
+def test_the_row_of_the_model_before_without_locality_prompts(tiny, patches):
+    case = EditCase(id="bare", request=patches[0].requests[0])
+    row = table_row([evaluate(tiny, patches[0], case, fluency_tokens=0)], locator="none", layers="", edited=False)
+    found = row.scores["teacher-forced"]["locality"]
+    assert found.n == 0
+    assert "by definition" not in found.why
+
+
 def test_the_row_counts_what_the_edited_model_says(evaluations):
     failed = replace(evaluations[1], after=evaluations[1].before)
     assert evaluations[1].outcome.converged

@@ -372,3 +372,28 @@ def test_a_data_set_of_the_hub_is_asked_for_its_train_split(monkeypatch, source,
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(_hub_texts(source)) == ["one", "two"]
     assert calls == [(asked, {"split": "train", "streaming": True})]
+
+
+def test_a_data_set_that_breaks_off_says_so_and_what_is_ours_passes(monkeypatch):
+    def breaking(error):
+        def load_dataset(*_, **__):
+            yield {"text": "one"}
+            raise error
+
+        return load_dataset
+
+    for error, expected, said in (
+        (MemoryError("no room"), MemoryError, "no room"),
+        (DataError("as it is"), DataError, "^as it is$"),
+        (ValueError("whatever"), DataError, "some/texts.*whatever"),
+    ):
+        monkeypatch.setattr(datasets, "load_dataset", breaking(error))
+        with pytest.raises(expected, match=said):
+            list(_hub_texts("hub:some/texts"))
+
+
+def test_a_cache_that_cannot_be_looked_into_is_none(tiny, tmp_path, caplog):
+    with pytest.warns(InterpWarning, match="are not kept for the next time"):
+        found = second_moments(tiny, [1], SMALL, cache=tmp_path / ("a" * 300))
+    assert torch.equal(found.moments[1], second_moments(tiny, [1], SMALL, cache=None).moments[1])
+    assert "again" not in caplog.text

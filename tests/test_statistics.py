@@ -19,7 +19,7 @@ from interp.evaluation import (
     rank_correlation,
     score_difference,
 )
-from interp.statistics.intervals import ratio_intervals
+from interp.statistics.intervals import largest_columns, ratio_intervals
 from interp.statistics.significance import holm, paired_p_value, score_p_value
 
 NAN = math.nan
@@ -334,3 +334,20 @@ def test_errors() -> None:
         bootstrap_mean([1.0], resamples=0)
     with pytest.raises(OptionError, match=r"^seed must be .* got -1$"):
         bootstrap_mean([NAN], seed=-1)
+
+
+def test_the_span_of_a_peak_ends_where_students_t_says() -> None:
+    """Two columns, the second ahead by a little less or more than a bootstrap over five cases explains."""
+    n, resamples, seed = 5, 2000, 3
+    scatter = np.array([0.3, -0.1, 0.25, -0.4, -0.05])
+    error = np.sqrt((scatter**2).sum() / (n - 1) / n)
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    reached = np.quantile(scatter[draws].mean(1) / error, 0.95)
+    limit = scipy.stats.t.ppf(0.975, n - 1) / scipy.stats.norm.ppf(0.975) * reached * error
+    for share, span in ((0.98, (0, 1)), (1.02, (1, 1))):
+        values = np.stack([np.zeros(n), scatter + share * limit], axis=1)
+        assert largest_columns(values, np.ones(n), resamples=resamples, seed=seed) == span
+
+
+def test_the_peak_of_a_single_column_is_there() -> None:
+    assert largest_columns(np.ones((5, 1)), np.ones(5), resamples=10, seed=0) == (0, 0)

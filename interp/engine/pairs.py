@@ -185,7 +185,7 @@ def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
     """
     here, there = tokenize(model, fact), tokenize(model, other)
     weights = _weights(model)
-    base = base_run(model, here.ids[None], record=sublayers(model))
+    base = base_run(model, here.ids[None])  # states are put into it, none taken from it
     source = base_run(model, there.ids[None], record=sublayers(model))
     with torch.no_grad():
         base_logits, source_logits = (unembed(model, run.resid[-1, :, -1]) for run in (base, source))
