@@ -392,8 +392,31 @@ def test_a_data_set_that_breaks_off_says_so_and_what_is_ours_passes(monkeypatch)
             list(_hub_texts("hub:some/texts"))
 
 
-def test_a_cache_that_cannot_be_looked_into_is_none(tiny, tmp_path, caplog):
-    with pytest.warns(InterpWarning, match="are not kept for the next time"):
-        found = second_moments(tiny, [1], SMALL, cache=tmp_path / ("a" * 300))
+def test_a_cache_that_cannot_be_looked_into_is_none(tiny, tmp_path, caplog, monkeypatch):
+    real = Path.exists
+
+    def exists(path, *args, **kwargs):
+        if path.name.startswith("layer-"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    found = second_moments(tiny, [1], SMALL, cache=tmp_path)
     assert torch.equal(found.moments[1], second_moments(tiny, [1], SMALL, cache=None).moments[1])
     assert "again" not in caplog.text
+
+
+@pytest.mark.parametrize("seed", [0, 5, 10**6])
+def test_each_row_of_the_models_own_text_has_a_seed_of_its_own(tiny, monkeypatch, seed):
+    module, given = sys.modules["interp.editing.corpora"], []
+    real = module.generate
+
+    def generate(*args, **kwargs):
+        given.extend(kwargs["seeds"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "generate", generate)
+    for _ in corpus_rows(tiny, replace(SMALL, seed=seed)):
+        pass
+    assert given == [(seed * 1_000_003 + row) % 2**32 for row in range(len(given))]
+    assert len(set(given)) == len(given) > 1

@@ -1,3 +1,4 @@
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -351,3 +352,8 @@ def test_the_span_of_a_peak_ends_where_students_t_says() -> None:
 
 def test_the_peak_of_a_single_column_is_there() -> None:
     assert largest_columns(np.ones((5, 1)), np.ones(5), resamples=10, seed=0) == (0, 0)
+
+
+def test_ten_thousand_resamples_unless_told_otherwise() -> None:
+    for function in (bootstrap_mean, paired_difference):
+        assert inspect.signature(function).parameters["resamples"].default == 10_000
