@@ -19,6 +19,7 @@ __all__ = [
     "MOST",
     "Progress",
     "check_choice",
+    "check_flag",
     "check_layers",
     "check_noise",
     "check_positive",
@@ -131,6 +132,17 @@ def check_positive(**values: object) -> None:
     """
     for name, value in values.items():
         whole_number(name, value)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Refuse what is neither True nor False; return it as Python's.
+
+    Raises:
+        OptionError: Naming the option and the value.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
+        raise OptionError(f"{name} must be True or False, got {_shown(value)}")
+    return bool(value)
 
 
 def check_noise(noise: Any) -> Any:

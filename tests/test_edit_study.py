@@ -868,3 +868,10 @@ def test_results_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -
         assert repr(edit_results(copied, AVERAGES)) == expected
     finally:
         hidden.rename(finished.path)
+
+
+@pytest.mark.parametrize("layers", [True, 3, [1]])
+@pytest.mark.usefixtures("unchecked")
+def test_layers_that_are_no_mapping(layers: Any) -> None:
+    with pytest.raises(OptionError, match="layers must map locators to their layers, got"):
+        EditStudySettings(layers=layers)

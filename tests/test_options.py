@@ -9,6 +9,7 @@ from interp.errors import OptionError
 from interp.options import (
     MOST,
     check_choice,
+    check_flag,
     check_layers,
     check_noise,
     check_positive,
@@ -111,3 +112,12 @@ def test_settings_hold_pythons_numbers():
     found = Settings(np.int32(3), np.float64(0.5), True, "x")
     assert [type(value) for value in vars(found).values()] == [int, float, bool, str]
     assert repr(found) == repr(Settings(3, 0.5, True, "x"))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", [1, 0, None, "yes", np.array([True, False]), np.array(True)])
+def test_a_flag_is_true_or_false(value):
+    with pytest.raises(OptionError, match=r"^replace must be True or False, got"):
+        check_flag("replace", value)
+    assert check_flag("replace", np.bool_(True)) is True
+    assert check_flag("replace", False) is False

@@ -296,3 +296,13 @@ def test_lines_of_a_corpus_go_on_without_a_mark(kind: str, kind_model: Models, t
     whole = raw(model, "The city\nParis is in France\nthe capital\n" * 3)
     if kind != "unigram":  # which makes a space of a line's end, and puts a mark before the next line by itself
         assert written == whole[: len(written)]
+
+
+@kinds
+def test_half_a_character_is_refused(kind: str, kind_model: Models) -> None:
+    model = kind_model(kind)
+    for fact in (Fact(template="The {} is", subject="\ud800"), Fact(template="\udcff {} is", subject="city")):
+        with pytest.raises(FactError, match="holds half a character"):
+            tokenize(model, fact)
+    with pytest.raises(FactError, match="holds half a character"):
+        encode_continuation(model, "The city of", " Par\udfffis")

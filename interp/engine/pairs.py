@@ -28,7 +28,7 @@ from interp.errors import OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, tokenize
-from interp.options import check_choice, check_noise, check_seed, whole_number
+from interp.options import check_choice, check_flag, check_noise, check_seed, whole_number
 
 __all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
 
@@ -115,7 +115,7 @@ def clean_and_corrupted(
         NumericalError: If the model returns NaN or infinite logits.
     """
     check_choice("corruption", corruption, CORRUPTIONS)
-    noise, seed = check_noise(noise), check_seed(seed)
+    noise, seed, replace = check_noise(noise), check_seed(seed), check_flag("replace", replace)
     samples = whole_number("samples", samples)
     max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)

@@ -263,6 +263,10 @@ def _front(model: HookedTransformer) -> list[int]:
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FactError(f"the text {excerpt(text)} holds half a character (a lone surrogate)") from error
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
 

@@ -95,8 +95,10 @@ class EditStudySettings:
         if self.limit is not None:
             check_positive(limit=self.limit)
         check_seed(self.seed)
+        if self.layers is not None and not isinstance(self.layers, Mapping):
+            raise OptionError(f"layers must map locators to their layers, got {self.layers!r}")
         if self.layers is not None and set(self.layers) != {"attribution", "tracing"}:
-            raise OptionError(f"layers must be given for attribution and tracing, got {sorted(self.layers)}")
+            raise OptionError(f"layers must be given for attribution and tracing, got {sorted(map(str, self.layers))}")
 
 
 PRESETS: Mapping[str, EditStudySettings] = {
