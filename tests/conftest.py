@@ -6,6 +6,7 @@ The package is imported under jaxtyping's hook: every shape and type annotation 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +39,11 @@ from interp.models.load import load_model  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
 torch.set_num_threads(1)
+
+# the tests press Ctrl-C and hang up; a process in the background of a shell, or under nohup, inherits them ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 
