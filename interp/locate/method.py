@@ -6,8 +6,8 @@ Everything else takes what it needs from it: the study and its Figure 1, heatmap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformer_lens import HookedTransformer
@@ -36,7 +36,6 @@ class LocateTask:
         model_provenance: To spare hashing the weights.
         progress: Called with (done, in all).
         partial: Called with the result so far; what is not there yet is NaN.
-        more: Settings of a single locator, by name.
     """
 
     model: HookedTransformer
@@ -54,7 +53,6 @@ class LocateTask:
     model_provenance: Provenance | None = None
     progress: Progress | None = None
     partial: Callable[[Any], None] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
 
     def shared(self) -> dict[str, Any]:
         """What every locator's call takes under the same name."""

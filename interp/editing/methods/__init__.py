@@ -6,10 +6,9 @@ An editor of one's own, from anywhere, may be put into the table as it is.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interp.options import check_choice
+from interp.system.tables import entry_named
 
 if TYPE_CHECKING:
     from interp.editing.method import Editor
@@ -32,9 +31,5 @@ def editor_named(name: str) -> Editor:
     Raises:
         OptionError: If there is none, with the name that was perhaps meant.
     """
-    check_choice("method", name, tuple(EDITORS))
-    entry = EDITORS[name]
-    if isinstance(entry, str):
-        module, _, attribute = entry.partition(".")
-        entry = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return entry
+    found: Editor = entry_named(name, EDITORS, __name__)
+    return found

@@ -6,10 +6,9 @@ A locator of one's own, from anywhere, may be put into the table as it is.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interp.options import check_choice
+from interp.system.tables import entry_named
 
 if TYPE_CHECKING:
     from interp.locate.method import Locator
@@ -31,9 +30,5 @@ def locator_named(name: str) -> Locator:
     Raises:
         OptionError: If there is none, with the name that was perhaps meant.
     """
-    check_choice("method", name, tuple(LOCATORS))
-    entry = LOCATORS[name]
-    if isinstance(entry, str):
-        module, _, attribute = entry.partition(".")
-        entry = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return entry
+    found: Locator = entry_named(name, LOCATORS, __name__)
+    return found
