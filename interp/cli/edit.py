@@ -54,7 +54,7 @@ def edit(
     model: Model = "smollm2-135m",
     method: Method = "rome",
     layer: Annotated[
-        int | None, typer.Option(help="Edit here (MEMIT, PMET: the last of five); by default the method's.")
+        int | None, typer.Option(help="Edit here (of several layers: the last); by default the method's.")
     ] = None,
     identity: Annotated[bool, typer.Option("--identity", help="Without second moments (C = identity).")] = False,
     corpus: Annotated[str, path_option(help="Of the second moments: self, a text file or hub:NAME:CONFIG.")] = "self",

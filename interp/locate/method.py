@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformer_lens import HookedTransformer
 
@@ -82,6 +82,9 @@ class Locator:
         about: What the record of a fact must be about, by field.
         cell: The state that a click on its map stands for: from token, layer and window.
         depends: The settings of a task that its numbers depend on.
+        located_by: How Table 1 names it; its title if None.
+        window: Where an editor of several layers edits: ``"from"`` the layer that the locator points to on, or up
+            ``"to"`` it.
     """
 
     name: str
@@ -96,3 +99,5 @@ class Locator:
     about: Callable[[Fact], dict[str, Any]]
     cell: Callable[[int, int, int], Cell]
     depends: frozenset[str]
+    located_by: str | None = None
+    window: Literal["from", "to"] = "to"

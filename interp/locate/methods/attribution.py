@@ -393,4 +393,6 @@ LOCATOR = Locator(
     about=lambda fact: {"fact": fact},
     cell=lambda token, layer, window: Cell(token=token, layer=layer, state="mlp"),  # one block's MLP output
     depends=frozenset({"tokens", "steps", "rule"}),
+    located_by="Attribution score",
+    window="from",  # the paper: 1-5 for layer 1, where tracing has 13-17 for layer 17
 )

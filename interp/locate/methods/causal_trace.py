@@ -314,6 +314,7 @@ def _averaged(trace: CausalTrace) -> TokenMap:
     return replace_fields(trace.map(), title=title, unit="indirect effect on P(answer)")
 
 
+_LOCATED_BY = {"resid": "Causal tracing (states)", "mlp": "Causal tracing", "attn": "Causal tracing (attention)"}
 _AVERAGED = {"resid": "Residual stream", "mlp": "MLP output", "attn": "Attention output"}
 
 
@@ -340,6 +341,7 @@ def _locator(state: State, turn: int, doing: str) -> Locator:
         about=lambda fact: {"fact": fact, "state": state},
         cell=cell,
         depends=frozenset({"noise", "samples", "seed"} | (set() if state == "resid" else {"window"})),
+        located_by=_LOCATED_BY[state],
     )
 
 
