@@ -169,20 +169,20 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
 
     from interp import plots
     from interp.results.record import write_atomically
-    from interp.study.edited import edit_results, relocated
+    from interp.study.edited import read_edit_results, relocated
 
-    found = edit_results(edits, averages)
+    found = read_edit_results(edits, averages)
     written = []
     texts = {
         "table1.md": plots.table1_markdown(found.rows, found.comparisons),
         "table1.tex": plots.table1_latex(found.rows, found.comparisons),
         "table1.csv": plots.table1_csv(found.rows, found.comparisons),
     }
-    texts["edit-layers.csv"] = plots.edit_layers_csv(found.by_layer, found.strengths)
+    texts["edit-layers.csv"] = plots.scores_by_layer_csv(found.by_layer, found.strengths)
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
         written.append(folder / name)
-    written += plots.save_figure(plots.edit_layers(found.by_layer, found.strengths), folder / "edit-layers")
+    written += plots.save_figure(plots.scores_by_layer(found.by_layer, found.strengths), folder / "edit-layers")
     panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 

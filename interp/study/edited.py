@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.evaluation.summary import Comparison, TableRow, compare, table_row
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.attribution import Attribution
 from interp.locate.methods.causal_trace import CausalTrace
@@ -16,7 +16,7 @@ from interp.results.shown import Shown
 from interp.statistics.estimates import Interval, rank_correlation
 from interp.study.plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
 
-__all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
+__all__ = ["EditResults", "Relocated", "Strength", "read_edit_results", "relocated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Relocated:
     attribution: tuple[Attribution, Attribution]
 
 
-def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
+def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
     """Table 1 and the layer sweep from records alone.
 
     Raises:
@@ -101,7 +101,7 @@ def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResult
             rows.append(entry)
     unedited, _ = row("rome", layers_of("tracing", "rome", chosen, plan.drawn), "Before any edit", "-", edited=False)
     comparisons = [
-        compared(*_in_both(groups[a, method], groups[b, method]), names=(LOCATORS[a], LOCATORS[b]), seed=seed)
+        compare(*_in_both(groups[a, method], groups[b, method]), names=(LOCATORS[a], LOCATORS[b]), seed=seed)
         for method in ("rome", "memit")
         for a, b in (("tracing", "attribution"), ("tracing", "random"), ("attribution", "random"))
     ]
