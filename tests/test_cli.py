@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 
 import interp.cli
 from interp.facts.records import Fact
-from interp.locate.knowledge import answers
+from interp.locate.knowledge import top_answers
 from interp.locate.methods import LOCATORS
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
@@ -240,7 +240,7 @@ def test_facts_answers_as_the_library(call: Call, tiny: HookedTransformer, facts
     path = write_facts(tmp_path / "mixed.json", mixed)
     rows = json.loads(call("facts", "--facts", path, *MODEL, "--json").out)
     assert [row["known"] for row in rows] == [True, False, True, True, True, True]
-    for row, answer in zip(rows, answers(tiny, mixed), strict=True):
+    for row, answer in zip(rows, top_answers(tiny, mixed), strict=True):
         assert (row["prompt"], row["subject"], row["target"]) == (
             answer.fact.prompt,
             answer.fact.subject,

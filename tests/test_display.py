@@ -42,7 +42,7 @@ def results(tiny, patch):
     )  # fmt: skip
     trace = interp.causal_trace(tiny, EIFFEL, state="mlp", window=3, samples=2, noise=0.3)
     row = interp.table_row([evaluation], locator="Causal tracing", layers="2")
-    strength = interp.Strength(
+    strength = interp.study.Strength(
         locator="Causal tracing", title="MLP", unit="effect", mean=(0.1, 0.2), low=(0.0, 0.1), high=(0.2, 0.3),
         chosen=1, correlation=Interval(mean=0.54, low=-0.22, high=0.96, n=10),
     )  # fmt: skip
@@ -53,14 +53,14 @@ def results(tiny, patch):
         "patched": interp.patch_activations(pair, [Cell(token=2, layer=1)]),
         "patch": patch,
         "evaluation": evaluation,
-        "answers": interp.ask(tiny, [case], fluency_tokens=0)[0],
+        "answers": interp.evaluation.ask(tiny, [case], fluency_tokens=0)[0],
         "row": row,
         "average": class_average(
             [dataclasses.replace(trace.map(), title="MLP output", unit="indirect effect")], [trace]
         ),
-        "results": interp.EditResults(
+        "results": interp.study.EditResults(
             rows=(row,),
-            comparisons=(interp.compared([evaluation], [evaluation], names=("One", "Other")),),
+            comparisons=(interp.compare([evaluation], [evaluation], names=("One", "Other")),),
             by_layer={2: row},
             strengths=(strength,),
         ),

@@ -29,7 +29,7 @@ from interp.models.tokens import TOKEN_CLASSES
 from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
-from interp.study.edited import edit_results, relocated
+from interp.study.edited import read_edit_results, relocated
 from interp.study.editing import edit_cases
 from interp.study.plan import (
     PAPER_LAYERS,
@@ -161,7 +161,7 @@ def same(one: RunFolder, other: RunFolder) -> bool:
     for run in (one, other):
         again = relocated(run)
         records = (*again.trace, *again.attribution)
-        found.append((repr(edit_results(run, AVERAGES)), [record.scores.numpy().tobytes() for record in records]))
+        found.append((repr(read_edit_results(run, AVERAGES)), [record.scores.numpy().tobytes() for record in records]))
     return found[0] == found[1]
 
 
@@ -337,7 +337,7 @@ def check_equal(found: CaseEvaluation, expected: CaseEvaluation) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* (did not take|rest on too little):interp.errors.InterpWarning")
 def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: RunFolder) -> None:
-    results = edit_results(finished, AVERAGES)
+    results = read_edit_results(finished, AVERAGES)
     drawn = [entry["rome"] for entry in finished.read_json("selection.json")["drawn"]]
     random = [(0, 1, 2, 3, 4)] * 3
     expected = {
@@ -376,7 +376,7 @@ def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: 
 
 
 def test_the_sweep_and_the_comparisons(finished: RunFolder) -> None:
-    results = edit_results(finished, AVERAGES)
+    results = read_edit_results(finished, AVERAGES)
     assert list(results.by_layer) == [0, 3]
     assert [row.layers for row in results.by_layer.values()] == ["0", "3"]
     assert repr(results.by_layer[0].scores) == repr(results.rows[1].scores)
@@ -442,7 +442,7 @@ def test_layers_that_do_not_follow_each_other_are_told_apart(tiny: HookedTransfo
         "tracing": LayerChoice(rome=4, memit=(1, 3, 4)),
     }
     run = study(tiny, tmp_path, dataclasses.replace(SETTINGS, layers=layers, limit=1, stride=6))
-    rows = edit_results(run, AVERAGES).rows
+    rows = read_edit_results(run, AVERAGES).rows
     assert [row.layers for row in rows] == ["-", "1", "1,2,4", "4", "1,3,4", "1 random", "3 random"]
     for text, at in (("1,2,4", (1, 2, 4)), ("1,3,4", (1, 3, 4))):
         record = run.get(CaseEvaluation, f"case-memit-{text}-0000")
@@ -678,7 +678,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_counted(
     reasons = run.read_json("skipped.json")
     assert list(reasons) == ["case-0000"]
     assert "context holds 64" in reasons["case-0000"]
-    results, expected = edit_results(run, AVERAGES), edit_results(finished, AVERAGES)
+    results, expected = read_edit_results(run, AVERAGES), read_edit_results(finished, AVERAGES)
     for row in results.rows:
         assert row.n_cases == 3
         assert row.skipped == (f"case long: {reasons['case-0000']}",)
@@ -712,8 +712,8 @@ def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
     run = study(tiny, tmp_path)
     reasons = run.read_json("skipped.json")
     assert reasons == {"case-memit-0-4-0001": "the loss is not finite"}
-    results = edit_results(run, AVERAGES)
-    whole = {row.method: row for row in edit_results(finished, AVERAGES).rows}
+    results = read_edit_results(run, AVERAGES)
+    whole = {row.method: row for row in read_edit_results(finished, AVERAGES).rows}
     for row in results.rows:
         assert row.n_cases == (2 if row.method == "memit" else 3)
         assert row.skipped == (("case messi: the loss is not finite",) if row.method == "memit" else ())
@@ -724,7 +724,7 @@ def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
     done = len(calls)
     study(tiny, tmp_path)
     assert len(calls) == done  # a restart does not try again
-    assert repr(edit_results(run, AVERAGES)) == repr(results)
+    assert repr(read_edit_results(run, AVERAGES)) == repr(results)
 
 
 def test_what_fails_for_every_case_stops_the_study(
@@ -742,7 +742,7 @@ def test_a_case_that_cannot_be_asked_is_left_out_of_everything(
     failing(monkeypatch, "ask", lambda cases, options: any(case.id == "tower" for case in cases))
     run = study(tiny, tmp_path)
     assert list(run.read_json("skipped.json")) == ["case-0000"]
-    assert {row.n_cases for row in edit_results(run, AVERAGES).rows} == {2}
+    assert {row.n_cases for row in read_edit_results(run, AVERAGES).rows} == {2}
     again = relocated(run)
     assert again.case == "messi"
     assert again.trace[0].fact == CASES[1].request.fact
@@ -810,13 +810,15 @@ def test_a_place_that_cannot_be_written(tiny: HookedTransformer, tmp_path: Path)
 )
 def test_results_of_an_unfinished_run_name_what_is_missing(copied: RunFolder, unit: str) -> None:
     copied.record_path(unit).unlink()
-    read: Any = relocated if "-rome-" not in unit and "-memit-" not in unit else lambda run: edit_results(run, AVERAGES)
+    read: Any = (
+        relocated if "-rome-" not in unit and "-memit-" not in unit else lambda run: read_edit_results(run, AVERAGES)
+    )
     with pytest.raises(DataError, match=f"the study is not finished: {unit} is missing"):
         read(copied)
 
 
 def test_what_is_no_run_folder(tmp_path: Path) -> None:
-    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+    for read in (relocated, lambda run: read_edit_results(run, AVERAGES)):
         with pytest.raises(DataError, match="is not a run folder"):
             read(RunFolder(tmp_path / "missing"))
 
@@ -835,7 +837,7 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
 def test_a_selection_that_was_tampered_with(copied: RunFolder, text: str) -> None:
     json.loads(text)
     (copied.path / "selection.json").write_text(text)
-    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+    for read in (relocated, lambda run: read_edit_results(run, AVERAGES)):
         with pytest.raises(DataError, match=r"selection\.json is damaged"):
             read(copied)
 
@@ -847,7 +849,7 @@ def test_records_under_each_others_names_are_not_drawn(copied: RunFolder, units:
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
     with pytest.raises(DataError, match=f"{units[0]}.safetensors holds the record of unit '{units[1]}'"):
-        relocated(copied) if "trace" in units[0] else edit_results(copied, AVERAGES)
+        relocated(copied) if "trace" in units[0] else read_edit_results(copied, AVERAGES)
 
 
 @pytest.mark.parametrize("file", ["run.json", "selection.json", "records/case-rome-0-0001.safetensors"])
@@ -858,14 +860,14 @@ def test_a_flipped_bit_is_not_drawn(copied: RunFolder, file: str) -> None:
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=f"{file} is damaged"):
-        edit_results(copied, AVERAGES)
+        read_edit_results(copied, AVERAGES)
 
 
 def test_results_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -> None:
-    expected = repr(edit_results(finished, AVERAGES))
+    expected = repr(read_edit_results(finished, AVERAGES))
     hidden = finished.path.rename(finished.path.with_name("hidden"))
     try:
-        assert repr(edit_results(copied, AVERAGES)) == expected
+        assert repr(read_edit_results(copied, AVERAGES)) == expected
     finally:
         hidden.rename(finished.path)
 

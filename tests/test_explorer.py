@@ -286,7 +286,7 @@ def test_a_second_edit_takes_the_first_one_back(explorer, tiny):
     alone = interp.edit(
         tiny,
         [EditRequest(EIFFEL, new_target=" Tokyo")],
-        config=interp.RomeConfig(layer=1),
+        config=interp.editing.RomeConfig(layer=1),
         second_moments=interp.second_moments(tiny, [1]),
     )
     assert explorer.patch is not None
@@ -429,7 +429,7 @@ def test_another_fact(explorer, tiny):
     say(explorer, do="choose", index=3)
     assert explorer.fact == interp.load_facts()[3]
     say(explorer, do="choose", prompt="The Louvre is in", subject="Louvre", target="")
-    top = interp.answers(tiny, [explorer.fact])[0]
+    top = interp.locate.top_answers(tiny, [explorer.fact])[0]
     assert explorer.fact_shown["answer"] == token_label(top.top_answer)
 
 

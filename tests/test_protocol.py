@@ -25,7 +25,7 @@ from interp.evaluation.protocol import (
     questions,
 )
 from interp.evaluation.questions import cases_of
-from interp.evaluation.summary import compared, table_row
+from interp.evaluation.summary import compare, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.models.load import weights_hash
 from interp.patches.patch import Patch, compose
@@ -555,7 +555,7 @@ def test_rows_that_cannot_be(evaluations):
 
 def test_two_locators(evaluations):
     worse = [replace(e, after=e.before, fluency_after=e.fluency_after - 10) for e in evaluations]
-    found = compared(evaluations, worse, names=("attribution", "causal tracing"))
+    found = compare(evaluations, worse, names=("attribution", "causal tracing"))
     assert (found.method, found.first, found.second) == ("rome", "attribution", "causal tracing")
     assert found.protocol == "teacher-forced"
     for metric in METRICS:
@@ -568,7 +568,7 @@ def test_two_locators(evaluations):
     assert found.differences["reliability"].mean > 50  # in favour of the first
     assert found.differences["locality"].mean <= 0
     assert found.differences["fluency"].mean == pytest.approx(10)
-    exact = compared(evaluations, worse, names=("a", "b"), protocol="exact-match")
+    exact = compare(evaluations, worse, names=("a", "b"), protocol="exact-match")
     assert exact.differences["reliability"].mean == 100
     assert found.p_values["reliability"] == paired_p_value(
         *([e.scores()["reliability"] for e in each] for each in (evaluations, worse))
@@ -576,7 +576,7 @@ def test_two_locators(evaluations):
     assert set(found.p_values) == set(found.differences) == {*METRICS, "fluency", "score"}
     for others in (worse[:2], worse[::-1], [replace(e, method="memit") for e in worse]):
         with pytest.raises(OptionError, match="a and b edited different cases or with different methods"):
-            compared(evaluations, others, names=("a", "b"))
+            compare(evaluations, others, names=("a", "b"))
 
 
 def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
@@ -590,7 +590,7 @@ def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
                 replace(many[-1], fluency_after=499.0 + 3 * i % 7, after=e.before if i in (0, 1, 2) else e.after)
             )
     rows = [table_row(many, locator="a", layers="2", seed=seed) for seed in (3, 3, 4)]
-    comparisons = [compared(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
+    comparisons = [compare(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
     assert repr(rows[0].scores) == repr(rows[1].scores)  # NaN is not NaN, but its text is
     assert repr(comparisons[0]) == repr(comparisons[1])
     for protocol in PROTOCOLS:

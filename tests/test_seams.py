@@ -42,7 +42,9 @@ class ShiftConfig(AtOneLayer):
 
 def shift(task):
     W_out = task.model.blocks[task.config.layer].mlp.W_out
-    outcomes = tuple(interp.Outcome(converged=True, probability=None, loss=None, steps=0) for _ in task.requests)
+    outcomes = tuple(
+        interp.patches.Outcome(converged=True, probability=None, loss=None, steps=0) for _ in task.requests
+    )
     return Change(dense={task.config.layer: torch.full_like(W_out, task.config.by)}, outcomes=outcomes)
 
 
@@ -102,7 +104,7 @@ def test_a_solve_of_its_own(tiny):
     patch = interp.edit(tiny, [TOWER, NORWAY], method="plain", **options)
     assert patch.layers == (1, 2)
     memit = interp.edit(
-        tiny, [TOWER, NORWAY], method="memit", config=interp.MemitConfig(layers=(1, 2), steps=3), **options
+        tiny, [TOWER, NORWAY], method="memit", config=interp.editing.MemitConfig(layers=(1, 2), steps=3), **options
     )
     # at the first layer the same keys in another metric: both span the same space, with other lengths
     both = torch.nn.functional.normalize(torch.cat([patch.left[1], memit.left[1]], 1).double(), dim=0)
@@ -115,7 +117,7 @@ def test_its_settings(tiny):
     assert interp.default_config(tiny, "shift", layer=0) == ShiftConfig(layer=0)
     assert interp.default_config(tiny, "plain", layer=5).layers == (1, 2, 3, 4, 5)
     with pytest.raises(OptionError, match="shift takes a ShiftConfig, got a RomeConfig"):
-        interp.edit(tiny, [TOWER], method="shift", config=interp.RomeConfig(layer=3))
+        interp.edit(tiny, [TOWER], method="shift", config=interp.editing.RomeConfig(layer=3))
     with pytest.raises(OptionError, match="layer 6 does not exist"):
         interp.edit(tiny, [TOWER], method="shift", config=ShiftConfig(layer=6))
     with pytest.raises(OptionError, match="shift takes no contexts"):
@@ -143,8 +145,8 @@ def test_its_rows_stand_in_table_1(tiny):
     cases = [interp.EditCase(id=str(i), request=request) for i, request in enumerate((TOWER, NORWAY))]
     found = interp.evaluate_each(tiny, patches, cases, fluency_tokens=0)
     row = interp.table_row(found, locator="By hand", layers="3")
-    assert "shift" in interp.table1_csv([row], [])
-    assert "SHIFT" in interp.table1_markdown([row], []).upper()
+    assert "shift" in interp.plots.table1_csv([row], [])
+    assert "SHIFT" in interp.plots.table1_markdown([row], []).upper()
 
 
 def test_no_warning_is_lost(tiny):
@@ -215,12 +217,12 @@ def test_a_locator_stands_in_the_study_and_figure_1(tiny, facts, tmp_path, with_
     figure = interp.figure1(averages)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     assert (len(titles), titles[-1]) == (5, "Lengths")
-    header, *lines = csv.reader(interp.figure1_csv(averages).splitlines())
+    header, *lines = csv.reader(interp.plots.figure1_csv(averages).splitlines())
     assert {len(line) for line in lines} == {len(header)}
     assert sum(line[1:3] == ["lengths", "norm"] for line in lines) == 6 * tiny.cfg.n_layers
-    assert "Lengths" in interp.figure1_html(averages)
-    located = interp.located(run)[0].records["lengths"]
-    assert torch.equal(located.values, interp.located(interp.RunFolder(tmp_path))[0].records["lengths"].values)
+    assert "Lengths" in interp.plots.figure1_html(averages)
+    located = interp.study.located(run)[0].records["lengths"]
+    assert torch.equal(located.values, interp.study.located(interp.RunFolder(tmp_path))[0].records["lengths"].values)
 
 
 def test_a_locator_stands_in_the_explorer(tiny, with_lengths):
@@ -238,6 +240,6 @@ def test_a_locators_map_is_drawn_everywhere(tiny, with_lengths, tmp_path):
     shown = LengthsRecord.load(tmp_path / "record.safetensors").map()
     interp.save_figure(interp.heatmap(shown), tmp_path / "map", formats=("svg",))
     assert "Lengths" in (tmp_path / "map.svg").read_text("utf-8")
-    assert "Lengths" in interp.heatmap_html(shown)
-    assert len(interp.heatmap_text(shown).plain.splitlines()) >= len(shown.tokens)
-    assert interp.maps_csv([shown]).count("\n") == 1 + shown.values.numel()
+    assert "Lengths" in interp.plots.heatmap_html(shown)
+    assert len(interp.plots.heatmap_text(shown).plain.splitlines()) >= len(shown.tokens)
+    assert interp.plots.maps_csv([shown]).count("\n") == 1 + shown.values.numel()

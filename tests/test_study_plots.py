@@ -389,15 +389,15 @@ def check_files(figure: Figure, folder: Path) -> str:
 
 @pytest.mark.parametrize("width", plots.WIDTHS)
 @pytest.mark.parametrize("step", [1, 3, 29])
-def test_edit_layers_fits(width: str, step: int, strengths: list[Strength]) -> None:
-    figure = plots.edit_layers(sweep(range(0, 30, step)), strengths, width=width)
+def test_scores_by_layer_fits(width: str, step: int, strengths: list[Strength]) -> None:
+    figure = plots.scores_by_layer(sweep(range(0, 30, step)), strengths, width=width)
     assert figure.get_size_inches()[0] == plots.WIDTHS[width]
     check_nothing_is_cut_off(figure)
 
 
-def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
+def test_scores_by_layer(strengths: list[Strength], tmp_path: Path) -> None:
     by_layer = sweep(range(0, 30, 3))
-    figure = plots.edit_layers(by_layer, strengths)
+    figure = plots.scores_by_layer(by_layer, strengths)
     upper, attribution, tracing = figure.axes
     assert upper.get_title(loc="left") == (
         "ROME at each layer: edit score and its parts (teacher-forced, n = 12 cases)"
@@ -435,21 +435,21 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     assert "Portability" in check_files(figure, tmp_path)
 
 
-def test_edit_layers_without_numbers(strengths: list[Strength], tmp_path: Path) -> None:
+def test_scores_by_layer_without_numbers(strengths: list[Strength], tmp_path: Path) -> None:
     undefined = Interval(mean=NAN, low=NAN, high=NAN, n=1)
     one = dataclasses.replace(strengths[0], correlation=undefined)
     row = table_row("Layer sweep", n_cases=9)
     row.scores["teacher-forced"]["portability"] = UNMEASURED
-    figure = plots.edit_layers({3: row, 6: table_row("Layer sweep")}, [one])
+    figure = plots.scores_by_layer({3: row, 6: table_row("Layer sweep")}, [one])
     assert "correlation with the edit score: undefined, n = 1 layer" in figure.axes[1].get_title(loc="left")
     assert "n = 9 to 12 cases" in figure.axes[0].get_title(loc="left")
     check_files(figure, tmp_path)
-    check_nothing_is_cut_off(plots.edit_layers({3: row}, []))
+    check_nothing_is_cut_off(plots.scores_by_layer({3: row}, []))
 
 
-def test_edit_layers_csv(strengths: list[Strength]) -> None:
+def test_scores_by_layer_csv(strengths: list[Strength]) -> None:
     by_layer = sweep(range(0, 30, 3))
-    lines = list(csv.DictReader(io.StringIO(plots.edit_layers_csv(by_layer, strengths))))
+    lines = list(csv.DictReader(io.StringIO(plots.scores_by_layer_csv(by_layer, strengths))))
     edits = [line for line in lines if line["kind"] == "edit"]
     assert len(edits) == 10 * (3 * 5 + 1)
     for line in edits:
@@ -471,7 +471,7 @@ def test_edit_layers_csv(strengths: list[Strength]) -> None:
 
 
 def test_bad_layers(strengths: list[Strength]) -> None:
-    for function in (plots.edit_layers, plots.edit_layers_csv):
+    for function in (plots.scores_by_layer, plots.scores_by_layer_csv):
         with pytest.raises(OptionError, match="by_layer is empty"):
             function({}, strengths)
         with pytest.raises(OptionError, match="by one method, got memit, rome"):
@@ -479,7 +479,7 @@ def test_bad_layers(strengths: list[Strength]) -> None:
         with pytest.raises(OptionError, match="strength of short has 4 values; expected one for each of 30 layers"):
             function(sweep(range(3)), [*strengths, strength("short", n_layers=4)])
     with pytest.raises(OptionError, match="width must be one of"):
-        plots.edit_layers(sweep(range(3)), strengths, width="wide")
+        plots.scores_by_layer(sweep(range(3)), strengths, width="wide")
 
 
 def panel(

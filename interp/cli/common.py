@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from interp.facts.records import Fact
     from interp.results.run_folder import RunFolder
-    from interp.study.locating import LocateSettings
+    from interp.study.settings import LocateSettings
 else:
     Context = typer.Context.__base__  # the class of what commands are called with
 
@@ -114,7 +114,7 @@ def count(name: str, value: int | None, default: int | None) -> int | None:
 
 def locate_settings(*, limit: int | None = None, default_limit: int | None = 12, **options: Any) -> LocateSettings:
     """Checked settings of the locating part; a limit of 0 means all."""
-    from interp.study.locating import LocateSettings
+    from interp.study.settings import LocateSettings
 
     return LocateSettings(limit=count("limit", limit, default_limit), **options)
 

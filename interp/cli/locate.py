@@ -41,7 +41,7 @@ from interp.cli.progress import bar
 
 if TYPE_CHECKING:
     from interp.locate.class_average import ClassAverage
-    from interp.study.locating import LocateSettings
+    from interp.study.settings import LocateSettings
 
 RUN_OPTIONS = (
     "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
@@ -73,7 +73,7 @@ def figure1(
     """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
     if from_run is not None:
         from interp.results.run_folder import RunFolder
-        from interp.study.locating import class_averages
+        from interp.study.located import class_averages
 
         refuse_given(context, "--from takes everything from the records", *RUN_OPTIONS)
         check_width(width)
@@ -108,7 +108,8 @@ def _run_figure1(
 ) -> None:
     check_width(width)
     from interp.facts.fact_files import load_facts
-    from interp.study.locating import class_averages, locate_facts
+    from interp.study.located import class_averages
+    from interp.study.locating import locate_facts
 
     candidates = load_facts(facts)
     check_writable(figures)
@@ -145,7 +146,7 @@ def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None
 def draw_first_fact(run: Any, folder: Path) -> None:
     """The maps of one fact, as an example."""
     from interp import plots
-    from interp.study.locating import located
+    from interp.study.located import located
 
     fact = located(run)[0]
     for name, found in fact.records.items():

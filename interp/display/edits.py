@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from interp.display.description import Description, Table, describe, probability
+from interp.editing.methods import editor_title
 from interp.editing.moments import SecondMoments
 from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
 from interp.evaluation.summary import Comparison, TableRow
@@ -41,7 +42,7 @@ def describe_patch(patch: Patch) -> Description:
         for layer, norm in patch.norms().items()
     ]
     return Description(
-        heading=f"{patch.method.upper()} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
+        heading=f"{editor_title(patch.method)} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
         lines=[
             f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}",
             *(["NOT EVERY EDIT TOOK: the patched model does not give the new answer"] if patch.took is False else []),
@@ -79,7 +80,7 @@ def _case_evaluation(found: CaseEvaluation) -> Description:
         for b in (before[name],)
     )
     return Description(
-        heading=f"{found.case}: {found.method.upper()} at layer(s) {', '.join(map(str, found.layers))}",
+        heading=f"{found.case}: {editor_title(found.method)} at layer(s) {', '.join(map(str, found.layers))}",
         lines=[f"percent, {PROTOCOL}: {scores}"],
         tables=[
             Table(
@@ -111,6 +112,7 @@ def _results(results: EditResults) -> Description:
         (str(layer), *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS))
         for layer, row in results.by_layer.items()
     ]
+    editor = next(iter(results.by_layer.values())).method
     correlations = [
         (strength.locator, str(strength.chosen), _correlation(strength.correlation)) for strength in results.strengths
     ]
@@ -120,7 +122,7 @@ def _results(results: EditResults) -> Description:
         tables=[
             _table(results.rows),
             _differences(results.comparisons),
-            Table(title="ROME by layer", header=("layer", *COLUMNS), rows=sweep),
+            Table(title=f"{editor_title(editor)} by layer", header=("layer", *COLUMNS), rows=sweep),
             Table(
                 title="Does localisation predict editing? Rank correlation over the swept layers",
                 header=("locator", "layer chosen", "correlation with the edit score"),
@@ -144,7 +146,7 @@ def _table(rows: Sequence[TableRow]) -> Table:
     cells = [
         (
             row.locator,
-            "–" if row.method == "none" else row.method.upper(),
+            "–" if row.method == "none" else editor_title(row.method),
             row.layers,
             *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS),
             f"{row.fluency.mean:.0f}",
@@ -156,7 +158,11 @@ def _table(rows: Sequence[TableRow]) -> Table:
 
 def _differences(comparisons: Sequence[Comparison]) -> Table:
     rows = [
-        (f"{c.first} against {c.second}", c.method.upper(), *(_interval(c.differences[name]) for name in DIFFERENCES))
+        (
+            f"{c.first} against {c.second}",
+            editor_title(c.method),
+            *(_interval(c.differences[name]) for name in DIFFERENCES),
+        )
         for c in comparisons
     ]
     return Table(

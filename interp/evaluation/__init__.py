@@ -14,7 +14,7 @@ from interp.evaluation.protocol import (
     questions,
 )
 from interp.evaluation.questions import cases_of
-from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.evaluation.summary import Comparison, TableRow, compare, table_row
 from interp.statistics.estimates import (
     Interval,
     bootstrap_mean,
@@ -39,7 +39,7 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_score",
     "cases_of",
-    "compared",
+    "compare",
     "evaluate",
     "evaluate_each",
     "exact_match",

@@ -19,7 +19,7 @@ from interp.statistics.estimates import (
 )
 from interp.statistics.significance import paired_p_value, score_p_value
 
-__all__ = ["Comparison", "TableRow", "compared", "table_row"]
+__all__ = ["Comparison", "TableRow", "compare", "table_row"]
 
 PERCENT = 100.0
 NAN = float("nan")
@@ -119,7 +119,7 @@ def table_row(
     )
 
 
-def compared(
+def compare(
     first: Sequence[CaseEvaluation],
     second: Sequence[CaseEvaluation],
     *,
@@ -127,7 +127,7 @@ def compared(
     protocol: str = "teacher-forced",
     seed: int = 0,
 ) -> Comparison:
-    """Two locators' cases, paired by id.
+    """Compare two locators with the same editor over the same cases, paired by id.
 
     Raises:
         OptionError: If their cases, methods or weights differ.

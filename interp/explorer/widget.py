@@ -152,7 +152,7 @@ class Explorer(anywidget.AnyWidget):
         self._submit(partial(self._set_other, other), "running the other prompt", quick=True)
 
     def set_controls(self, **changes: float) -> None:
-        """Move sliders (:class:`interp.Controls`)."""
+        """Move sliders (:class:`interp.explorer.Controls`)."""
         self._submit(partial(self._set_controls, changes), "")
 
     def edit(self, new_target: str, *, method: str = "rome", layer: int) -> None:

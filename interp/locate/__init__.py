@@ -5,12 +5,11 @@ from interp.engine.corruption import noise_level
 from interp.engine.pairs import RunPair, clean_and_corrupted, prompt_pair
 from interp.locate.activation_patching import Candidate, PatchedRun, Readout, patch_activations, read_out
 from interp.locate.class_average import ClassAverage, class_average
-from interp.locate.knowledge import Answer, answers, known_facts
+from interp.locate.knowledge import TopAnswer, known_facts, top_answers
 from interp.locate.methods.attribution import Attribution, Neuron, attribute, refined_neurons
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 
 __all__ = [
-    "Answer",
     "Attribution",
     "Candidate",
     "CausalTrace",
@@ -20,7 +19,7 @@ __all__ = [
     "PatchedRun",
     "Readout",
     "RunPair",
-    "answers",
+    "TopAnswer",
     "attribute",
     "causal_trace",
     "class_average",
@@ -31,4 +30,5 @@ __all__ = [
     "prompt_pair",
     "read_out",
     "refined_neurons",
+    "top_answers",
 ]

@@ -65,6 +65,11 @@ class LocateTask:
         }
 
 
+def _own_map(record: Any) -> TokenMap:
+    found: TokenMap = record.map()
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Locator:
     """A locator.
@@ -79,6 +84,7 @@ class Locator:
         record: The class of its results; they have a ``map()``.
         run: Its work.
         averaged: One result as the map that Figure 1 averages.
+        beside: One result as a map to stand beside that of another model; its ``map()`` by default.
         about: What the record of a fact must be about, by field.
         cell: The state that a click on its map stands for: from token, layer and window.
         depends: The settings of a task that its numbers depend on.
@@ -100,4 +106,5 @@ class Locator:
     cell: Callable[[int, int, int], Cell]
     depends: frozenset[str]
     located_by: str | None = None
+    beside: Callable[[Any], TokenMap] = _own_map
     window: Literal["from", "to"] = "to"

@@ -228,7 +228,7 @@ def weights_hash(model: HookedTransformer) -> str:
     """A 128-bit hash (xxh3) of every parameter's name, dtype, shape and bytes, as 32 hexadecimal digits.
 
     It depends on the values alone, not on their layout in memory or the device. It reads all weights: about
-    0.1 s for the embedded model; pass an :class:`interp.Provenance` to locators that are called in a loop.
+    0.1 s for the embedded model; pass an :class:`interp.results.Provenance` to locators that are called in a loop.
     """
     digest = xxhash.xxh3_128()
     for name, parameter in model.named_parameters():

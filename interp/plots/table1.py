@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from string import ascii_lowercase
 
+from interp.editing.methods import editor_title
 from interp.errors import OptionError
 from interp.evaluation.protocol import PROTOCOLS
 from interp.evaluation.summary import Comparison, TableRow
@@ -312,4 +313,4 @@ def _cell(found: Interval, n_cases: int, form: Form) -> str:
 
 
 def _editor(method: str, form: Form) -> str:
-    return form.dash if method == "none" else form.escape(method.upper())
+    return form.dash if method == "none" else form.escape(editor_title(method))

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.evaluation.summary import Comparison, TableRow, compare, table_row
 from interp.locate.class_average import ClassAverage
 from interp.results.run_folder import RunFolder
 from interp.results.shown import Shown
@@ -17,7 +17,7 @@ from interp.statistics.estimates import Interval, rank_correlation
 from interp.study.layers import LAST_SUBJECT
 from interp.study.plan import CONTROL, Plan, PlannedRow, finished, layers_of, read_plan, unit_name
 
-__all__ = ["EditResults", "Strength", "edit_results"]
+__all__ = ["EditResults", "Strength", "read_edit_results"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class EditResults(Shown):
     strengths: tuple[Strength, ...]
 
 
-def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
+def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
     """Table 1 and the layer sweep from records alone.
 
     Raises:
@@ -115,7 +115,7 @@ class _Reader:
         for editor in self.plan.placed:
             for first, second in combinations(order, 2):
                 pair = _in_both(found[first, editor], found[second, editor])
-                yield compared(*pair, names=(names[first], names[second]), seed=self.seed)
+                yield compare(*pair, names=(names[first], names[second]), seed=self.seed)
 
     def _cases(self, planned: PlannedRow) -> tuple[list[CaseEvaluation], list[str]]:
         """The evaluated cases of a row, and why the others are left out."""

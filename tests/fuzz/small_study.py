@@ -16,9 +16,9 @@ from transformer_lens import HookedTransformer
 
 import interp.study.editing
 from interp.editing import Corpus
-from interp.plots import edit_layers_csv, figure1_csv, table1_csv, table1_markdown
+from interp.plots import figure1_csv, scores_by_layer_csv, table1_csv, table1_markdown
 from interp.results.record import write_atomically
-from interp.study.edited import edit_results
+from interp.study.edited import read_edit_results
 from interp.study.editing import edit_cases
 from interp.study.locating import LocateSettings, class_averages, locate_facts, selection
 from interp.study.plan import EditStudySettings
@@ -39,12 +39,12 @@ def run_study(model: HookedTransformer, folder: Path, samples: int = 2) -> None:
         EditStudySettings(stride=5, context_kinds=((2, 1),), corpus=corpus, fluency_tokens=4, limit=2),
         noise=selection(run)[1],
     )
-    found = edit_results(edits, averages)
+    found = read_edit_results(edits, averages)
     written = {
         "figure1.csv": figure1_csv(averages),
         "table1.md": table1_markdown(found.rows, found.comparisons),
         "table1.csv": table1_csv(found.rows, found.comparisons),
-        "edit-layers.csv": edit_layers_csv(found.by_layer, found.strengths),
+        "edit-layers.csv": scores_by_layer_csv(found.by_layer, found.strengths),
     }
     for name, text in written.items():
         write_atomically(folder / "figures" / name, text.encode())

@@ -13,7 +13,7 @@ from interp.system.tables import entry_named
 if TYPE_CHECKING:
     from interp.editing.method import Editor
 
-__all__ = ["EDITORS", "editor_named"]
+__all__ = ["EDITORS", "editor_named", "editor_title"]
 
 EDITORS: dict[str, str | Editor] = {
     "rome": "rome.EDITOR",
@@ -33,3 +33,8 @@ def editor_named(name: str) -> Editor:
     """
     found: Editor = entry_named(name, EDITORS, __name__)
     return found
+
+
+def editor_title(name: str) -> str:
+    """How tables and figures write an editor; one that a record names and the table does not, as it is named."""
+    return editor_named(name).title if name in EDITORS else name

@@ -390,6 +390,7 @@ LOCATOR = Locator(
     record=Attribution,
     run=_run,
     averaged=_averaged,
+    beside=lambda found: replace(found.map(), title="Attribution score"),
     about=lambda fact: {"fact": fact},
     cell=lambda token, layer, window: Cell(token=token, layer=layer, state="mlp"),  # one block's MLP output
     depends=frozenset({"tokens", "steps", "rule"}),

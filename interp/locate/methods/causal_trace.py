@@ -338,6 +338,7 @@ def _locator(state: State, turn: int, doing: str) -> Locator:
         record=CausalTrace,
         run=bound(_run, state=state),
         averaged=_averaged,
+        beside=lambda trace: trace.map("scores"),  # an edited model has another clean run: no effect is common to both
         about=lambda fact: {"fact": fact, "state": state},
         cell=cell,
         depends=frozenset({"noise", "samples", "seed"} | (set() if state == "resid" else {"window"})),

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from interp.editing.methods import editor_title
 from interp.errors import OptionError
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
@@ -23,7 +24,7 @@ from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
 from interp.statistics.estimates import Interval
 from interp.study.edited import Strength
 
-__all__ = ["edit_layers", "edit_layers_csv"]
+__all__ = ["scores_by_layer", "scores_by_layer_csv"]
 
 CSV_HEADER = (
     "kind", "name", "layer", "protocol", "metric", "unit", "mean", "low95", "high95", "n", "chosen",
@@ -42,7 +43,7 @@ DASH = 3.0
 LEGEND_COLUMNS = {"column": (2, 1), "page": (4, 3), "slide": (4, 3)}
 
 
-def edit_layers(
+def scores_by_layer(
     by_layer: Mapping[int, TableRow],
     strengths: Sequence[Strength],
     *,
@@ -103,12 +104,12 @@ def edit_layers(
     return figure
 
 
-def edit_layers_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
+def scores_by_layer_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
     """What the figure shows, for all protocols, a number per line; cells of what was not measured are empty.
 
     Args:
-        by_layer: See :func:`edit_layers`.
-        strengths: See :func:`edit_layers`.
+        by_layer: See :func:`scores_by_layer`.
+        strengths: See :func:`scores_by_layer`.
 
     Raises:
         OptionError: If there are no layers, they were edited by different methods, or a strength does not have one
@@ -152,8 +153,9 @@ def _checked(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) ->
 def _edit_title(by_layer: Mapping[int, TableRow]) -> str:
     counts = {row.n_cases for row in by_layer.values()}
     n = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    method = next(iter(by_layer.values())).method.upper()
-    return f"{method} at each layer: edit score and its parts ({PROTOCOL}, n = {n} cases)"
+    editor = editor_title(next(iter(by_layer.values())).method)
+    at = "at" if all(row.layers.isdecimal() for row in by_layer.values()) else "up to"  # one layer, or several
+    return f"{editor} {at} each layer: edit score and its parts ({PROTOCOL}, n = {n} cases)"
 
 
 def _strength_title(strength: Strength) -> str:
