@@ -28,8 +28,9 @@ from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.load import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import LocateSettings, class_averages, locate_facts
-from interp.study.plan import EditStudySettings
+from interp.study.located import class_averages
+from interp.study.locating import locate_facts
+from interp.study.settings import EditStudySettings, LocateSettings
 
 TINY = str(Path(__file__).parent / "golden" / "tiny-gpt2")
 MODEL = ("--model", TINY, "--device", "cpu")

@@ -16,8 +16,6 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-import interp.study.again
-import interp.study.editing
 import interp.study.work
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
 from interp.errors import DataError, FactError, NumericalError, OptionError

@@ -1,8 +1,12 @@
 """What is listed once is known everywhere: an invented editor and an invented locator of a few lines."""
 
 import csv
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
+import platformdirs
 import pytest
 import torch
 from jaxtyping import Float
@@ -17,11 +21,13 @@ from interp.errors import InterpWarning, OptionError
 from interp.explorer.page import editors_data, map_data, maps_data, panels
 from interp.explorer.session import Session
 from interp.facts.records import EditRequest, Fact
+from interp.locate.class_average import ClassAverage
 from interp.locate.method import LocateTask, Locator
 from interp.locate.methods import LOCATORS
 from interp.models.load import weights_hash
 from interp.models.tokens import tokenize
-from interp.results.record import Record, provenance
+from interp.results.record import Provenance, Record, provenance
+from interp.study.again import relocated
 from tests.token_maps import a_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -147,6 +153,102 @@ def test_its_rows_stand_in_table_1(tiny):
     row = interp.table_row(found, locator="By hand", layers="3")
     assert "shift" in interp.plots.table1_csv([row], [])
     assert "SHIFT" in interp.plots.table1_markdown([row], []).upper()
+
+
+ALONE = {"limit": None, "stride": 3, "corpus": interp.Corpus(tokens=1024), "fluency_tokens": 4}
+
+
+def averages_of(*locators):
+    """Maps that peak at layer 4."""
+    mean = torch.zeros(len(interp.models.TOKEN_CLASSES), 6)
+    mean[:, 4] = 1.0
+    n = (1,) * len(mean)
+    peaks = (4,) * len(mean)
+    return [
+        ClassAverage(
+            provenance=Provenance(model="m", weights_hash="0", dtype="float32", device="cpu", versions={}),
+            method=name, title=name, unit="", token_classes=interp.models.TOKEN_CLASSES, mean=mean, low=mean,
+            high=mean, peak=peaks, peak_low=peaks, peak_high=peaks, n_facts=n, n_tokens=n,
+        )
+        for name in locators
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(tiny, tmp_path_factory):
+    """A study with an editor and a locator that nobody knows, and an editor that chooses its layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platformdirs, "user_cache_dir", lambda *_: str(tmp_path_factory.mktemp("cache")))
+        for table, entry in ((EDITORS, SHIFT), (EDITORS, PLAIN), (LOCATORS, LENGTHS)):
+            patch.setitem(table, entry.name, entry)
+        editors, locators = ("shift", "plain", "kn"), ("lengths",)
+        settings = interp.EditStudySettings(editors=editors, locators=locators, located_again=locators, **ALONE)
+        cases = [interp.EditCase(id=str(i), request=request) for i, request in enumerate((TOWER, NORWAY))]
+        averages = averages_of(*locators)
+        folder = tmp_path_factory.mktemp("study")
+        run = interp.edit_cases(tiny, cases, averages, folder, settings, noise=0.3)
+        return interp.read_edit_results(run, averages), relocated(run), run
+
+
+def test_it_stands_in_the_study(studied):
+    results, again, run = studied
+    assert [(row.locator, row.method, row.layers, row.n_cases) for row in results.rows] == [
+        ("Before any edit", "none", "-", 2),
+        ("residual lengths", "shift", "4", 2),
+        ("residual lengths", "plain", "0-4", 2),
+        ("Random layer (control)", "shift", "1 random", 2),
+        ("Random layer (control)", "plain", "5 random", 2),
+        ("Chosen by the editor", "kn", "own", 2),
+    ]
+    assert [(found.first, found.second, found.method) for found in results.comparisons] == [
+        ("residual lengths", "Random layer (control)", "shift"),
+        ("residual lengths", "Random layer (control)", "plain"),
+    ]
+    assert list(results.by_layer) == [0, 3]
+    assert [strength.chosen for strength in results.strengths] == [4]
+    before, after = again.records["lengths"]
+    assert not torch.equal(before.values, after.values)
+    patch = run.get(interp.Patch, "patch-plain-0-4-0000")
+    assert (patch.method, patch.layers) == ("plain", (0, 1, 2, 3, 4))
+
+
+def test_it_stands_in_every_form_of_the_table(studied):
+    results, _, _ = studied
+    text = interp.plots.table1_csv(results.rows, results.comparisons)
+    header, *lines = csv.reader(text.splitlines())
+    assert {len(line) for line in lines} == {len(header)}
+    assert {line[3] for line in lines if line[0] == "row"} == {"none", "shift", "plain", "kn"}
+    markdown = interp.plots.table1_markdown(results.rows, results.comparisons)
+    for table in markdown.split("\n\n"):
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in rows}) <= 1
+    assert "| residual lengths | Shift" in markdown
+    assert "Knowledge neurons" in markdown
+    assert "Plain keys" in interp.plots.table1_latex(results.rows, results.comparisons)
+
+
+def test_it_stands_in_the_figure_of_layers_and_the_page(studied):
+    results, _, _ = studied
+    titles = [
+        axes.get_title(loc="left") for axes in interp.plots.scores_by_layer(results.by_layer, results.strengths).axes
+    ]
+    assert titles[0].startswith("Shift at each layer")
+    page = results._repr_html_()
+    assert "Shift by layer" in page
+    assert "Plain keys" in page
+
+
+def test_the_command_line_offers_it(monkeypatch):
+    """In a process of its own: what a table holds is read once."""
+    code = (
+        "from interp.editing.methods import EDITORS; from interp.locate.methods import LOCATORS; import sys;"
+        "EDITORS['shift'] = LOCATORS['lengths'] = 'nowhere.X'; sys.argv = ['interp', 'study', '--help'];"
+        "from interp.cli import main; main()"
+    )
+    environment = {**os.environ, "COLUMNS": "200"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "shift" in shown.stdout
+    assert "lengths" in shown.stdout
 
 
 def test_no_warning_is_lost(tiny):

@@ -27,7 +27,9 @@ from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
+from interp.study.located import class_averages, left_out, located
+from interp.study.locating import locate_fact, locate_facts
+from interp.study.settings import LocateSettings
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)
 

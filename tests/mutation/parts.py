@@ -68,6 +68,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "statistics.significance": ("test_statistics", "test_coverage", "test_protocol"),
     "statistics.estimates": ("test_statistics", "test_coverage", "test_protocol"),
     "evaluation.summary": ("test_protocol", "test_edit_study"),
+    "study.again": ("test_edit_study",),
+    "study.edited": ("test_edit_study",),
+    "study.layers": ("test_edit_study",),
     "study.plan": ("test_edit_study",),
 }
 """Module -> names of test files; more files whose names begin with one of these belong to the part, too."""
