@@ -27,7 +27,7 @@ _PACKAGES = {
     "plots": (
         "figure1_csv figure1_html heatmap_html heatmap_text maps_csv maps_html table1_csv table1_latex table1_markdown"
     ),
-    "results": "Provenance Record provenance",
+    "results": "Provenance Record load_record provenance",
     "study": "EditResults LayerChoice PAPER_LAYERS PRESETS Relocated Strength choose_layers located relocated",
 }
 """The packages, each with the names of it that once stood here."""
