@@ -2,6 +2,12 @@
 
 What one types is named in ``__init__.pyi``; the rest is in the packages (``interp.editing.RomeConfig``). Both are
 loaded on first use, so that ``import interp`` is instant.
+
+The examples in docstrings take as given what these lines make; their numbers are of a model of 6 layers in the tests::
+
+    model = interp.load_model("smollm2-135m")
+    fact = interp.Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+    request = interp.EditRequest(fact, new_target=" Rome")
 """
 
 import sys
