@@ -2,6 +2,12 @@
 
 What one types is named in ``__init__.pyi``; the rest is in the packages (``interp.editing.RomeConfig``). Both are
 loaded on first use, so that ``import interp`` is instant.
+
+The examples in docstrings take as given what these lines make; their numbers are of a model of 6 layers in the tests::
+
+    model = interp.load_model("smollm2-135m")
+    fact = interp.Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+    request = interp.EditRequest(fact, new_target=" Rome")
 """
 
 import sys
@@ -27,7 +33,7 @@ _PACKAGES = {
     "plots": (
         "figure1_csv figure1_html heatmap_html heatmap_text maps_csv maps_html table1_csv table1_latex table1_markdown"
     ),
-    "results": "Provenance Record provenance",
+    "results": "Provenance Record load_record provenance",
     "study": "EditResults PAPER_LAYERS PRESETS Relocated Strength located relocated",
 }
 """The packages, each with the names of it that once stood here."""

@@ -36,7 +36,7 @@ from .locate import (
 from .models import load_model, tokenize
 from .patches import Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
 from .plots import before_after, figure1, heatmap, maps, save_figure
-from .results import RunFolder, TokenMap, load_record
+from .results import RunFolder, TokenMap
 from .study import (
     EditStudySettings,
     LocateSettings,
@@ -85,7 +85,6 @@ __all__ = [
     "load_cases",
     "load_facts",
     "load_model",
-    "load_record",
     "locate_facts",
     "maps",
     "noise_level",

@@ -44,6 +44,12 @@ def edit(
 ) -> Patch:
     """One patch that edits all requests together.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patch = interp.edit(model, [request], method="rome", config=config)
+        >>> patch.took, patch.layers
+        (True, (1,))
+
     Args:
         model: The model; it is left as it is. If it carries patches, the edit is made on top of them, with the second
             moments and contexts of the unedited model.
@@ -106,6 +112,12 @@ def edit_each(
     progress: Progress | None = None,
 ) -> list[Patch]:
     """One patch per request, each as if it were the only one; their optimisations share batches.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, requests, method="rome", config=config)
+        >>> [patch.took for patch in patches]
+        [True, True]
 
     Args, Raises, Warns: See :func:`edit`.
     """

@@ -98,6 +98,11 @@ def second_moments(
 ) -> SecondMoments:
     """Estimate the second moments of some layers.
 
+    Example:
+        >>> moments = interp.second_moments(model, [1], interp.Corpus(tokens=2560))
+        >>> moments.moments[1].shape  # [d_mlp, d_mlp]
+        torch.Size([256, 256])
+
     Args:
         model: The model.
         layers: Which layers.

@@ -42,6 +42,12 @@ def edit_sequentially(
 ) -> Patch:
     """One request after the other, each on the weights that the ones before left; their patches composed.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patch = interp.edit_sequentially(model, requests, method="rome", config=config)
+        >>> patch.took, len(patch.requests)
+        (True, 2)
+
     Second moments and contexts are those of the unedited model throughout, as published. A fact may be edited again:
     the later request is an update, and the earlier one's outcome says that it no longer holds.
 

@@ -32,6 +32,10 @@ CORRUPTIONS: tuple[Corruption, ...] = ("gaussian", "uniform", "symmetric")
 def noise_level(model: HookedTransformer, facts: Sequence[Fact], *, deviations: float = 3.0) -> float:
     """Three (or ``deviations``) standard deviations of all subject-token embeddings, pooled (Meng et al. 2022).
 
+    Example:
+        >>> round(interp.noise_level(model, interp.load_facts()), 3)
+        0.306
+
     Raises:
         FactError: If there are no facts.
     """

@@ -93,6 +93,12 @@ def clean_and_corrupted(
 ) -> RunPair:
     """Run a fact's prompt clean and with its subject corrupted.
 
+    Example:
+        >>> runs = interp.clean_and_corrupted(model, fact, samples=10)
+        >>> clean, corrupted = runs.source_logits.softmax(-1), runs.base_logits.softmax(-1).mean(0)
+        >>> round(clean[runs.answer_id].item(), 2), round(corrupted[runs.answer_id].item(), 2)
+        (0.99, 0.13)
+
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
         fact: The fact. Its answer is the first token of its target, or the model's own top answer.
@@ -177,6 +183,12 @@ def clean_and_corrupted(
 
 def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
     """Run a fact's prompt, to put states into, and another prompt, to take them from.
+
+    Example:
+        >>> runs = interp.prompt_pair(model, fact, other)
+        >>> patched = interp.patch_activations(runs, [interp.Cell(token=9, layer=5)])
+        >>> patched.source.top[0].token, patched.base.top[0].token, patched.patched.top[0].token
+        (' tennis', ' Paris', ' tennis')
 
     Raises:
         FactError: If a fact does not fit the model.

@@ -129,7 +129,14 @@ def evaluate(
     seed: int = 0,
     model_provenance: Provenance | None = None,
 ) -> CaseEvaluation:
-    """One case before and after a patch (see :func:`evaluate_each`)."""
+    """One case before and after a patch (see :func:`evaluate_each`).
+
+    Example:
+        >>> patch = interp.edit(model, [case.request], config=interp.default_config(model, "rome", layer=1))
+        >>> found = interp.evaluate(model, patch, case, fluency_tokens=20)
+        >>> found.scores("teacher-forced")
+        {'reliability': 1.0, 'generality': 1.0, 'locality': 1.0, 'portability': 1.0}
+    """
     return evaluate_each(
         model, [patch], [case], fluency_tokens=fluency_tokens, seed=seed, model_provenance=model_provenance
     )[0]
@@ -147,6 +154,12 @@ def evaluate_each(
     max_batch_tokens: int = 4096,
 ) -> list[CaseEvaluation]:
     """Cases before and after each one's own patch.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, [case.request for case in cases], config=config)
+        >>> [found.took for found in interp.evaluate_each(model, patches, cases, fluency_tokens=20)]
+        [True, True]
 
     Args:
         model: The unedited model; it is left as it is.

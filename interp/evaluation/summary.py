@@ -84,6 +84,14 @@ def table_row(
 ) -> TableRow:
     """Average cases that were edited by one method at layers that one locator chose.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, [case.request for case in cases], config=config)
+        >>> found = interp.evaluate_each(model, patches, cases, fluency_tokens=20)
+        >>> row = interp.table_row(found, locator="attribution", layers="1")
+        >>> row.n_took, row.scores["teacher-forced"]["reliability"].mean
+        (2, 100.0)
+
     Args:
         evaluations: One per case.
         locator, layers: See :class:`TableRow`.
@@ -128,6 +136,16 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     """Compare two locators with the same editor over the same cases, paired by id.
+
+    Example:
+        >>> found = {}
+        >>> for layer in (0, 1):
+        ...     config = interp.default_config(model, "rome", layer)
+        ...     patches = interp.edit_each(model, requests, config=config, second_moments="identity")
+        ...     found[layer] = interp.evaluate_each(model, patches, cases, fluency_tokens=20)
+        >>> comparison = interp.compare(found[0], found[1], names=("attribution", "tracing"))
+        >>> comparison.differences["reliability"].mean  # in percentage points
+        0.0
 
     Raises:
         OptionError: If their cases, methods or weights differ.

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 def load_cases(source: str | Path = "builtin", *, format: Format | None = None) -> list[EditCase]:
     """Read edit cases.
 
+    Example:
+        >>> case = interp.load_cases("builtin")[0]
+        >>> case.request.fact.prompt, case.request.new_target
+        ('The Eiffel Tower is a famous sight in the city of', ' Rome')
+
     - ``"interp"``: the fields ``id``, ``template``, ``subject``, ``new_target``, and if wanted ``target``,
       ``relation``, ``paraphrases`` (whole prompts), ``locality`` and ``portability`` (lists of ``prompt`` and
       ``target`` by kind). Its texts are taken as they are, with the space before an answer; answers that seem to
@@ -98,6 +103,13 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
 
 def case_around(request: EditRequest, facts: Sequence[Fact], *, neighbours: int = 4, far: int = 2) -> EditCase:
     """An edit case from facts at hand: the fact's own paraphrases, and other facts as locality prompts.
+
+    Example:
+        >>> case = interp.case_around(request, interp.load_facts())
+        >>> case.paraphrases[0]
+        'The Eiffel Tower is a famous sight in the city of'
+        >>> case.locality["near"][0]
+        Probe(prompt='The Colosseum is a famous sight in the city of', target=' Rome')
 
     A request that says no relation gets that of a given fact with the same subject, and its prompts as paraphrases.
 

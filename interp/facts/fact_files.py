@@ -34,6 +34,11 @@ FORMATS: tuple[Format, ...] = ("interp", "known")
 def load_facts(source: str | Path = "builtin", *, format: Format | None = None) -> list[Fact]:
     """Read facts.
 
+    Example:
+        >>> fact = interp.load_facts("builtin")[0]
+        >>> fact.prompt, fact.subject, fact.target
+        ('The government of France sits in its capital city of', 'France', ' Paris')
+
     Args:
         source: ``"builtin"``, a ``.json`` (one list) or ``.jsonl`` (one record a line) file, or
             ``"hub:OWNER/NAME"`` for a data set on the Hugging Face hub (its train split).

@@ -89,6 +89,12 @@ def patch_activations(
 ) -> PatchedRun:
     """Put states of the source run into the base runs, all together.
 
+    Example:
+        >>> runs = interp.clean_and_corrupted(model, fact, noise=0.3)
+        >>> patched = interp.patch_activations(runs, [interp.Cell(token=9, layer=4)])
+        >>> [round(run.probability, 2) for run in (patched.source, patched.base, patched.patched)]
+        [0.99, 0.14, 0.98]
+
     Args:
         pair: Runs of :func:`interp.clean_and_corrupted` or :func:`interp.prompt_pair`.
         cells: Which states.

@@ -88,6 +88,12 @@ def known_facts(
 ) -> Iterator[TopAnswer]:
     """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs.
 
+    Example:
+        >>> for known in interp.known_facts(model, facts, limit=2):
+        ...     print(known.fact.prompt, known.top_answer, round(known.probability, 2))
+        The Eiffel Tower is located in the city of  Paris 0.99
+        The capital of Japan is  Tokyo 0.97
+
     ``accept`` may turn known facts down.
     """
     size = max(1, len(facts)) if limit is None else max(16, 2 * limit)

@@ -91,6 +91,11 @@ def load_model(
 ) -> HookedTransformer:
     """Load a model with unprocessed weights, frozen, in the layout that is fast.
 
+    Example:
+        >>> model = interp.load_model(folder)  # or "smollm2-135m", "gpt2-xl", "EleutherAI/pythia-1b"
+        >>> model.cfg.n_layers, model.cfg.d_model
+        (6, 64)
+
     Args:
         name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format (``~`` is the home folder),
             or a Hugging Face name, of the GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral or Qwen2 family. Weights are

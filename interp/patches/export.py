@@ -41,6 +41,12 @@ _AS_W_OUT = "GPT2LMHeadModel"  # its Conv1D keeps [d_in, d_out]; the linear modu
 def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> Path:
     """Write the patch as a LoRA adapter, for ``peft.PeftModel.from_pretrained(hugging_face_model, folder)``.
 
+    Example:
+        >>> patch = interp.edit(model, [request], method="kn")
+        >>> folder = interp.export_lora(patch, model, "adapter")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
+
     The adapter adds exactly the patch: its scaling is 1 in every layer. A dense layer gets full rank. The base
     model is named as here (``cfg.model_name``), which for the embedded model is no name on the hub.
 
@@ -92,6 +98,12 @@ def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> P
 
 def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Path) -> Path:
     """Write the edited model and its tokenizer in Hugging Face format; :func:`interp.load_model` reads it too.
+
+    Example:
+        >>> patch = interp.edit(model, [request], method="kn")
+        >>> edited = interp.load_model(interp.export_hugging_face(patch, model, "edited-model"))
+        >>> interp.locate.top_answers(edited, [fact])[0].top_answer
+        ' Rome'
 
     The model is loaded anew under its name; ``model`` itself, and patches on it, play no part in what is written.
 

@@ -25,6 +25,13 @@ Pair = tuple[TokenMap, TokenMap]
 def before_after(panels: Sequence[Pair], *, width: str = "page") -> PaperFigure:
     """Draw each method's maps before and after an edit with the same colours; an asterisk marks the subject's tokens.
 
+    Example:
+        >>> before = interp.causal_trace(model, fact, noise=0.3)
+        >>> with interp.edit(model, [request], method="kn").applied(model):
+        ...     after = interp.causal_trace(model, fact, noise=0.3)
+        >>> interp.before_after([(before.map(), after.map())])
+        <PaperFigure size 690x... with 3 Axes>
+
     Args:
         panels: A map before and after the edit for each locator; they say what was located, and its probability.
         width: ``column`` (maps below each other), ``page`` or ``slide``.

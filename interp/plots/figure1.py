@@ -27,6 +27,11 @@ COLUMNS = {"column": 1, "page": 3, "slide": 3}
 def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
     """Draw the maps: attribution above, causal tracing of states, MLP and attention below it.
 
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> interp.figure1(interp.class_averages(run))
+        <PaperFigure size 690x... with 8 Axes>
+
     A dot marks each row's peak layer, a bar the layers that cannot be told from it (95%; none for fewer than 5 facts);
     rows without a token are hatched. Facts that could not be located are counted.
 

@@ -27,6 +27,11 @@ CSV_HEADER = ("map", "unit", "token", "text", "in_subject", "layer", "value")
 def maps(panels: Sequence[TokenMap], *, title: str, width: str = "page") -> PaperFigure:
     """Draw maps of one prompt, each on its own colour scale; an asterisk marks the subject's tokens.
 
+    Example:
+        >>> traces = [interp.causal_trace(model, fact, state=state, noise=0.3) for state in ("resid", "mlp", "attn")]
+        >>> interp.maps([trace.map() for trace in traces], title=fact.prompt)
+        <PaperFigure size 690x... with 6 Axes>
+
     Args:
         panels: The maps, all over the same tokens.
         title: Heading.

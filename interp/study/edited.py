@@ -62,6 +62,14 @@ class EditResults(Shown):
 def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
     """Table 1 and the layer sweep from records alone.
 
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> averages = interp.class_averages(run)
+        >>> settings = interp.EditStudySettings(limit=1, stride=5, fluency_tokens=20, corpus=interp.Corpus(tokens=2560))
+        >>> edits = interp.edit_cases(model, cases, averages, "edited", settings, noise=0.3)
+        >>> [(row.locator, row.method) for row in interp.read_edit_results(edits, averages).rows[:3]]
+        [('Before any edit', 'none'), ('Attribution score', 'rome'), ('Attribution score', 'memit')]
+
     Raises:
         DataError: If the study is not finished (names the first missing record), or every case of a row was left out.
     """

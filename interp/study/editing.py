@@ -46,6 +46,13 @@ def edit_cases(
 ) -> RunFolder:
     """Edit and evaluate cases at every layer of the study; interrupted, a second call does what is missing.
 
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> settings = interp.EditStudySettings(limit=1, stride=5, fluency_tokens=20, corpus=interp.Corpus(tokens=2560))
+        >>> edits = interp.edit_cases(model, cases, interp.class_averages(run), "edited", settings, noise=0.3)
+        >>> len(list(edits.path.glob("records/*")))
+        11
+
     A case that does not fit the model, or whose edit gives numbers that are not finite, is left out: the folder's
     ``skipped.json`` says why, and the tables count it.
 

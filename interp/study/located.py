@@ -54,7 +54,17 @@ def located(run: RunFolder) -> list[Located]:
 
 
 def class_averages(run: RunFolder) -> list[ClassAverage]:
-    """The maps of Figure 1 from a run folder alone, one a locator."""
+    """The maps of Figure 1 from a run folder alone, one a locator.
+
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> for average in interp.class_averages(run):
+        ...     print(average.method, average.mean.shape)  # [class of token, layer]
+        attribution torch.Size([6, 6])
+        resid torch.Size([6, 6])
+        mlp torch.Size([6, 6])
+        attn torch.Size([6, 6])
+    """
     facts, missing = located(run), left_out(run)
     averages = []
     for name in facts[0].records:

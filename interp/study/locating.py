@@ -91,6 +91,11 @@ def locate_facts(
 ) -> RunFolder:
     """Locate known facts with every locator; interrupted, a second call does what is missing.
 
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> [located.fact.subject for located in interp.study.located(run)]
+        ['Parthenon', 'Serena Williams']
+
     A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
     out. The folder's ``skipped.json`` says why, and the averages count it.
 

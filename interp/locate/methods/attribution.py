@@ -186,6 +186,13 @@ def attribute(
 ) -> Attribution:
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
 
+    Example:
+        >>> found = interp.attribute(model, fact)
+        >>> found.scores.shape  # [layer, neuron]
+        torch.Size([6, 256])
+        >>> [(neuron.layer, neuron.neuron) for neuron in found.top_neurons(2)]
+        [(0, 142), (0, 81)]
+
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`) with plain or gated MLPs;
             left as it was found.

@@ -154,6 +154,13 @@ def causal_trace(
 ) -> CausalTrace:
     """Trace a fact through the model (see the module for the steps).
 
+    Example:
+        >>> trace = interp.causal_trace(model, fact, state="mlp", window=3)
+        >>> round(trace.clean_probability, 2), round(trace.corrupted_probability, 2)
+        (0.99, 0.13)
+        >>> trace.indirect_effect.shape  # [token, layer]
+        torch.Size([10, 6])
+
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
         fact: What to trace. Its answer is the first token of its target, or the model's own top answer.
