@@ -27,7 +27,8 @@ from interp.editing.spread import spread
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
-from interp.locate.methods.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute
+from interp.locate.refined import refined_neurons
 from interp.models import tokens
 from interp.models.load import load_model, weights_hash
 from interp.patches import applied_patches

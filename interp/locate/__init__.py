@@ -6,8 +6,9 @@ from interp.engine.pairs import RunPair, clean_and_corrupted, prompt_pair
 from interp.locate.activation_patching import Candidate, PatchedRun, Readout, patch_activations, read_out
 from interp.locate.class_average import ClassAverage, class_average
 from interp.locate.knowledge import Answer, answers, known_facts
-from interp.locate.methods.attribution import Attribution, Neuron, attribute, refined_neurons
+from interp.locate.methods.attribution import Attribution, Neuron, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
+from interp.locate.refined import refined_neurons
 
 __all__ = [
     "Answer",
