@@ -17,7 +17,7 @@ import lazy_loader
 
 _PACKAGES = {
     "editing": "FtConfig KnConfig MemitConfig PmetConfig RomeConfig SecondMoments TargetValue target_values",
-    "engine": "generate",
+    "engine": "RunPair generate",
     "errors": "DataError FactError ModelError NumericalError OptionError",
     "evaluation": (
         "Answers CaseEvaluation Comparison Interval TableRow ask bootstrap_mean fluency harmonic_mean paired_difference"
@@ -25,9 +25,7 @@ _PACKAGES = {
     ),
     "explorer": "Controls",
     "facts": "",
-    "locate": (
-        "Attribution Candidate CausalTrace ClassAverage Neuron PatchedRun Readout RunPair read_out refined_neurons"
-    ),
+    "locate": ("Attribution Candidate CausalTrace ClassAverage Neuron PatchedRun Readout read_out refined_neurons"),
     "models": "KNOWN_MODELS TOKEN_CLASSES TokenizedFact token_classes weights_hash",
     "patches": "Outcome",
     "plots": (

@@ -19,20 +19,12 @@ from .editing import (
     second_moments,
     write_contexts,
 )
+from .engine import Cell, clean_and_corrupted, noise_level, prompt_pair
 from .errors import InterpError, InterpWarning
 from .evaluation import compare, evaluate, evaluate_each, table_row
 from .explorer import explore
 from .facts import EditCase, EditRequest, Fact, Probe, case_around, load_cases, load_facts
-from .locate import (
-    Cell,
-    attribute,
-    causal_trace,
-    clean_and_corrupted,
-    known_facts,
-    noise_level,
-    patch_activations,
-    prompt_pair,
-)
+from .locate import attribute, causal_trace, known_facts, patch_activations
 from .models import load_model, tokenize
 from .patches import Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
 from .plots import before_after, figure1, heatmap, maps, save_figure

@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
-from interp.editing.making import Maker, checked_requests
+from interp.editing.making import Given, Maker, checked_requests
 from interp.editing.methods import editor_named
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
@@ -82,9 +82,7 @@ def edit(
             f"{method} edits one fact at a time, got {len(requests)} requests: use edit_sequentially (one after the"
             " other) or edit_each (one patch each)"
         )
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
@@ -92,6 +90,7 @@ def edit(
         max_batch_tokens=max_batch_tokens,
         model_provenance=model_provenance,
     )
+    maker = Maker(model, requests, given)
     made = maker.patch(requests, maker.targets(requests, progress), progress)
     (patch,) = answered(model, [made], max_batch_tokens=max_batch_tokens)
     warn_of_missed([patch], stacklevel=3)
@@ -121,17 +120,15 @@ def edit_each(
 
     Args, Raises, Warns: See :func:`edit`.
     """
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
         contexts=contexts,
         max_batch_tokens=max_batch_tokens,
         model_provenance=model_provenance,
-        together=False,
     )
+    maker = Maker(model, requests, given, together=False)
     requests = maker.requests
     targets = maker.targets(requests, progress)
     made = [

@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
-from interp.editing.making import Maker
+from interp.editing.making import Given, Maker
 from interp.errors import InterpError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -61,16 +61,14 @@ def edit_sequentially(
         InterpWarning: If at the end the patched model does not give the new answer of a request (unless a later
             request gave its prompt another one).
     """
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
         contexts=contexts,
         max_batch_tokens=max_batch_tokens,
-        together=False,
     )
+    maker = Maker(model, requests, given, together=False)
     patches: list[Patch] = []
     running = _Running(model, maker)
     try:

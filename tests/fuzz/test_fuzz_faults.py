@@ -89,7 +89,7 @@ def _calls(model: HookedTransformer, patches: list[interp.Patch], folder: Path) 
     pmet = {"method": "pmet", "config": interp.editing.PmetConfig(layers=(1, 2), steps=3), **usual}
     corpus, number = interp.Corpus(tokens=512, row=32), itertools.count()
 
-    def runs() -> interp.locate.RunPair:
+    def runs() -> interp.engine.RunPair:
         return interp.clean_and_corrupted(model, TOWER, samples=2, noise=0.3)
 
     def traced_under_a_patch() -> None:

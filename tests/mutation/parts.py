@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "locate.activation_patching": ("test_activation_patching", "test_decoders"),
     "locate.methods.attribution": ("test_attribution", *_FORMS),
     "locate.methods.causal_trace": (*_TRACE, *_FORMS, "test_batches"),
+    "locate.refined": ("test_attribution", "test_editing"),
     "locate.class_average": ("test_class_average", "test_study"),
     "locate.knowledge": ("test_knowledge", "test_study"),
     # editors

@@ -23,7 +23,8 @@ from interp.editing.config import EditConfig, check_numbers
 from interp.editing.method import Change, Editor, Task
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import EditRequest
-from interp.locate.methods.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute
+from interp.locate.refined import refined_neurons
 from interp.models.tokens import encode_continuation, tokenize
 from interp.options import Progress, check_positive, python_numbers
 from interp.patches.patch import Outcome

@@ -24,29 +24,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial as bound
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
-from interp.engine.base_runs import base_run, check_decoder, run_bytes
+from interp.engine.base_runs import check_decoder, run_bytes
 from interp.engine.batches import check_fits, halving, warn_if_long
 from interp.engine.cells import Cell
-from interp.engine.integrated_gradients import Rule, integrate, quadrature
-from interp.engine.sweep import unembed
+from interp.engine.integrated_gradients import AnsweredRun, Rule, Scaled, answered_run, integrate, quadrature
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
 from interp.models.load import check_differentiable, check_linear_output
-from interp.models.tokens import token_text, tokenize
+from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results.record import Provenance, Record, provenance
 from interp.results.token_map import TokenMap
 
-__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
+__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute"]
 
 Tokens = Literal["last", "all", "each"]
 TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
@@ -171,6 +170,20 @@ class Attribution(Record):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What :func:`attribute` is asked for, checked."""
+
+    fact: Fact
+    tokens: Tokens
+    steps: int
+    rule: Rule
+
+
+_Integrated = tuple[Tensor, Tensor]
+"""Scores and changes by layer, as :func:`interp.engine.integrated_gradients.integrate` returns them."""
+
+
 @torch.inference_mode(False)
 def attribute(
     model: HookedTransformer,
@@ -217,106 +230,49 @@ def attribute(
         InterpWarning: If it will take hours.
     """
     check_choice("tokens", tokens, TOKENS)
-    nodes, weights = quadrature(rule, steps)
-    steps, max_batch_tokens = len(nodes), whole_number("max_batch_tokens", max_batch_tokens)
+    points = quadrature(rule, steps)
+    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
     check_linear_output(model)
     check_differentiable(model)
+    asked = _Asked(fact=fact, tokens=tokens, steps=len(points.nodes), rule=rule)
 
     tokenized = tokenize(model, fact)
-    prompt = tokenized.ids
-    extended = torch.cat([prompt, torch.tensor(tokenized.target_ids[:-1], dtype=prompt.dtype, device=prompt.device)])
-    stored: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        stored[str(hook.name)] = value[0]
-
-    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
-    _check_memory(model, len(extended), tokens)
-    base = base_run(model, extended[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
-    w = torch.stack([stored[name] for name in names])
-
-    answers_at = len(prompt) - 1  # the first position that predicts an answer token
-    with torch.no_grad():
-        logits = unembed(model, base.resid[-1, 0, answers_at:])
-    top_id = int(logits[0].argmax())
-    answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
-    clean = logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0]
-
-    n_tokens, n_answers, n_layers = len(extended), len(answer_ids), model.cfg.n_layers
-    described = model_provenance or provenance(model)
-    # what is scaled together, and the answer tokens that it is scaled for
-    if tokens == "last":
-        jobs = [(answers_at + j, answers_at + j + 1, j, j + 1) for j in range(n_answers)]
-    elif tokens == "all":
-        jobs = [(0, n_tokens, 0, n_answers)]
-    else:
-        jobs = [(t, t + 1, max(0, t - answers_at), n_answers) for t in range(n_tokens)]
-    lengths = [answers_at + last - start for start, _, _, last in jobs]
+    _check_memory(model, tokenized, tokens)
+    run = answered_run(model, tokenized)
+    n_layers, parts = model.cfg.n_layers, _scaled_together(tokens, run)
+    lengths = [run.answers_at + part.answers.stop - part.tokens.start for part in parts]
     warn_if_long(
-        f"attribution over {n_tokens} tokens with {steps} steps",
+        f"attribution over {len(run.ids)} tokens with {asked.steps} steps",
         model,
-        sum(lengths) * steps * n_layers * n_layers / 2,
+        sum(lengths) * asked.steps * n_layers * n_layers / 2,
         max(lengths),
         max_batch_tokens,
         passes=3,
     )
-
-    def result(parts: Sequence[tuple[Tensor, Tensor]]) -> Attribution:
-        if tokens == "last":
-            scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
-            change = torch.stack([difference for _, difference in parts]).sum(0)
-        elif tokens == "all":
-            scores, change = parts[0]
-        else:
-            scores = torch.cat([part for part, _ in parts], 1)
-            change = torch.stack([difference for _, difference in parts], 1)
-        gap = change - scores.sum((-1, -2) if tokens == "all" else -1)
-        return Attribution(
-            provenance=described,
-            fact=fact,
-            scores=scores.cpu(),
-            change=change.cpu(),
-            completeness_gap=gap.cpu(),
-            probability=float(clean.mean()),
-            tokens=tuple(token_text(model, i) for i in extended.tolist()),
-            n_prompt_tokens=len(prompt),
-            subject_span=tokenized.subject_span,
-            answer=token_text(model, *answer_ids.tolist()),
-            top_answer=token_text(model, top_id),
-            known=bool(top_id == answer_ids[0]),
-            scaled_tokens=tokens,
-            steps=steps,
-            rule=rule,
-        )
-
-    parts: list[tuple[Tensor, Tensor]] = []
-    for index, (start, stop, first, last) in enumerate(jobs):
+    described = model_provenance or provenance(model)
+    found: list[_Integrated] = []
+    for index, part in enumerate(parts):
 
         def advance(done: int, total: int, *, before: int = index * n_layers) -> None:
             if progress:
-                progress(before + done, len(jobs) * total)
+                progress(before + done, len(parts) * total)
 
-        def arrived(scores: Tensor, change: Tensor, *, after: int = len(jobs) - index - 1) -> None:
+        def arrived(scores: Tensor, change: Tensor, *, after: int = len(parts) - index - 1) -> None:
             if partial:
                 missing = (torch.full_like(scores, torch.nan), torch.full_like(change, torch.nan))
-                partial(result([*parts, (scores, change), *[missing] * after]))
+                partial(_attribution(asked, tokenized, run, [*found, (scores, change), *[missing] * after], described))
 
-        parts.append(
-            halving(
-                lambda limit, at=(start, stop), of=(first, last), advance=advance, arrived=arrived: integrate(  # type: ignore[misc]
-                    model, base, w, clean, answer_ids, answers_at, at, of, nodes, weights, limit, advance, arrived
-                ),
-                max_batch_tokens,
-            )
-        )
-    return result(parts)
+        work = bound(integrate, run, part, points, progress=advance, arrived=arrived)
+        found.append(halving(work, max_batch_tokens))
+    return _attribution(asked, tokenized, run, found, described)
 
 
-def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> None:
+def _check_memory(model: HookedTransformer, tokenized: TokenizedFact, tokens: Tokens) -> None:
     """Refuse a prompt whose run, activations and scores do not fit."""
     cfg = model.cfg
     assert cfg.d_mlp is not None
+    n_tokens = len(tokenized.ids) + len(tokenized.target_ids[:-1])
     copies = 1 if tokens == "last" else 3
     check_fits(
         f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}",
@@ -326,44 +282,49 @@ def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> No
     )
 
 
-def refined_neurons(
-    attributions: Sequence[Attribution], *, threshold: float = 0.2, share: float = 0.7
-) -> tuple[Neuron, ...]:
-    """Knowledge neurons that several paraphrases of a fact agree on (Dai et al. 2022, section 3.2).
+def _scaled_together(tokens: Tokens, run: AnsweredRun) -> list[Scaled]:
+    """What is scaled together, and the answer tokens that it is scaled for."""
+    at, n_tokens, n_answers = run.answers_at, len(run.ids), len(run.answer_ids)
+    if tokens == "last":
+        return [Scaled(tokens=range(at + j, at + j + 1), answers=range(j, j + 1)) for j in range(n_answers)]
+    if tokens == "all":
+        return [Scaled(tokens=range(n_tokens), answers=range(n_answers))]
+    return [Scaled(tokens=range(t, t + 1), answers=range(max(0, t - at), n_answers)) for t in range(n_tokens)]
 
-    Args:
-        attributions: Of the same answer under different prompts, each with ``tokens="last"``.
-        threshold: A neuron counts for a prompt if its score exceeds this share of that prompt's highest score.
-        share: A neuron is kept if it counts for at least this share of the prompts.
 
-    Returns:
-        The neurons with their mean score, highest first.
+def _joined(tokens: Tokens, found: Sequence[_Integrated]) -> _Integrated:
+    """Scores and changes of all that was scaled; for the last tokens of each answer token they add up."""
+    if tokens == "last":
+        scores = torch.stack([part[:, 0] for part, _ in found]).sum(0)
+        return scores, torch.stack([change for _, change in found]).sum(0)
+    if tokens == "all":
+        return found[0]
+    return torch.cat([part for part, _ in found], 1), torch.stack([change for _, change in found], 1)
 
-    Raises:
-        OptionError: If there is nothing to refine, the attributions do not fit together, or a share is not in
-            (0, 1].
-    """
-    if not attributions:
-        raise OptionError("refined neurons need at least one attribution")
-    for name, value in (("threshold", threshold), ("share", share)):
-        if not 0 < value <= 1:
-            raise OptionError(f"{name} must lie in (0, 1], got {value}")
-    first = attributions[0]
-    for other in attributions:
-        if other.scaled_tokens != "last" or other.answer != first.answer or other.provenance != first.provenance:
-            raise OptionError(
-                "refined neurons need attributions of one model and one answer with tokens='last'; got"
-                f" {other.answer!r} with tokens={other.scaled_tokens!r} beside {first.answer!r}"
-            )
-    scores = torch.stack([attribution.scores for attribution in attributions])
-    highest = scores.flatten(1).amax(1)[:, None, None]
-    counts = ((scores > threshold * highest) & (scores > 0)).double().mean(0)
-    mean = scores.mean(0)
-    kept = [
-        Neuron(layer=layer, neuron=neuron, score=float(mean[layer, neuron]))
-        for layer, neuron in (counts >= share - 1e-9).nonzero().tolist()
-    ]
-    return tuple(sorted(kept, key=lambda neuron: -neuron.score))
+
+def _attribution(
+    asked: _Asked, tokenized: TokenizedFact, run: AnsweredRun, found: Sequence[_Integrated], described: Provenance
+) -> Attribution:
+    """The result, from what was integrated of each part that is scaled together."""
+    scores, change = _joined(asked.tokens, found)
+    gap = change - scores.sum((-1, -2) if asked.tokens == "all" else -1)
+    return Attribution(
+        provenance=described,
+        fact=asked.fact,
+        scores=scores.cpu(),
+        change=change.cpu(),
+        completeness_gap=gap.cpu(),
+        probability=float(run.probabilities.mean()),
+        tokens=tuple(token_text(run.model, i) for i in run.ids.tolist()),
+        n_prompt_tokens=len(tokenized.ids),
+        subject_span=tokenized.subject_span,
+        answer=token_text(run.model, *run.answer_ids.tolist()),
+        top_answer=token_text(run.model, run.top_id),
+        known=bool(run.top_id == run.answer_ids[0]),
+        scaled_tokens=asked.tokens,
+        steps=asked.steps,
+        rule=asked.rule,
+    )
 
 
 def _run(task: LocateTask) -> Attribution:

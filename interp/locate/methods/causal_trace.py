@@ -33,7 +33,7 @@ from interp.engine.batches import check_fits, halving, warn_if_long
 from interp.engine.cells import SITES, STATE_NAMES, STATES, Cell, State
 from interp.engine.corruption import Corruption
 from interp.engine.pairs import RunPair, clean_and_corrupted
-from interp.engine.restorations import restored_scores
+from interp.engine.restorations import Restored, restored_scores
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
@@ -203,12 +203,7 @@ def causal_trace(
     window, seed = whole_number("window", window), check_seed(seed)
     max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
-    for name, kind in (("state", state), ("sever", sever)):
-        if kind is not None and kind in SITES:
-            check_site(model, SITES[kind], f"{name}={kind!r}")
-    if sever is not None and sever == state:
-        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
-
+    _check_sublayers(model, state, sever)
     pair = clean_and_corrupted(
         model,
         fact,
@@ -221,70 +216,102 @@ def causal_trace(
         record=() if state == "resid" and sever is None else sublayers(model),
         max_batch_tokens=max_batch_tokens,
     )
-    tokenized, answer_id = pair.tokenized, pair.answer_id
-    foil_id = None
-    if metric == "logit_difference":
-        alternatives = pair.base_logits.softmax(-1).mean(0)
-        alternatives[answer_id] = -1
-        foil_id = int(alternatives.argmax())
-
-    def read(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
-        if metric == "logit_difference":
-            return logits[:, answer_id] - logits[:, foil_id]
-        log_probability = logits.log_softmax(-1)[:, answer_id]
-        return log_probability if metric == "log_probability" else log_probability.exp()
-
-    clean, corrupted = read(pair.source_logits[None]), read(pair.base_logits)
-    n = len(corrupted)
+    restored = Restored(state=state, window=window, sever=sever)
+    reading = _Reading.of(pair, metric)
     _announce(pair, state, max_batch_tokens)
-    described = model_provenance or provenance(model)
-
-    def result(restored: Float[Tensor, "token layer sample"]) -> CausalTrace:
-        effect = restored - corrupted
-        return CausalTrace(
-            provenance=described,
-            fact=fact,
-            scores=restored.mean(-1).cpu(),
-            standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
-            clean_score=float(clean),
-            corrupted_score=float(corrupted.mean()),
-            clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
-            corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
-            tokens=tokenized.strings,
-            subject_span=tokenized.subject_span,
-            answer=token_text(model, answer_id),
-            answer_id=answer_id,
-            top_answer=token_text(model, pair.top_id),
-            known=answer_id == pair.top_id,
-            foil=None if foil_id is None else token_text(model, foil_id),
-            foil_id=foil_id,
-            replacements=pair.replacements,
-            state=state,
-            window=1 if state == "resid" else window,
-            samples=n,
-            noise=pair.noise,
-            seed=seed,
-            corruption=corruption,
-            replace=replace,
-            metric=metric,
-            sever=sever,
-        )
-
-    restored = halving(
+    found = bound(_found, pair, restored, reading, model_provenance or provenance(model))
+    scores = halving(
         lambda limit: restored_scores(
             pair,
-            state,
-            window,
-            sever,
-            read,
-            corrupted,
+            restored,
+            reading,
             limit,
             progress or (lambda *_: None),
-            (lambda so_far: partial(result(so_far))) if partial else (lambda _: None),
+            (lambda so_far: partial(found(so_far))) if partial else (lambda _: None),
         ),
         max_batch_tokens,
     )
-    return result(restored)
+    return found(scores)
+
+
+def _check_sublayers(model: HookedTransformer, state: State, sever: str | None) -> None:
+    """Refuse to restore or sever what the model does not have, and to sever what is restored."""
+    for name, kind in (("state", state), ("sever", sever)):
+        if kind is not None and kind in SITES:
+            check_site(model, SITES[kind], f"{name}={kind!r}")
+    if sever is not None and sever == state:
+        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What is read off the logits after a run.
+
+    Args:
+        metric: Which number.
+        answer_id: The answer.
+        foil_id: What its logit is compared with, if that is the metric.
+    """
+
+    metric: Metric
+    answer_id: int
+    foil_id: int | None = None
+
+    @classmethod
+    def of(cls, pair: RunPair, metric: Metric) -> _Reading:
+        """The metric of a pair's answer; its foil is the likeliest other answer of the corrupted runs."""
+        if metric != "logit_difference":
+            return cls(metric=metric, answer_id=pair.answer_id)
+        alternatives = pair.base_logits.softmax(-1).mean(0)
+        alternatives[pair.answer_id] = -1
+        return cls(metric=metric, answer_id=pair.answer_id, foil_id=int(alternatives.argmax()))
+
+    def __call__(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        if self.metric == "logit_difference":
+            return logits[:, self.answer_id] - logits[:, self.foil_id]
+        log_probability = logits.log_softmax(-1)[:, self.answer_id]
+        return log_probability if self.metric == "log_probability" else log_probability.exp()
+
+
+def _found(
+    pair: RunPair,
+    restored: Restored,
+    reading: _Reading,
+    described: Provenance,
+    scores: Float[Tensor, "token layer sample"],
+) -> CausalTrace:
+    """The result, from what was read off the restored runs."""
+    model, answer_id, foil_id = pair.model, pair.answer_id, reading.foil_id
+    clean, corrupted = reading(pair.source_logits[None]), reading(pair.base_logits)
+    effect, n = scores - corrupted, len(corrupted)
+    return CausalTrace(
+        provenance=described,
+        fact=pair.fact,
+        scores=scores.mean(-1).cpu(),
+        standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
+        clean_score=float(clean),
+        corrupted_score=float(corrupted.mean()),
+        clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
+        corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
+        tokens=pair.tokenized.strings,
+        subject_span=pair.tokenized.subject_span,
+        answer=token_text(model, answer_id),
+        answer_id=answer_id,
+        top_answer=token_text(model, pair.top_id),
+        known=answer_id == pair.top_id,
+        foil=None if foil_id is None else token_text(model, foil_id),
+        foil_id=foil_id,
+        replacements=pair.replacements,
+        state=restored.state,
+        window=1 if restored.state == "resid" else restored.window,
+        samples=n,
+        noise=pair.noise,
+        seed=pair.seed,
+        corruption=pair.corruption,
+        replace=pair.replace,
+        metric=reading.metric,
+        sever=restored.sever,
+    )
 
 
 def _announce(pair: RunPair, state: State, max_batch_tokens: int) -> None:
