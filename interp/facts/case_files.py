@@ -9,18 +9,18 @@ from pathlib import Path
 
 from interp.errors import DataError, FactError, excerpt
 from interp.facts.case_fields import Record, without_nulls
-from interp.facts.case_formats import FORMATS, Format, check_supported, format_of, shape_of
+from interp.facts.case_formats import CASE_FORMATS, CaseFormat, check_supported, format_of, shape_of
 from interp.facts.json_records import Notes, check_known, fields, read_records
 from interp.facts.records import EditCase, EditRequest, Probe
 from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
 
-__all__ = ["FORMATS", "case_around", "load_cases"]
+__all__ = ["CASE_FORMATS", "case_around", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_cases(source: str | Path = "builtin", *, format: Format | None = None) -> list[EditCase]:
+def load_cases(source: str | Path = "builtin", *, format: CaseFormat | None = None) -> list[EditCase]:
     """Read edit cases.
 
     - ``"interp"``: the fields ``id``, ``template``, ``subject``, ``new_target``, and if wanted ``target``,
@@ -58,7 +58,7 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
             differ in number, if two records have one id, or if every record was left out.
         OptionError: If the format does not exist.
     """
-    check_choice("format", format, (None, *FORMATS))
+    check_choice("format", format, (None, *CASE_FORMATS))
     records = read_records(source, builtin="cases.jsonl", check_whole=check_supported)
     name, notes = shown_name(source), Notes()
     if format is None:

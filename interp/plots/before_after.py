@@ -15,7 +15,7 @@ from interp.results.token_map import TokenMap
 
 __all__ = ["before_after"]
 
-COLUMNS = {"column": 1, "page": 2, "slide": 2}
+PANELS_PER_ROW = {"column": 1, "page": 2, "slide": 2}
 TIMES = ("Before the edit", "After the edit")
 
 
@@ -35,7 +35,7 @@ def before_after(panels: Sequence[Pair], *, width: str = "page") -> PaperFigure:
     check_choice("width", width, tuple(WIDTHS))
     if not panels:
         raise OptionError("panels is empty; expected at least one method to draw")
-    columns = COLUMNS[width]
+    columns = PANELS_PER_ROW[width]
     for before, after in panels:
         if (before.tokens, before.subject_span) != (after.tokens, after.subject_span):
             raise OptionError(f"{before.title!r} before and after the edit are over different tokens")
