@@ -17,7 +17,8 @@ from interp.editing.corpora import Corpus, corpus_rows
 from interp.editing.methods.knowledge_neurons import scale_neurons
 from interp.editing.rows import check_requests, edit_rows
 from interp.errors import FactError, InterpWarning, ModelError
-from interp.evaluation.protocol import ask, questions
+from interp.evaluation.measures import questions
+from interp.evaluation.protocol import ask
 from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into
 from interp.locate.knowledge import top_answers
 from interp.locate.methods.attribution import attribute

@@ -211,6 +211,7 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     from rich.table import Table
 
     from interp import plots
+    from interp.evaluation.measures import measures
     from interp.results.record import write_atomically
     from interp.study.again import relocated
     from interp.study.edited import read_edit_results
@@ -230,12 +231,11 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 
-    columns = {"reliability": "reliab.", "locality": "local.", "portability": "port.", "score": "score"}
-    table = Table("located by", "editor", "layers", *columns.values(), "fluency")
+    columns = measures()
+    table = Table("located by", "editor", "layers", *(column.short or column.name for column in columns))
     for row in found.rows:
-        scores = row.scores["teacher-forced"]
-        means = [f"{scores[name].mean:.1f}" for name in columns]
-        table.add_row(row.locator, row.method, row.layers, *means, f"{row.fluency.mean:.1f}")
+        means = [f"{row.measured(column.name).mean:.1f}" for column in columns]
+        table.add_row(row.locator, row.method, row.layers, *means)
     screen.print(table)
     skipped = dict.fromkeys(text for row in found.rows for text in row.skipped)
     left_out = f"; {len(skipped)} left out" if skipped else ""

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.explorer.exports import FORMATS, exported
+from interp.explorer.exports import EXPORTS, exported
 from interp.explorer.growing import GrowingMaps
 from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, maps_data, runs_data
 from interp.explorer.session import Session, map_names
@@ -76,7 +76,7 @@ class Explorer(anywidget.AnyWidget):
                 "model": session.model.cfg.model_name,
                 "n_layers": session.model.cfg.n_layers,
                 "maps": maps_data(),
-                "formats": list(FORMATS),
+                "formats": list(EXPORTS),
                 "editors": editors_data(session.model),
                 "facts": [f"{f.prompt} …{(f.target or '')}" for f in session.facts],
             },

@@ -9,18 +9,18 @@ from typing import Any
 
 from interp.errors import DataError, FactError, excerpt
 from interp.facts.case_fields import Record, without_nulls
-from interp.facts.case_formats import FORMATS, Format, Shape, check_supported, format_of, shape_of
+from interp.facts.case_formats import CASE_FORMATS, CaseFormat, Shape, check_supported, format_of, shape_of
 from interp.facts.json_records import Notes, check_known, fields, read_records
 from interp.facts.records import EditCase, EditRequest, Probe
 from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
 
-__all__ = ["FORMATS", "case_around", "load_cases"]
+__all__ = ["CASE_FORMATS", "case_around", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_cases(source: str | Path = "builtin", *, format: Format | None = None) -> list[EditCase]:
+def load_cases(source: str | Path = "builtin", *, format: CaseFormat | None = None) -> list[EditCase]:
     """Read edit cases.
 
     Example:
@@ -63,7 +63,7 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
             differ in number, if two records have one id, or if every record was left out.
         OptionError: If the format does not exist.
     """
-    check_choice("format", format, (None, *FORMATS))
+    check_choice("format", format, (None, *CASE_FORMATS))
     records = read_records(source, builtin="cases.jsonl", check_whole=check_supported)
     name, notes = shown_name(source), Notes()
     if format is None:
@@ -91,14 +91,14 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
     return cases
 
 
-def _format_told(found: object, where: str) -> Format:
+def _format_told(found: object, where: str) -> CaseFormat:
     """The format that the first record's fields tell."""
     first = fields(found, where)
     check_supported(first, where)
     return format_of(first, where)
 
 
-def _checked(found: object, format: Format, where: str) -> Mapping[str, Any]:
+def _checked(found: object, format: CaseFormat, where: str) -> Mapping[str, Any]:
     """A record's fields; in a published format those without a value count as not there."""
     checked = fields(found, where)
     if format == "interp":

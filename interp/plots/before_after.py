@@ -16,7 +16,7 @@ from interp.results.token_map import TokenMap
 
 __all__ = ["before_after"]
 
-COLUMNS = {"column": 1, "page": 2, "slide": 2}
+PANELS_PER_ROW = {"column": 1, "page": 2, "slide": 2}
 TIMES = ("Before the edit", "After the edit")
 
 
@@ -107,7 +107,7 @@ class _Page:
 
 
 def _layout(panels: Sequence[Pair], width: str, scale: float) -> _Page:
-    columns, full_width = COLUMNS[width], WIDTHS[width]
+    columns, full_width = PANELS_PER_ROW[width], WIDTHS[width]
     labels = [token_labels(before.tokens, before.subject_span, in_figure=True) for before, _ in panels]
     left = max(text_width(plain(label), 6.5 * scale) for each in labels for label in each) + 0.12 * scale
     between, gap, bar_room = 0.15 * scale, 0.08 * scale, 0.58 * scale

@@ -21,7 +21,7 @@ from interp.plots.style import EMPTY, HATCH, QUIET, WIDTHS, PaperFigure, colour_
 
 __all__ = ["figure1", "figure1_csv", "figure1_html"]
 
-COLUMNS = {"column": 1, "page": 3, "slide": 3}
+PANELS_PER_ROW = {"column": 1, "page": 3, "slide": 3}
 
 
 def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
@@ -44,7 +44,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFi
             classes, or the width is unknown.
     """
     check_choice("width", width, tuple(WIDTHS))
-    rows = arranged(averages, COLUMNS[width])
+    rows = arranged(averages, PANELS_PER_ROW[width])
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         classes = max((a.token_classes for a in averages), key=len)

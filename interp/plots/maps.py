@@ -20,7 +20,7 @@ from interp.system.readable import in_html
 
 __all__ = ["maps", "maps_csv", "maps_html"]
 
-COLUMNS = {"column": 1, "page": 2, "slide": 2}
+PANELS_PER_ROW = {"column": 1, "page": 2, "slide": 2}
 CSV_HEADER = ("map", "unit", "token", "text", "in_subject", "layer", "value")
 
 
@@ -42,7 +42,7 @@ def maps(panels: Sequence[TokenMap], *, title: str, width: str = "page") -> Pape
     """
     check_choice("width", width, tuple(WIDTHS))
     arrays = _checked(panels)
-    columns = min(COLUMNS[width], len(panels))
+    columns = min(PANELS_PER_ROW[width], len(panels))
     labels = token_labels(panels[0].tokens, panels[0].subject_span, in_figure=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.editing.methods import editor_title
 from interp.errors import OptionError
+from interp.evaluation.measures import measure_named
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
@@ -30,8 +31,8 @@ CSV_HEADER = (
     "kind", "name", "layer", "protocol", "metric", "unit", "mean", "low95", "high95", "n", "chosen",
 )  # fmt: skip
 
-# Okabe & Ito's colours, each series with a marker of its own; and where it stands beside its layer
-PARTS = {
+# the score and its parts: Okabe & Ito's colours, each with a marker of its own; and where it stands beside its layer
+SERIES = {
     "score": ("Edit score", "#000000", "o", 0),
     "reliability": ("Reliability", "#d55e00", "s", -1),
     "locality": ("Locality", "#56b4e9", "^", 1),
@@ -76,7 +77,7 @@ def scores_by_layer(
         above = [(0.08 + 0.125 * (title.count("\n") + 1)) * scale for title in titles]
         ticks, foot = 0.2 * scale, 0.16 * scale  # below each panel; the last one's axis label
         columns = LEGEND_COLUMNS[width]
-        lines = [math.ceil(len(PARTS) / columns[0]), math.ceil((len(strengths) + 1) / columns[1])]
+        lines = [math.ceil(len(SERIES) / columns[0]), math.ceil((len(strengths) + 1) / columns[1])]
         legends = [0.05 * scale + 0.135 * scale * n for n in lines]
         full_height = sum(heights) + sum(above) + ticks * len(heights) + foot + sum(legends) + 0.04 * scale
         figure = PaperFigure(figsize=(full_width, full_height))
@@ -120,8 +121,8 @@ def scores_by_layer_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[St
     for layer, row in sorted(by_layer.items()):
         for protocol, scores in row.scores.items():
             for name, found in scores.items():
-                lines.append(("edit", row.method, layer, protocol, name, "percent", *csv_numbers(found), ""))
-        lines.append(("edit", row.method, layer, "", "fluency", "bits x 100", *csv_numbers(row.fluency), ""))
+                unit = measure_named(name).unit.name
+                lines.append(("edit", row.method, layer, protocol or "", name, unit, *csv_numbers(found), ""))
     for strength in strengths:
         for layer, numbers in enumerate(zip(strength.mean, strength.low, strength.high, strict=True)):
             ends = ("" if math.isnan(value) else repr(float(value)) for value in numbers)
@@ -165,7 +166,7 @@ def _strength_title(strength: Strength) -> str:
 
 def _about_intervals(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
     """What bars and bands are, or that there are none."""
-    bars = any(not math.isnan(row.scores[PROTOCOL][name].low) for row in by_layer.values() for name in PARTS)
+    bars = any(not math.isnan(row.scores[PROTOCOL][name].low) for row in by_layer.values() for name in SERIES)
     bands = any(not math.isnan(low) for strength in strengths for low in strength.low)
     shown = " and ".join(name for name, there in (("bars", bars), ("bands", bands)) if there)
     missing = " or ".join(name for name, there in (("bars", bars), ("bands", bands or not strengths)) if not there)
@@ -184,7 +185,7 @@ def _rho(found: Interval) -> str:
 def _draw_scores(axes: Axes, by_layer: Mapping[int, TableRow], beside: float, scale: float) -> None:
     layers = sorted(by_layer)
     gap = min((b - a for a, b in pairwise(layers)), default=1)
-    for name, (_, colour, _, place) in PARTS.items():
+    for name, (_, colour, _, place) in SERIES.items():
         found = [by_layer[layer].scores[PROTOCOL][name] for layer in layers]
         x = [layer + place * min(beside, 0.25 * gap) for layer in layers]
         axes.vlines(
@@ -215,7 +216,7 @@ def _line(name: str, scale: float) -> float:
 
 
 def _series_style(name: str, scale: float) -> dict[str, Any]:
-    _, colour, marker, _ = PARTS[name]
+    _, colour, marker, _ = SERIES[name]
     return {
         "color": colour, "marker": marker, "markersize": (3.2 if name == "score" else 2.4) * scale,
         "linewidth": _line(name, scale), "markeredgewidth": 0,
@@ -238,7 +239,7 @@ def _legends(
     columns: tuple[int, int],
     scale: float,
 ) -> None:
-    series: list[Artist] = [Line2D([], [], label=PARTS[name][0], **_series_style(name, scale)) for name in PARTS]
+    series: list[Artist] = [Line2D([], [], label=SERIES[name][0], **_series_style(name, scale)) for name in SERIES]
     marks: list[Artist] = [
         Line2D([], [], label=plain(f"chosen by {strength.locator}: layer {strength.chosen}"),
                **_chosen_style(index, len(strengths), scale))

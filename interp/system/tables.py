@@ -15,18 +15,19 @@ from interp.options import check_choice
 __all__ = ["check_names", "entry_named"]
 
 
-def entry_named(name: str, table: Mapping[str, Any], package: str) -> Any:
+def entry_named(name: str, table: Mapping[str, Any], package: str, *, what: str = "method") -> Any:
     """A table's entry.
 
     Args:
         name: Of what is asked for.
         table: Entries by name; a text is ``MODULE.ATTRIBUTE`` below the package.
         package: Where the texts point into.
+        what: What is asked for, for the error.
 
     Raises:
         OptionError: If there is none of that name, with the one that was perhaps meant.
     """
-    check_choice("method", name, tuple(table))
+    check_choice(what, name, tuple(table))
     entry = table[name]
     if isinstance(entry, str):
         module, _, attribute = entry.partition(".")
