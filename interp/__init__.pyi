@@ -60,8 +60,10 @@ from .locate import (
     read_out,
     refined_neurons,
 )
-from .models.load import KNOWN_MODELS, load_model, weights_hash
+from .models.hub import KNOWN_MODELS
+from .models.load import load_model
 from .models.tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
+from .models.weights import weights_hash
 from .patches import Outcome, Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
 from .plots import (
     before_after,

@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from interp.errors import ModelError, OptionError
 from interp.models import embedded
 from interp.models.config import MAX_CONTEXT, MODEL_TYPES
-from interp.models.load import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
+from interp.models.hub import KNOWN_MODELS
+from interp.models.load import _CONVERTERS, default_device, load_model
+from interp.models.weights import weights_hash
 
 TOLERANCE = 2e-4
 Factory = Callable[[str], HookedTransformer]
@@ -579,7 +581,7 @@ def test_default_device() -> None:
 
 def test_no_network_is_said_at_once(monkeypatch):
     """A closed port of this machine stands for a hub that cannot be reached."""
-    monkeypatch.setattr("interp.models.load.HUB", "http://127.0.0.1:9")
-    monkeypatch.setattr("interp.models.load.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("interp.models.hub.HUB", "http://127.0.0.1:9")
+    monkeypatch.setattr("interp.models.hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=r"'gpt2-xx' is neither embedded .* cannot be reached; did you mean gpt2-xl"):
         load_model("gpt2-xx")

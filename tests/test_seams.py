@@ -19,8 +19,8 @@ from interp.explorer.session import Session
 from interp.facts.records import EditRequest, Fact
 from interp.locate.method import LocateTask, Locator
 from interp.locate.methods import LOCATORS
-from interp.models.load import weights_hash
 from interp.models.tokens import tokenize
+from interp.models.weights import weights_hash
 from interp.results.record import Record, provenance
 from tests.token_maps import a_map
 

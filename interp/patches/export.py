@@ -21,7 +21,8 @@ from transformer_lens import HookedTransformer
 from transformers.utils import logging as transformers_logging
 
 from interp.errors import DataError, ModelError, OptionError
-from interp.models.load import from_hugging_face, load_hugging_face, weights_hash
+from interp.models.load import from_hugging_face, load_hugging_face
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches, check_fits
 from interp.system.files import reason, temporary_folder
 
