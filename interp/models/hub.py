@@ -5,37 +5,44 @@ from __future__ import annotations
 import difflib
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from interp.errors import ModelError, excerpt
 from interp.models import embedded
+from interp.models.families import FAMILIES, family_named
 
 __all__ = ["KNOWN_MODELS", "check_reachable", "unreadable"]
 
 HUB = constants.ENDPOINT
 
-KNOWN_MODELS: Mapping[str, str] = {
-    embedded.NAME: "SmolLM2-135M-Instruct, embedded: 30 layers, needs no network",
-    "gpt2": "GPT-2 small, 12 layers",
-    "gpt2-medium": "GPT-2 medium, 24 layers",
-    "gpt2-large": "GPT-2 large, 36 layers",
-    "gpt2-xl": "GPT-2 XL, 48 layers: the paper's model",
-    "EleutherAI/gpt-j-6b": "GPT-J, 28 layers",
-    "EleutherAI/pythia-160m": "Pythia, 12 layers",
-    "EleutherAI/pythia-1b": "Pythia, 16 layers",
-    "EleutherAI/pythia-2.8b": "Pythia, 32 layers",
-    "EleutherAI/gpt-neox-20b": "GPT-NeoX, 44 layers",
-    "HuggingFaceTB/SmolLM2-360M": "SmolLM2, 32 layers",
-    "HuggingFaceTB/SmolLM2-1.7B": "SmolLM2, 24 layers",
-    "meta-llama/Llama-3.2-1B": "Llama 3.2, 16 layers",
-    "meta-llama/Llama-3.1-8B": "Llama 3.1, 32 layers",
-    "mistralai/Mistral-7B-v0.3": "Mistral, 32 layers",
-    "Qwen/Qwen2-0.5B": "Qwen2, 24 layers",
-    "Qwen/Qwen2.5-1.5B": "Qwen2.5, 28 layers",
-}
+
+class _KnownModels(Mapping[str, str]):
+    """The embedded model, then those of each family in the table, as it is when asked."""
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+    @staticmethod
+    def _all() -> dict[str, str]:
+        known = {embedded.NAME: "SmolLM2-135M-Instruct, embedded: 30 layers, needs no network"}
+        for architecture in FAMILIES:
+            known.update(family_named(architecture).known)
+        return known
+
+
+KNOWN_MODELS: Mapping[str, str] = _KnownModels()
 """Names to start from; any other Hugging Face name or folder of the same families works as well."""
 
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained import weight_conversions
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
-from interp.models.config import MODEL_TYPES, architecture_of, hooked_config
+from interp.models.config import checked_family, hooked_config
+from interp.models.families import family_named
 from interp.models.folder import check_vocabulary, check_weights, model_source
 from interp.models.hub import check_reachable, unreadable
 from interp.models.tokens import front_tokens
@@ -32,15 +32,6 @@ from interp.models.weights import as_matmul_wants, share_buffers
 __all__ = ["default_device", "from_hugging_face", "load_hugging_face", "load_model"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-_CONVERTERS: Mapping[str, Callable[[Any, HookedTransformerConfig], dict[str, Tensor]]] = {
-    "GPT2LMHeadModel": weight_conversions.convert_gpt2_weights,
-    "GPTJForCausalLM": weight_conversions.convert_gptj_weights,
-    "GPTNeoXForCausalLM": weight_conversions.convert_neox_weights,
-    "LlamaForCausalLM": weight_conversions.convert_llama_weights,
-    "MistralForCausalLM": weight_conversions.convert_mistral_weights,
-    "Qwen2ForCausalLM": weight_conversions.convert_qwen2_weights,
-}
 
 
 def default_device() -> torch.device:
@@ -58,8 +49,9 @@ def load_model(
 
     Args:
         name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format (``~`` is the home folder),
-            or a Hugging Face name, of the GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral or Qwen2 family. Weights are
-            read from safetensors files only, and no code that comes with a model is run.
+            or a Hugging Face name, of a supported family: GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral, Qwen2 (one
+            file each in ``interp/models/families``). Weights are read from safetensors files only, and no code that
+            comes with a model is run.
         dtype: Number format of weights and activations.
         device: Where to put it; CUDA when present by default.
 
@@ -104,7 +96,7 @@ def load_hugging_face(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedM
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            hooked_config(architecture_of(config), config)
+            family = checked_family(config)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             check_vocabulary(tokenizer, config)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -115,7 +107,7 @@ def load_hugging_face(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedM
                 ignore_mismatched_sizes=True,  # to name them
                 output_loading_info=True,
             )
-            check_weights(*loaded)
+            check_weights(family, *loaded)
         except MemoryError:
             raise
         except ModelError as error:
@@ -147,12 +139,10 @@ def from_hugging_face(
     Raises:
         ModelError: If the architecture or one of its settings is not supported.
     """
-    architecture = (hf_model.config.architectures or [type(hf_model).__name__])[0]
-    if architecture not in MODEL_TYPES:
-        raise ModelError(f"architecture {architecture} is not supported; supported are {', '.join(MODEL_TYPES)}")
+    family = family_named((hf_model.config.architectures or [type(hf_model).__name__])[0])
     cfg = HookedTransformerConfig(
-        **hooked_config(architecture, hf_model.config),
-        original_architecture=architecture,
+        **hooked_config(family, hf_model.config),
+        original_architecture=family.architecture,
         model_name=name,
         dtype=hf_model.dtype,
         device=str(device),
@@ -162,7 +152,7 @@ def from_hugging_face(
     hf_model = hf_model.to(device)  # type: ignore[arg-type]
     state = {
         key: as_matmul_wants(key, value.detach().to(device=device, dtype=hf_model.dtype))
-        for key, value in _CONVERTERS[architecture](hf_model, cfg).items()
+        for key, value in family.convert(hf_model, cfg).items()
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
