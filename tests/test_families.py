@@ -1,4 +1,4 @@
-"""Every family in the table: logits as transformers', layout, and settings.
+"""Every family in the table: logits as transformers', layout, and which settings are covered.
 
 What else must hold of each stands where it is tested: the sweep, both exports, editors, suffixes, generation, moments
 run over the fixture ``family`` in their own files.
@@ -20,10 +20,11 @@ from transformer_lens import HookedTransformer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import interp
+from interp.errors import ModelError
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named, family_of
-from interp.models.families.settings import MAX_CONTEXT
+from interp.models.families.settings import MAX_CONTEXT, Settings
 from interp.models.hub import KNOWN_MODELS
 from interp.models.load import load_model
 from tests.conftest import ARCHITECTURES
@@ -249,3 +250,85 @@ def test_settings_of_known_models_are_covered(name: str) -> None:
 
 def test_every_known_model_has_its_settings_here() -> None:
     assert set(KNOWN_MODELS) - {embedded.NAME} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_all_that_a_config_class_knows_has_been_looked_at(architecture: str) -> None:
+    """Where a config says nothing the default of its class holds, which may be no small thing (a soft cap)."""
+    family = family_named(architecture)
+    given = Settings(architecture, config_of(model_type=family.model_type).to_dict(), {})
+    family.settings(given)
+    assert given.not_covered() == {"model_type": family.model_type, "is_encoder_decoder": False}
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("value", [False, 0, 30.0, "tanh", {"a": 1}], ids=repr)
+def test_a_setting_that_nobody_knows_is_refused(architecture: str, value: Any) -> None:
+    settings = {"model_type": family_named(architecture).model_type, "architectures": [architecture]}
+    checked_family(config_of(**settings, logit_cap=None))  # says nothing
+    with pytest.raises(ModelError) as raised:
+        checked_family(config_of(**settings, logit_cap=value))
+    assert str(raised.value) == (
+        f"setting logit_cap of {architecture} is not known here, got {value!r}: if it does not change what the model"
+        " computes, take it out of config.json"
+    )
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_setting_of_the_config_class_that_nobody_read_is_refused_where_it_says_something(architecture: str) -> None:
+    settings = {"model_type": family_named(architecture).model_type, "architectures": [architecture]}
+    checked_family(config_of(**settings, is_encoder_decoder=False))
+    with pytest.raises(ModelError, match=f"setting is_encoder_decoder of {architecture} is not known here, got True"):
+        checked_family(config_of(**settings, is_encoder_decoder=True))
+
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention of GPT2LMHeadModel must be False, got True"),
+        ("gptj", {"rotary": False}, "setting rotary of GPTJForCausalLM must be True, got False"),
+        ("gptj", {"rotary_dim": 3}, "rotary dimensions must be an even number from 2 to 8, got 3"),
+        ("neox", {"attention_bias": False}, "attention_bias of GPTNeoXForCausalLM must be True, got False"),
+        (
+            *("neox", {"rope_parameters": {**ROPE, "partial_rotary_factor": 2}}),
+            "rope_parameters: setting partial_rotary_factor must be a number above 0 and up to 1, got 2",
+        ),
+        ("llama", {"rope_interleaved": True}, "rope_interleaved of LlamaForCausalLM must be False, got True"),
+        ("llama", {"attention_bias": True}, "attention_bias of LlamaForCausalLM must be False, got True"),
+        ("llama", {"mlp_bias": True}, "mlp_bias of LlamaForCausalLM must be False, got True"),
+        ("llama", {"per_layer_config": {"1": {"intermediate_size": 24}}}, "per_layer_config of LlamaForCausalLM"),
+        (
+            *("llama", {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}}),
+            "rope_parameters: setting partial_rotary_factor of LlamaForCausalLM is not known here, got 0.5",
+        ),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types of MistralForCausalLM is not known here"),
+        ("qwen2", {"use_mrope": True}, "use_mrope of Qwen2ForCausalLM must be False, got True"),
+        ("qwen2", {"layer_types": ["chunked_attention"] * 3}, "layer_types must be a list of full_attention and"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_not_covered(
+    name: str, changes: dict[str, Any], message: str, family_folder: Callable[[str], Path]
+) -> None:
+    settings = json.loads((family_folder(name) / "config.json").read_text())
+    checked_family(config_of(**settings))
+    with pytest.raises(ModelError, match=re.escape(message)):
+        checked_family(config_of(**{**settings, **changes}))
+
+
+def test_a_setting_that_its_config_class_does_not_have_may_matter(
+    family_folder: Callable[[str], Path], tmp_path: Path, tiny: HookedTransformer
+) -> None:
+    """Attention that looks ahead: transformers obeys, whatever the class of the config."""
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder("llama"), folder)
+    set_config(folder, is_causal=False)
+    tokens = some_tokens(tiny, 12)
+    one, other = (AutoModelForCausalLM.from_pretrained(place) for place in (family_folder("llama"), folder))
+    with torch.inference_mode():
+        assert (one(tokens).logits - other(tokens).logits).abs().max() > 100 * TOLERANCE
+    with pytest.raises(ModelError, match=r"^model folder .*: setting is_causal of LlamaForCausalLM is not known"):
+        load_model(folder, device="cpu")

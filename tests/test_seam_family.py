@@ -162,6 +162,12 @@ def test_its_known_model_is_listed_and_guessed() -> None:
         interp.load_model("nobody/invented-1")
 
 
+def test_a_setting_that_its_file_forgets_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "InventedForCausalLM", replace(INVENTED, settings=llama.FAMILY.settings))
+    with pytest.raises(ModelError, match=r"setting embedding_scale of InventedForCausalLM is not known here, got 3\.0"):
+        interp.load_model(folder, device="cpu")
+
+
 def test_without_a_down_projection_nothing_is_exported(
     model: HookedTransformer, patch: interp.Patch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

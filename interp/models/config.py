@@ -52,6 +52,7 @@ def hooked_config(family: Family, hf: PreTrainedConfig) -> dict[str, Any]:
     """
     given = Settings(family.architecture, hf.to_dict(), type(hf)().to_dict())
     fields = family.settings(given)
+    given.refuse_others()
     if fields["act_fn"] not in ACTIVATIONS:
         supported = ", ".join(ACTIVATIONS)
         raise ModelError(f"activation {excerpt(fields['act_fn'])} is not supported; supported are {supported}")
