@@ -21,7 +21,7 @@ from interp.engine.pairs import clean_and_corrupted
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch
 
 MISSING = [name for name in ("playwright", "jupyterlab", "anywidget") if importlib.util.find_spec(name) is None]

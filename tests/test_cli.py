@@ -25,7 +25,7 @@ from interp.locate.knowledge import top_answers
 from interp.locate.methods import LOCATORS
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
-from interp.models.load import KNOWN_MODELS
+from interp.models.hub import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder
 from interp.study.located import class_averages

@@ -34,7 +34,8 @@ from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -24,8 +24,8 @@ from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
-from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder

@@ -32,7 +32,8 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.methods.attribution import attribute
 from interp.locate.refined import refined_neurons
 from interp.models import tokens
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches
 from interp.results.record import provenance
 

@@ -33,7 +33,7 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches
 from interp.plots.panel import token_label
 

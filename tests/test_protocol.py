@@ -20,7 +20,7 @@ from interp.evaluation.protocols import PROTOCOLS
 from interp.evaluation.questions import Question, Reading, cases_of
 from interp.evaluation.summary import compare, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, compose
 from interp.results.record import provenance
 from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference

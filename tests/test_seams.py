@@ -24,8 +24,8 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import ClassAverage
 from interp.locate.method import LocateTask, Locator
 from interp.locate.methods import LOCATORS
-from interp.models.load import weights_hash
 from interp.models.tokens import tokenize
+from interp.models.weights import weights_hash
 from interp.results.record import Provenance, Record, provenance
 from interp.study.again import relocated
 from tests.token_maps import a_map

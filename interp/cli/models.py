@@ -61,7 +61,7 @@ def list_facts(
 @app.command("models")
 def list_models(as_json: Json = False) -> None:
     """Names to start from; any model of these families works, by name or folder."""
-    from interp.models.load import KNOWN_MODELS
+    from interp.models.hub import KNOWN_MODELS
 
     if as_json:
         print_json(dict(KNOWN_MODELS))

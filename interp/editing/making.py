@@ -23,8 +23,8 @@ from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import tokenize
+from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_positive
 from interp.patches.patch import Outcome, Patch, check_unprocessed
 from interp.results.record import Provenance, provenance

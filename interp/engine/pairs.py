@@ -245,7 +245,7 @@ def check_current(pair: RunPair) -> None:
 def _weights(model: HookedTransformer) -> str:
     """A checksum of all parameters' content, computed where they are.
 
-    Unlike :func:`interp.models.load.weights_hash` it may depend on the layout in memory and the device, and copies
+    Unlike :func:`interp.models.weights.weights_hash` it may depend on the layout in memory and the device, and copies
     nothing."""
     digest = xxhash.xxh3_128()
     for name, parameter in model.named_parameters():

@@ -23,7 +23,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.results.record import Record, content_hash
 

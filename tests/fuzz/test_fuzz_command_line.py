@@ -21,7 +21,7 @@ import interp
 import interp.cli
 import interp.models.load
 from interp.errors import InterpWarning
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.conftest import GOLDEN
 from tests.fuzz.hostile import TEXTS
 from tests.fuzz.samples import CASES, CONTEXTS, FACT, TO_ROME

@@ -17,7 +17,7 @@ from transformer_lens.hook_points import HookPoint
 
 import interp
 from interp.errors import InterpError
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.conftest import GOLDEN
 from tests.fuzz.samples import CONTEXTS, JAPAN, STUDY_CASES, TO_LIMA, TO_ROME, TOWER
 from tests.fuzz.trials import SCALE, rounds

@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 import interp
 from interp.editing import EDITORS
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.fuzz.hostile import VALUES
 from tests.fuzz.samples import CONTEXTS, TO_ROME, TOWER
 from tests.fuzz.trials import Model, fuzzed, tried

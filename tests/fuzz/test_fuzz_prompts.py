@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 
 import interp
 from interp.facts.records import EditCase, EditRequest, Fact
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.fuzz.hostile import hostile_texts, texts
 from tests.fuzz.trials import Model, fuzzed, tried
 

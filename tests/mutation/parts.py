@@ -22,6 +22,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "engine.pairs": (*_TRACE, *_FORMS),
     "engine.cells": _TRACE,
     "engine.generation": ("test_generation", "test_contexts", "test_protocol"),
+    "models.config": ("test_families", "test_models"),
+    "models.families.family": ("test_families", "test_models"),
+    "models.families.settings": ("test_families", "test_models"),
+    "models.weights": ("test_families", "test_models"),
     "models.tokens": ("test_tokens", "test_tokenizer_kinds", "test_facts", "test_datasets", "test_knowledge"),
     # locators
     "locate.activation_patching": ("test_activation_patching", "test_decoders"),

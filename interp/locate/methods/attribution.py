@@ -39,8 +39,8 @@ from interp.engine.integrated_gradients import AnsweredRun, Rule, Scaled, answer
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
-from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import TokenizedFact, token_text, tokenize
+from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_choice, check_positive, whole_number
 from interp.results.record import Provenance, Record, provenance
 from interp.results.token_map import TokenMap
