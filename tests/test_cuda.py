@@ -166,7 +166,7 @@ def test_the_explorer(on_cuda: HookedTransformer, tiny: HookedTransformer) -> No
         explorer.run()
         explorer.wait(120)
         expected = causal_trace(tiny, TOWER.fact, state="mlp", window=2, samples=3, noise=explorer.controls["noise"])
-        torch.testing.assert_close(explorer.traces["mlp"].scores.cpu(), expected.scores, atol=2e-6, rtol=0)
+        torch.testing.assert_close(explorer.located["mlp"].scores.cpu(), expected.scores, atol=2e-6, rtol=0)
         explorer._heard(explorer, {"do": "select", "cells": [{"method": "resid", "token": 2, "layer": 1}]}, None)
         assert explorer._worker.wait(60)
         pair = clean_and_corrupted(tiny, TOWER.fact, samples=3, noise=explorer.controls["noise"])

@@ -13,13 +13,14 @@ import torch
 
 import interp
 from interp.display import as_html, as_text, describe
-from interp.display.description import Description, Table, probability, shaded
+from interp.display.description import Description, Table, shaded
 from interp.editing.moments import SecondMoments
 from interp.engine.cells import Cell
 from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import class_average
 from interp.results.record import provenance
 from interp.statistics.estimates import Interval
+from interp.system.readable import probability
 from tests.token_maps import a_map
 
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")

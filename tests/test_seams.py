@@ -26,7 +26,8 @@ from interp.locate.method import LocateTask, Locator
 from interp.locate.methods import LOCATORS
 from interp.models.tokens import tokenize
 from interp.models.weights import weights_hash
-from interp.results.record import Provenance, Record, provenance
+from interp.results.mapped import MapRecord
+from interp.results.record import Provenance, provenance
 from interp.study.again import relocated
 from tests.token_maps import a_map
 
@@ -233,7 +234,7 @@ def test_it_stands_in_the_figure_of_layers_and_the_page(studied):
         axes.get_title(loc="left") for axes in interp.plots.scores_by_layer(results.by_layer, results.strengths).axes
     ]
     assert titles[0].startswith("Shift at each layer")
-    page = results._repr_html_()
+    page = results._repr_mimebundle_()["text/html"]
     assert "Shift by layer" in page
     assert "Plain keys" in page
 
@@ -260,7 +261,7 @@ def test_no_warning_is_lost(tiny):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LengthsRecord(Record):
+class LengthsRecord(MapRecord):
     """The norms of the residual stream."""
 
     fact: Fact
@@ -343,5 +344,7 @@ def test_a_locators_map_is_drawn_everywhere(tiny, with_lengths, tmp_path):
     interp.save_figure(interp.heatmap(shown), tmp_path / "map", formats=("svg",))
     assert "Lengths" in (tmp_path / "map.svg").read_text("utf-8")
     assert "Lengths" in interp.plots.heatmap_html(shown)
+    assert repr(found).startswith("Lengths\n")
+    assert "<img" in found._repr_mimebundle_()["text/html"]
     assert len(interp.plots.heatmap_text(shown).plain.splitlines()) >= len(shown.tokens)
     assert interp.plots.maps_csv([shown]).count("\n") == 1 + shown.values.numel()

@@ -20,7 +20,7 @@ from interp.plots.style import PaperFigure
 from interp.results.token_map import TokenMap
 from interp.system.readable import in_html, neutral
 
-__all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
+__all__ = ["Description", "Table", "as_html", "as_text", "describe", "shaded"]
 
 TEXT_WIDTH = 140
 DPI = 160
@@ -85,11 +85,6 @@ def as_html(result: Any) -> str:
         parts.append(_image(found.figure(), found.heading))
     parts += [_html_table(table) for table in found.tables]
     return "<div>" + "\n".join(parts) + "</div>"
-
-
-def probability(value: float) -> str:
-    """A probability as it is read: three decimals, and no 0 that is none."""
-    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def shaded(shown: TokenMap) -> str:

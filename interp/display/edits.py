@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from interp.display.description import Description, Table, describe, probability
+from interp.display.description import Description, Table, describe
 from interp.editing.methods import editor_title
 from interp.editing.moments import SecondMoments
 from interp.evaluation.answers import Answers
@@ -14,17 +14,17 @@ from interp.evaluation.measure import PERCENT
 from interp.evaluation.measures import measures
 from interp.evaluation.summary import NOTHING, Comparison, TableRow
 from interp.patches.patch import Patch
-from interp.plots.panel import number, token_label
 from interp.statistics.estimates import Interval
 from interp.study.edited import EditResults
+from interp.system.readable import number, probability, token_label
 
-__all__ = ["describe_patch"]
+__all__: list[str] = []
 
 PROTOCOL = "teacher-forced"
 
 
 @describe.register
-def describe_patch(patch: Patch) -> Description:
+def _patch(patch: Patch) -> Description:
     """A patch: what it edits, whether the patched model says so, how much it adds where."""
     requests = [
         (

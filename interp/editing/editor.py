@@ -19,7 +19,7 @@ from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker, checked_requests
-from interp.editing.methods import editor_named
+from interp.editing.methods import DEFAULT_EDITOR, editor_named
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -34,7 +34,7 @@ def edit(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -102,7 +102,7 @@ def edit_each(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,

@@ -20,6 +20,7 @@ from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker
+from interp.editing.methods import DEFAULT_EDITOR
 from interp.errors import InterpError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -33,7 +34,7 @@ def edit_sequentially(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,

@@ -432,7 +432,7 @@ function render({ model, el }) {
     chips.replaceChildren(
       ...data.cells.map((cell, i) =>
         h("span", { class: "ie-chip" },
-          cell.text + (cell.neurons ? ` · top neurons ${cell.neurons}` : ""),
+          cell.text + (cell.more ? ` · ${cell.more}` : ""),
           h("button", { class: "ie-x", "aria-label": "remove", onclick: () =>
             send("select", { cells: data.cells.filter((_, j) => j !== i) }) }, "×"))),
     );

@@ -12,8 +12,8 @@ from interp.explorer.session import Session
 from interp.models.tokens import token_text
 from interp.options import check_choice
 from interp.plots.maps import maps, maps_csv, maps_html
-from interp.plots.panel import token_label
 from interp.plots.save import save_figure
+from interp.system.readable import token_label
 
 __all__ = ["EXPORTS", "exported"]
 

@@ -18,6 +18,7 @@ import anywidget
 import traitlets
 from transformer_lens import HookedTransformer
 
+from interp.editing.methods import DEFAULT_EDITOR, editor_title
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import EXPORTS, exported
@@ -28,9 +29,8 @@ from interp.explorer.worker import Worker
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.methods import locator_named
-from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 from interp.patches.patch import Patch
+from interp.results.mapped import MapRecord
 from interp.results.record import write_atomically
 from interp.system.readable import neutral
 
@@ -99,15 +99,9 @@ class Explorer(anywidget.AnyWidget):
         return self._session.fact
 
     @property
-    def traces(self) -> dict[str, CausalTrace]:
-        """The finished causal traces, by state."""
-        return {method: found for method, found in self._session.maps.items() if isinstance(found, CausalTrace)}
-
-    @property
-    def attribution(self) -> Attribution | None:
-        """The finished attribution scores."""
-        found = self._session.maps.get("attribution")
-        return found if isinstance(found, Attribution) else None
+    def located(self) -> dict[str, MapRecord]:
+        """The finished results, by locator."""
+        return dict(self._session.maps)
 
     @property
     def patched(self) -> PatchedRun | None:
@@ -155,9 +149,9 @@ class Explorer(anywidget.AnyWidget):
         """Move sliders (:class:`interp.explorer.Controls`)."""
         self._submit(partial(self._set_controls, changes), "")
 
-    def edit(self, new_target: str, *, method: str = "rome", layer: int) -> None:
+    def edit(self, new_target: str, *, method: str = DEFAULT_EDITOR, layer: int) -> None:
         """Edit the view."""
-        self._submit(partial(self._edit, new_target, method, layer), f"editing with {method.upper()}")
+        self._submit(partial(self._edit, new_target, method, layer), f"editing with {editor_title(method)}")
 
     def undo(self) -> None:
         """Take the edit back."""

@@ -15,7 +15,8 @@ from transformer_lens import HookedTransformer
 from interp.engine.cells import Cell
 from interp.facts.records import Fact
 from interp.options import Progress
-from interp.results.record import Provenance, Record
+from interp.results.mapped import MapRecord
+from interp.results.record import Provenance
 from interp.results.token_map import TokenMap
 
 __all__ = ["LocateTask", "Locator"]
@@ -81,7 +82,7 @@ class Locator:
         row: The row of Figure 1 that it stands in.
         turn: Where several maps are computed for someone who waits, the lowest comes first.
         doing: What is being done meanwhile.
-        record: The class of its results; they have a ``map()``.
+        record: The class of its results.
         run: Its work.
         averaged: One result as the map that Figure 1 averages.
         beside: One result as a map to stand beside that of another model; its ``map()`` by default.
@@ -99,8 +100,8 @@ class Locator:
     row: int
     turn: int
     doing: str
-    record: type[Record]
-    run: Callable[[LocateTask], Record]
+    record: type[MapRecord]
+    run: Callable[[LocateTask], MapRecord]
     averaged: Callable[[Any], TokenMap]
     about: Callable[[Fact], dict[str, Any]]
     cell: Callable[[int, int, int], Cell]

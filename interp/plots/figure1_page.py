@@ -11,10 +11,9 @@ from plotly.subplots import make_subplots
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods import locator_named
 from interp.plots.averages import arranged, array, peaks
-from interp.plots.panel import number
 from interp.plots.style import EMPTY, colour_scale
 from interp.statistics.intervals import MIN_UNBOUNDED
-from interp.system.readable import in_html
+from interp.system.readable import in_html, number
 
 __all__ = ["figure1_html"]
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.plots.style import EMPTY, HATCH, ColourScale, font_family, printed, text_width
-from interp.system.readable import in_html, token_label
+from interp.system.readable import in_html, number, token_label
 
 __all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
 
@@ -98,11 +98,6 @@ def _label_rows(axes: Axes, rows: int, labels: Sequence[str] | None) -> None:
     for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_fontfamily(font_family(printed(label)))
     axes.tick_params(axis="y", length=0)
-
-
-def number(value: float) -> str:
-    """A short decimal number."""
-    return f"{round(value, 12) + 0.0:.4g}".replace("-", "−")
 
 
 def hover_texts(labels: Sequence[str], values: Float[np.ndarray, "token layer"], unit: str) -> list[list[str]]:

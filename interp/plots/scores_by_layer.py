@@ -20,10 +20,11 @@ from interp.evaluation.measures import measure_named
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
-from interp.plots.panel import layer_ticks, number, plain, wrapped
+from interp.plots.panel import layer_ticks, plain, wrapped
 from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
 from interp.statistics.estimates import Interval
 from interp.study.edited import Strength
+from interp.system.readable import number
 
 __all__ = ["scores_by_layer", "scores_by_layer_csv"]
 

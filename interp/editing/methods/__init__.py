@@ -13,7 +13,7 @@ from interp.system.tables import entry_named
 if TYPE_CHECKING:
     from interp.editing.method import Editor
 
-__all__ = ["EDITORS", "editor_named", "editor_title"]
+__all__ = ["DEFAULT_EDITOR", "EDITORS", "editor_named", "editor_title"]
 
 EDITORS: dict[str, str | Editor] = {
     "rome": "rome.EDITOR",
@@ -23,6 +23,9 @@ EDITORS: dict[str, str | Editor] = {
     "ft-l": "fine_tuning.EDITOR",
     "kn": "knowledge_neurons.EDITOR",
 }
+
+DEFAULT_EDITOR = "rome"
+"""Where none is asked for."""
 
 
 def editor_named(name: str) -> Editor:

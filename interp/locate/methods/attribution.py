@@ -42,13 +42,16 @@ from interp.locate.method import LocateTask, Locator
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_choice, check_positive, whole_number
-from interp.results.record import Provenance, Record, provenance
+from interp.results.mapped import Listing, MapRecord
+from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
+from interp.system.readable import number, probability, token_label
 
 __all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute"]
 
 Tokens = Literal["last", "all", "each"]
 TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
+_LISTED = 5  # neurons
 _NAME, _HUE = "attribution", 255.0
 _AVERAGED_TIMES = 10_000  # Figure 1 shows mean scores multiplied by this
 
@@ -64,7 +67,7 @@ class Neuron:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(Record):
+class Attribution(MapRecord):
     """What :func:`attribute` found.
 
     Args:
@@ -92,6 +95,38 @@ class Attribution(Record):
     scaled_tokens: str
     steps: int
     rule: str
+
+    @property
+    def heading(self) -> str:
+        """The fact whose answer was attributed."""
+        return f"Attribution of “{self.fact.prompt}” → “{token_label(self.answer)}”"
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was scaled, and the error of the quadrature."""
+        gap = float(self.completeness_gap.abs().max())
+        return (
+            f"scaled: {self.scaled_tokens} token(s), {self.rule}, n = {self.steps}; P(answer)"
+            f" {probability(self.probability)}; largest completeness gap {number(gap)}",
+        )
+
+    def listings(self) -> tuple[Listing, ...]:
+        """The neurons with the highest scores."""
+        rows = [
+            (
+                "last" if neuron.token is None else f"{neuron.token} {token_label(self.tokens[neuron.token])}",
+                str(neuron.layer),
+                str(neuron.neuron),
+                number(neuron.score),
+            )
+            for neuron in self.top_neurons(min(_LISTED, self.scores.numel()))
+        ]
+        header = ("token", "layer", "neuron", "score")
+        return (Listing(title="Neurons with the highest scores", header=header, rows=rows),)
+
+    def at(self, token: int, layer: int) -> dict[str, str]:
+        """The neurons with the highest scores at one token and layer."""
+        best = self.top_neurons(_LISTED, layer=layer, token=token)
+        return {"top neurons": ", ".join(f"{neuron.neuron} ({number(neuron.score)})" for neuron in best)}
 
     def per_token(self, reduce: Literal["sum", "mean"] = "mean") -> Float[Tensor, "token layer"]:
         """Scores summed or averaged over neurons, per prompt token and layer.

@@ -39,8 +39,10 @@ from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
 from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
-from interp.results.record import Provenance, Record, provenance
+from interp.results.mapped import MapRecord
+from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
+from interp.system.readable import number, probability, token_label
 
 __all__ = ["ATTN", "MLP", "RESID", "CausalTrace", "causal_trace"]
 
@@ -52,7 +54,7 @@ _HUES = {"resid": 300.0, "mlp": 150.0, "attn": 25.0}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CausalTrace(Record):
+class CausalTrace(MapRecord):
     """What :func:`causal_trace` found, per token and layer.
 
     Args:
@@ -111,6 +113,23 @@ class CausalTrace(Record):
     def restored(self) -> str:
         """What a cell restores, in words."""
         return STATE_NAMES[self.state] + ("" if self.state == "resid" else f", window of {self.window}")
+
+    @property
+    def heading(self) -> str:
+        """The fact that was traced."""
+        return f"Causal trace of “{self.fact.prompt}” → “{token_label(self.answer)}”"
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was restored, how the subject was corrupted, and the answer in both runs."""
+        if self.corruption == "symmetric":
+            corruption = f"{self.samples} other subject(s)"
+        else:
+            corruption = f"{self.samples} samples of {self.corruption} noise {number(self.noise)}"
+        return (
+            f"{self.restored}; P(answer) {probability(self.clean_probability)} clean,"
+            f" {probability(self.corrupted_probability)} corrupted ({corruption})"
+            + ("" if self.known else f"; the model answers “{token_label(self.top_answer)}”"),
+        )
 
     def map(self, values: Literal["indirect_effect", "scores"] = "indirect_effect") -> TokenMap:
         """The indirect effects, or the metric itself in the restored runs, by token and layer.
