@@ -25,12 +25,13 @@ from interp.cli.common import (
     digest,
     load,
     locate_settings,
+    names_typed,
     path_option,
     slug,
 )
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
-from interp.cli.locate import draw_figure1, draw_first_fact
+from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
 from interp.editing.methods import EDITORS
 from interp.errors import OptionError
@@ -104,10 +105,10 @@ def study(
 ) -> None:
     """Locate, edit at the layers that each locator points to and at every few layers, evaluate, write Table 1."""
     settings = _edit_settings(preset, case_limit, stride, fluency_tokens, seed, corpus, corpus_tokens)
-    settings = replace(settings, editors=_names(editors))
+    settings = replace(settings, editors=names_typed(editors))
     located: dict[str, Any] = {}
     if locators is not None:
-        chosen = _names(locators)
+        chosen = names_typed(locators)
         located = {"locators": chosen}
         layers = None if settings.layers is None else _of(chosen, settings.layers)
         settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
@@ -125,11 +126,6 @@ def table1(
     from interp.study.located import class_averages
 
     _draw_edits(RunFolder(from_run / "edits"), class_averages(RunFolder(from_run)), figures or from_run / "figures")
-
-
-def _names(typed: str) -> tuple[str, ...]:
-    """Names by commas."""
-    return tuple(name.strip() for name in typed.split(","))
 
 
 def _of(locators: tuple[str, ...], layers: Mapping[str, int]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from interp.facts.records import Fact
 from interp.results.record import Record
 from interp.results.token_map import TokenMap
 
@@ -28,7 +29,13 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MapRecord(Record):
-    """What a locator found in one prompt; pages, terminals and the explorer show it by these four."""
+    """What a locator found in one prompt; pages, terminals and the explorer show it by its methods.
+
+    Args:
+        fact: What was located.
+    """
+
+    fact: Fact
 
     def map(self) -> TokenMap:
         """The map: a value for each token and each layer."""
