@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
 
-from interp.engine.sweep import halving
+from interp.engine.batches import halving
 from interp.errors import FactError, OptionError
 from interp.evaluation.answers import Answers, Reading, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced
