@@ -23,11 +23,11 @@ from interp.editing import (
     second_moments,
 )
 from interp.editing.contexts import write_contexts
+from interp.engine.batches import halving
 from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
 from interp.engine.generation import generate
 from interp.engine.pairs import clean_and_corrupted
-from interp.engine.sweep import halving
 from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
 from interp.facts.records import EditCase, EditRequest, Fact, Probe

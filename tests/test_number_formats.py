@@ -5,8 +5,8 @@ import torch
 
 from interp.editing import FtConfig, edit_each
 from interp.engine.cells import Cell
+from interp.engine.forward import unembed
 from interp.engine.pairs import clean_and_corrupted
-from interp.engine.sweep import unembed
 from interp.locate.activation_patching import patch_activations
 from interp.locate.knowledge import top_answers
 from interp.locate.methods.attribution import attribute

@@ -162,7 +162,7 @@ def _loaded(path: Path) -> Patch:
 def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dict[str, Any]:
     import torch
 
-    from interp.engine.sweep import unembed
+    from interp.engine.forward import unembed
     from interp.models.tokens import encode_continuation, token_text
 
     ids, target_ids = encode_continuation(network, prompt, target)

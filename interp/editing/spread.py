@@ -25,8 +25,8 @@ from interp.editing.config import SpreadConfig
 from interp.editing.method import Change, Editor, Task
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
+from interp.engine.batches import groups, halving
 from interp.engine.suffix import padded, run_rows
-from interp.engine.sweep import groups, halving
 
 __all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
 

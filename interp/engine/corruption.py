@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import Hook
-from interp.engine.sweep import unembed, wide
+from interp.engine.forward import unembed, wide
 from interp.errors import FactError
 from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, subject_tokens, tokenize

@@ -18,8 +18,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from interp.engine.base_runs import Hook
+from interp.engine.forward import unembed
 from interp.engine.suffix import padded
-from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.options import check_positive, check_seed
 

@@ -19,7 +19,8 @@ from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import BaseRun, base_run
 from interp.engine.batches import batch_cost, groups
-from interp.engine.sweep import Join, sweep, unembed, wide
+from interp.engine.forward import unembed, wide
+from interp.engine.sweep import Join, sweep
 from interp.models.tokens import TokenizedFact
 from interp.options import Progress, check_choice, whole_number
 

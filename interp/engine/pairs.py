@@ -31,7 +31,7 @@ from interp.engine.corruption import (
     with_noise,
     with_other_subjects,
 )
-from interp.engine.sweep import unembed
+from interp.engine.forward import unembed
 from interp.errors import OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from interp.engine.batches import batch_cost, groups
 from interp.engine.cells import SITES, State, window_layers
+from interp.engine.forward import unembed
 from interp.engine.pairs import RunPair
-from interp.engine.sweep import Join, Pin, enter_block, sweep, unembed
+from interp.engine.sweep import Join, Pin, sweep
 from interp.options import Progress
 
 __all__ = ["Restored", "restored_scores"]
@@ -117,9 +119,8 @@ def _entered(
     after = {}
     for layer in sorted({blocks.start for blocks in _windows(pair, restored)}):
         put_back = pair.source.output(site)[layer, :, tokens]
-        after[layer] = enter_block(
-            pair.model,
-            base,
+        after[layer] = _enter_block(
+            pair,
             layer,
             tokens,
             attn_out=put_back if site == "attn_out" else base.output("attn_out")[layer, :, tokens],
@@ -132,6 +133,51 @@ def _entered(
             max_batch_tokens=max_batch_tokens,
         )
     return after
+
+
+def _enter_block(
+    pair: RunPair,
+    layer: int,
+    tokens: slice,
+    *,
+    attn_out: Float[Tensor, "#sample token d_model"],
+    mlp_out: Float[Tensor, "#sample token d_model"] | None,
+    max_batch_tokens: int,
+) -> Float[Tensor, "sample token d_model"]:
+    """The corrupted runs after block ``layer`` if each of some tokens, by itself, had other sublayer outputs there.
+
+    What is restored inside a block changes that block's output at its own token alone; with the attention output
+    given, no token reads another, so all tokens go through the block at once, as rows of one token.
+
+    Args:
+        pair: The runs.
+        layer: The block.
+        tokens: Which tokens.
+        attn_out: The attention output at each.
+        mlp_out: The MLP output at each; what the block computes if None.
+        max_batch_tokens: The most tokens at once.
+    """
+    x = pair.base.resid[layer, :, tokens]
+
+    def rows(of: Tensor) -> Tensor:
+        return of.expand(x.shape).reshape(-1, 1, x.shape[-1])
+
+    def put(output: Tensor, hook: HookPoint, *, value: Tensor) -> Tensor:
+        return value.reshape(output.shape)
+
+    entering, put_in = rows(x), {"attn_out": rows(attn_out)}
+    if mlp_out is not None:
+        put_in["mlp_out"] = rows(mlp_out)
+    after = []
+    for first in range(0, len(entering), max_batch_tokens):
+        part = slice(first, first + max_batch_tokens)
+        hooks: list[Any] = [
+            (f"blocks.{layer}.hook_{site}", partial(put, value=value[part])) for site, value in put_in.items()
+        ]
+        after.append(
+            pair.model.run_with_hooks(entering[part], start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
+        )
+    return torch.cat(after).reshape(x.shape)
 
 
 def _windows(pair: RunPair, restored: Restored) -> dict[range, list[int]]:

@@ -22,7 +22,7 @@ from functools import partial
 
 from transformer_lens import HookedTransformer
 
-from interp.engine.sweep import halving
+from interp.engine.batches import halving
 from interp.errors import FactError, OptionError
 from interp.evaluation.answers import Answers, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced

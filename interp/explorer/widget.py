@@ -24,6 +24,7 @@ from interp.evaluation.protocol import CaseEvaluation
 from interp.explorer.exports import EXPORTS, exported
 from interp.explorer.growing import GrowingMaps
 from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, maps_data, runs_data
+from interp.explorer.script import SCRIPT, STYLE
 from interp.explorer.session import Session, map_names
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
@@ -38,7 +39,6 @@ __all__ = ["Explorer"]
 
 logger = logging.getLogger(__name__)
 
-HERE = Path(__file__).parent
 IDLE = {"busy": False, "doing": "", "fraction": 0.0}
 
 
@@ -49,8 +49,8 @@ class Explorer(anywidget.AnyWidget):
     The model is never changed: edits live on a private view of it (:attr:`model`), and closing the explorer drops it.
     """
 
-    _esm = HERE / "explorer.js"
-    _css = HERE / "explorer.css"
+    _esm = SCRIPT
+    _css = STYLE
 
     setup = traitlets.Dict().tag(sync=True)
     controls = traitlets.Dict().tag(sync=True)

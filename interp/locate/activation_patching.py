@@ -22,8 +22,9 @@ from torch import Tensor
 
 from interp.engine.base_runs import check_site
 from interp.engine.cells import SITES, Cell, check_cells, window_layers
+from interp.engine.forward import unembed, wide
 from interp.engine.pairs import RunPair, check_current
-from interp.engine.sweep import Join, Pin, Place, sweep, unembed, wide
+from interp.engine.sweep import Join, Pin, Place, sweep
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.models.tokens import token_text

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.engine.sweep import halving, unembed
+from interp.engine.batches import halving
+from interp.engine.forward import unembed
 from interp.facts.records import Fact
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress

@@ -14,6 +14,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     # engine
     "engine.base_runs": ("test_decoders", "test_sweep", *_TRACE),
     "engine.batches": ("test_batches", "test_sweep"),
+    "engine.forward": ("test_sweep", "test_number_formats", "test_suffix"),
     "engine.sweep": ("test_sweep", "test_decoders", *_TRACE, "test_attribution"),
     "engine.suffix": ("test_suffix", "test_target_value", "test_generation", "test_editing"),
     "engine.restorations": (*_FORMS, *_TRACE),
