@@ -61,13 +61,22 @@ PARTS: dict[str, tuple[str, ...]] = {
     # statistics
     "statistics.intervals": ("test_statistics", "test_coverage", "test_class_average"),
     "evaluation.answers": ("test_protocol",),
+    "evaluation.averaging": ("test_protocol", "test_seam_measure"),
+    "evaluation.case_evaluation": ("test_protocol", "test_seam_measure"),
+    "evaluation.measure": ("test_protocol", "test_seam_measure"),
+    "evaluation.measures.__init__": ("test_protocol", "test_seam_measure"),
+    "evaluation.measures.generality": ("test_protocol",),
+    "evaluation.measures.locality": ("test_protocol",),
+    "evaluation.measures.portability": ("test_protocol",),
+    "evaluation.measures.reliability": ("test_protocol",),
+    "evaluation.protocols": ("test_protocol",),
     "evaluation.asking": ("test_protocol",),
     "evaluation.metrics": ("test_metrics", "test_protocol"),
     "evaluation.protocol": ("test_protocol",),
     "evaluation.questions": ("test_protocol",),
     "statistics.significance": ("test_statistics", "test_coverage", "test_protocol"),
     "statistics.estimates": ("test_statistics", "test_coverage", "test_protocol"),
-    "evaluation.summary": ("test_protocol", "test_edit_study"),
+    "evaluation.summary": ("test_protocol", "test_seam_measure", "test_edit_study"),
     "study.plan": ("test_edit_study",),
 }
 """Module -> names of test files; more files whose names begin with one of these belong to the part, too."""
