@@ -118,7 +118,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def patch(model: HookedTransformer) -> interp.Patch:
     request = interp.EditRequest(TOWER, new_target=" Rome")
-    config = interp.RomeConfig(layer=1, steps=20, weight_decay=0.0)
+    config = interp.editing.RomeConfig(layer=1, steps=20, weight_decay=0.0)
     return interp.edit(model, [request], method="rome", config=config, second_moments="identity", contexts=["{}"])
 
 
@@ -156,7 +156,7 @@ def test_its_patches_are_exported(model: HookedTransformer, patch: interp.Patch,
 
 
 def test_its_known_model_is_listed_and_guessed() -> None:
-    assert list(interp.KNOWN_MODELS)[-1] == "nobody/invented-1b"
+    assert list(interp.models.KNOWN_MODELS)[-1] == "nobody/invented-1b"
     assert "nobody/invented-1b" in CliRunner().invoke(app, ["models"]).output
     with pytest.raises(ModelError, match="did you mean nobody/invented-1b"):
         interp.load_model("nobody/invented-1")

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from interp import plots
 from interp.errors import OptionError
-from interp.evaluation.averages import MEAN_OF_SHARES
+from interp.evaluation.averaging import MEAN_OF_SHARES
 from interp.evaluation.measure import PERCENT, Measure
 from interp.evaluation.measures import MEASURES
 from interp.evaluation.metrics import harmonic_mean

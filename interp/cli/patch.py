@@ -250,11 +250,12 @@ def _show_evaluation(evaluation: CaseEvaluation) -> None:
         kind = f"{question.metric}{'/' if question.kind else ''}{question.kind}"
         asked.add_row(kind, question.prompt, question.target, before.text, after.text)
     screen.print(asked)
-    units = {name: measure_named(name).unit for name in evaluation.scores()}
-    table = Table("protocol", *(name if unit == PERCENT else f"{name}, {unit.name}" for name, unit in units.items()))
-    for protocol in PROTOCOLS:
-        was, now = evaluation.scores(protocol, edited=False), evaluation.scores(protocol)
-        table.add_row(protocol, *(_arrow(was[name], now[name], unit.scale, ".0f") for name, unit in units.items()))
+    table = Table("", *PROTOCOLS)
+    under = [(evaluation.scores(protocol, edited=False), evaluation.scores(protocol)) for protocol in PROTOCOLS]
+    for name in evaluation.scores():
+        unit = measure_named(name).unit
+        heading = name if unit == PERCENT else f"{name}, {unit.name}"
+        table.add_row(heading, *(_arrow(was[name], now[name], unit.scale, ".0f") for was, now in under))
     screen.print(table)
     was, now = evaluation.scores(None, edited=False), evaluation.scores(None)
     for name in now:

@@ -1,5 +1,5 @@
 from .answers import Answers
-from .averages import HARMONIC_MEAN, MEAN, MEAN_OF_SHARES, Average
+from .averaging import HARMONIC_MEAN, MEAN, MEAN_OF_SHARES, Averaging
 from .case_evaluation import CaseEvaluation
 from .measure import PERCENT, Measure, Said, Unit, share_measure
 from .measures import MEASURES, measure_named
@@ -25,7 +25,7 @@ __all__ = [
     "PERCENT",
     "PROTOCOLS",
     "Answers",
-    "Average",
+    "Averaging",
     "CaseEvaluation",
     "Comparison",
     "Interval",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from interp.errors import OptionError
-from interp.evaluation.averages import MEAN_OF_SHARES, Average
+from interp.evaluation.averaging import MEAN_OF_SHARES, Averaging
 from interp.evaluation.protocols import Protocol
 from interp.evaluation.questions import Question, Reading
 from interp.facts.records import EditCase
@@ -106,7 +106,7 @@ class Measure:
     questions: Callable[[EditCase], Sequence[Question]] = _no_questions
     value: Callable[[Said], float | None] | None = None
     parts: tuple[str, ...] = ()
-    average: Average
+    average: Averaging
     by_protocol: bool = True
     by_definition: str = ""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from interp.errors import OptionError
-from interp.evaluation.averages import Columns
+from interp.evaluation.averaging import Columns
 from interp.evaluation.case_evaluation import CaseEvaluation
 from interp.evaluation.measure import Measure
 from interp.evaluation.measures import measure_named, measures

@@ -23,7 +23,7 @@ def explore(model: HookedTransformer, fact: Fact | None = None, *, controls: Con
         >>> explorer = interp.explore(model, fact)  # as the last line of a cell it shows itself
         >>> explorer.run(["attribution"])
         >>> explorer.wait()
-        >>> explorer.attribution.scores.shape  # [layer, token, neuron]
+        >>> explorer.located["attribution"].scores.shape  # [layer, token, neuron]
         torch.Size([6, 10, 256])
         >>> explorer.close()
 

@@ -167,7 +167,7 @@ def _check(rows: Sequence[TableRow], protocol: str = "teacher-forced") -> None:
     check_choice("protocol", protocol, tuple(PROTOCOLS))
     if not rows:
         raise OptionError("rows is empty; expected at least one row of Table 1")
-    for name in {name for row in rows for scores in row.scores.values() for name in scores}:
+    for name in (name for row in rows for scores in row.scores.values() for name in scores):
         measure_named(name)  # a number that has no column is not left out in silence
 
 
@@ -194,7 +194,7 @@ def _common_n(rows: Sequence[TableRow]) -> int | None:
 
 def _about(rows: Sequence[TableRow], n_cases: int | None, protocol: str, form: Form) -> str:
     over = f"over n = {n_cases} cases" if n_cases is not None else "over the n cases of each row"
-    groups = [(protocol, scores) for row in rows for protocol, scores in row.scores.items()]
+    groups = [(under, scores) for row in rows for under, scores in row.scores.items()]
     groups.sort(key=lambda group: group[0] is not None)  # those of no protocol first
     without = _about_missing((found for _, scores in groups for found in scores.values()), form)
     columns = measures()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interp.evaluation.averages import MEAN
+from interp.evaluation.averaging import MEAN
 from interp.evaluation.measure import Measure, Unit
 
 __all__ = ["MEASURE"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interp.evaluation.averages import HARMONIC_MEAN
+from interp.evaluation.averaging import HARMONIC_MEAN
 from interp.evaluation.measure import PERCENT, Measure
 
 __all__ = ["MEASURE"]

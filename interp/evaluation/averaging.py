@@ -18,13 +18,13 @@ from interp.statistics.estimates import (
 )
 from interp.statistics.significance import paired_p_value, score_p_value
 
-__all__ = ["HARMONIC_MEAN", "MEAN", "MEAN_OF_SHARES", "Average", "Columns"]
+__all__ = ["HARMONIC_MEAN", "MEAN", "MEAN_OF_SHARES", "Averaging", "Columns"]
 
 Columns = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Average:
+class Averaging:
     """A way from the numbers of cases to one.
 
     Args:
@@ -38,9 +38,9 @@ class Average:
     p_value: Callable[[Columns, Columns, int], float]
 
 
-def _mean(bounds: tuple[float, float] | None) -> Average:
+def _mean(bounds: tuple[float, float] | None) -> Averaging:
     """Of one column."""
-    return Average(
+    return Averaging(
         interval=lambda columns, seed: bootstrap_mean(*columns.values(), bounds=bounds, seed=seed),
         difference=lambda a, b, seed: paired_difference(*a.values(), *b.values(), bounds=bounds, seed=seed),
         p_value=lambda a, b, seed: paired_p_value(*a.values(), *b.values(), seed=seed),
@@ -53,7 +53,7 @@ MEAN = _mean(None)
 MEAN_OF_SHARES = _mean(SHARE)
 """Of numbers from 0 to 1."""
 
-HARMONIC_MEAN = Average(
+HARMONIC_MEAN = Averaging(
     interval=lambda columns, seed: bootstrap_score(*columns.values(), names=tuple(columns), seed=seed),
     difference=lambda a, b, seed: score_difference(tuple(a.values()), tuple(b.values()), names=tuple(a), seed=seed),
     p_value=lambda a, b, seed: score_p_value(tuple(a.values()), tuple(b.values()), seed=seed),
