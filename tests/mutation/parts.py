@@ -31,7 +31,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     # locators
     "locate.activation_patching": ("test_activation_patching", "test_decoders"),
     "locate.methods.attribution": ("test_attribution", *_FORMS),
+    "locate.methods.attribution_record": ("test_attribution", "test_display", *_FORMS),
     "locate.methods.causal_trace": (*_TRACE, *_FORMS, "test_batches"),
+    "locate.methods.causal_trace_record": ("test_causal_trace", "test_display", *_FORMS),
     "locate.refined": ("test_attribution", "test_editing"),
     "locate.class_average": ("test_class_average", "test_study"),
     "locate.knowledge": ("test_knowledge", "test_study"),
