@@ -13,6 +13,8 @@ from interp.patches.patch import Patch
 __all__ = ["METRICS", "PROTOCOLS", "Question", "cases_of", "questions"]
 
 METRICS = ("reliability", "generality", "locality", "portability")
+"""What is asked of an edit."""
+
 PROTOCOLS = ("teacher-forced", "probability", "exact-match")
 """Token accuracy with the target given (EasyEdit, KnowEdit); ROME's comparison of the new answer's probability with the
 old one's (locality: of the true answer's with the new one's; nothing for portability); greedy generation that gives the
