@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.options import check_choice
+from interp.options import check_choice, check_positive
 from interp.results.mapped import Listing, MapRecord
 from interp.results.token_map import TokenMap
 from interp.system.readable import number, probability, token_label
