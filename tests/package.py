@@ -68,7 +68,7 @@ def build() -> Path:
     """The wheel, made from the source distribution."""
     for old in (ROOT / "dist").glob("interp-*"):
         old.unlink()
-    subprocess.run([sys.executable, "-m", "build", "--outdir", "dist"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "build", "--quiet", "--outdir", "dist"], cwd=ROOT, check=True)
     (wheel,) = (ROOT / "dist").glob("*.whl")
     (archive,) = (ROOT / "dist").glob("*.tar.gz")
     check_wheel(wheel)
