@@ -165,6 +165,10 @@ def test_evaluations_of_before_it_was_listed_lack_it(evaluations):
 
 def test_its_row_and_its_differences(results):
     one, other = results.rows[1:]
+    whole = one.measured("reliability")
+    assert (whole.mean, whole.n) == (100, 12)
+    assert 70 < whole.low < 80  # Gaffke's bound of 12 of 12, in percent as the mean is
+    assert whole.high == 100
     for protocol in PROTOCOLS:
         assert 0 <= one.measured("capitals", protocol).mean <= 100
         assert one.measured("words", protocol) == one.scores[None]["words"]
