@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,12 +33,13 @@ from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
-from interp.editing.methods import EDITORS
+from interp.editing.methods import EDITORS, editor_title
 from interp.errors import OptionError
 from interp.locate.methods import LOCATORS, locator_named
 from interp.study import paper
 
 if TYPE_CHECKING:
+    from interp.evaluation.summary import TableRow
     from interp.results.token_map import TokenMap
     from interp.study.again import Relocated
     from interp.study.settings import EditStudySettings, LocateSettings
@@ -204,9 +205,8 @@ def _study(
 
 def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     """Table 1, the layer sweep and the maps before and after an edit, from records alone."""
-    from rich.table import Table
-
     from interp import plots
+    from interp.evaluation.measure import PERCENT
     from interp.evaluation.measures import measures
     from interp.results.record import write_atomically
     from interp.study.again import relocated
@@ -227,19 +227,34 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 
-    columns = measures()
-    table = Table("located by", "editor", "layers", *(column.short or column.name for column in columns))
-    for row in found.rows:
-        means = [f"{row.measured(column.name).mean:.1f}" for column in columns]
-        table.add_row(row.locator, row.method, row.layers, *means)
-    screen.print(table)
+    _print_rows(found.rows)
     skipped = dict.fromkeys(text for row in found.rows for text in row.skipped)
     left_out = f"; {len(skipped)} left out" if skipped else ""
-    screen.print(f"means over {found.rows[0].n_cases} cases{left_out}, in percent; intervals in table1.md")
+    others = [f"{each.name} in {each.unit.name}" for each in measures() if each.unit is not PERCENT]
+    units = "; ".join(("in percent", *others))
+    screen.print(f"means over {found.rows[0].n_cases} cases{left_out}, {units}; intervals in table1.md")
     for text in skipped:
         messages.print(f"left out: {text}", soft_wrap=True, markup=False)
     for path in written:
         messages.print(f"wrote {path}", soft_wrap=True)
+
+
+def _print_rows(rows: Sequence[TableRow]) -> None:
+    """The means of Table 1 on 80 columns: names of locators break, numbers do not."""
+    from rich.table import Table
+
+    from interp.evaluation.measures import measures
+
+    columns = measures()
+    table = Table("located by", box=None, pad_edge=False)
+    for name in ("editor", "layers"):
+        table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column.short or column.name, justify="right", no_wrap=True)
+    for row in rows:
+        means = [f"{row.measured(column.name).mean:.1f}" for column in columns]
+        table.add_row(row.locator, "-" if row.method == "none" else editor_title(row.method), row.layers, *means)
+    screen.print(table)
 
 
 def _before_after_panels(again: Relocated) -> list[tuple[TokenMap, TokenMap]]:
