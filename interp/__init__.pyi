@@ -1,167 +1,70 @@
+from . import editing as editing
+from . import engine as engine
+from . import errors as errors
+from . import evaluation as evaluation
+from . import explorer as explorer
+from . import facts as facts
+from . import locate as locate
+from . import models as models
+from . import patches as patches
+from . import plots as plots
+from . import results as results
+from . import study as study
 from .editing import (
     Corpus,
-    FtConfig,
-    KnConfig,
-    MemitConfig,
-    PmetConfig,
-    RomeConfig,
-    SecondMoments,
-    TargetValue,
     default_config,
     edit,
     edit_each,
     edit_sequentially,
     second_moments,
-    target_values,
     write_contexts,
 )
-from .engine.generation import generate
-from .errors import DataError, FactError, InterpError, InterpWarning, ModelError, NumericalError, OptionError
-from .evaluation import (
-    Answers,
-    CaseEvaluation,
-    Comparison,
-    Interval,
-    TableRow,
-    ask,
-    bootstrap_mean,
-    compared,
-    evaluate,
-    evaluate_each,
-    fluency,
-    harmonic_mean,
-    paired_difference,
-    rank_correlation,
-    table_row,
+from .engine import Cell, clean_and_corrupted, noise_level, prompt_pair
+from .errors import InterpError, InterpWarning
+from .evaluation import compare, evaluate, evaluate_each, table_row
+from .explorer import explore
+from .facts import EditCase, EditRequest, Fact, Probe, case_around, load_cases, load_facts
+from .locate import attribute, causal_trace, known_facts, patch_activations
+from .models import load_model, tokenize
+from .patches import Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
+from .plots import before_after, figure1, heatmap, maps, save_figure
+from .results import RunFolder, TokenMap
+from .study import (
+    EditStudySettings,
+    LocateSettings,
+    class_averages,
+    edit_cases,
+    locate_facts,
+    read_edit_results,
 )
-from .explorer import Controls, explore
-from .facts.case_files import case_around, load_cases
-from .facts.fact_files import load_facts
-from .facts.records import EditCase, EditRequest, Fact, Probe
-from .locate import (
-    Answer,
-    Attribution,
-    Candidate,
-    CausalTrace,
-    Cell,
-    ClassAverage,
-    Neuron,
-    PatchedRun,
-    Readout,
-    RunPair,
-    answers,
-    attribute,
-    causal_trace,
-    clean_and_corrupted,
-    known_facts,
-    noise_level,
-    patch_activations,
-    prompt_pair,
-    read_out,
-    refined_neurons,
-)
-from .models.load import KNOWN_MODELS, load_model, weights_hash
-from .models.tokens import TOKEN_CLASSES, TokenizedFact, token_classes, tokenize
-from .patches import Outcome, Patch, applied_patches, compose, export_hugging_face, export_lora, overlap
-from .plots import (
-    before_after,
-    edit_layers,
-    edit_layers_csv,
-    figure1,
-    figure1_csv,
-    figure1_html,
-    heatmap,
-    heatmap_html,
-    heatmap_text,
-    maps,
-    maps_csv,
-    maps_html,
-    save_figure,
-    table1_csv,
-    table1_latex,
-    table1_markdown,
-)
-from .results.record import Provenance, Record, load_record, provenance
-from .results.run_folder import RunFolder
-from .results.token_map import TokenMap
-from .study.edited import EditResults, Relocated, Strength, edit_results, relocated
-from .study.editing import edit_cases
-from .study.locating import LocateSettings, class_averages, locate_facts, located
-from .study.plan import PAPER_LAYERS, PRESETS, EditStudySettings, LayerChoice, choose_layers
 
 __all__ = [
-    "KNOWN_MODELS",
-    "PAPER_LAYERS",
-    "PRESETS",
-    "TOKEN_CLASSES",
-    "Answer",
-    "Answers",
-    "Attribution",
-    "Candidate",
-    "CaseEvaluation",
-    "CausalTrace",
     "Cell",
-    "ClassAverage",
-    "Comparison",
-    "Controls",
     "Corpus",
-    "DataError",
     "EditCase",
     "EditRequest",
-    "EditResults",
     "EditStudySettings",
     "Fact",
-    "FactError",
-    "FtConfig",
     "InterpError",
     "InterpWarning",
-    "Interval",
-    "KnConfig",
-    "LayerChoice",
     "LocateSettings",
-    "MemitConfig",
-    "ModelError",
-    "Neuron",
-    "NumericalError",
-    "OptionError",
-    "Outcome",
     "Patch",
-    "PatchedRun",
-    "PmetConfig",
     "Probe",
-    "Provenance",
-    "Readout",
-    "Record",
-    "Relocated",
-    "RomeConfig",
     "RunFolder",
-    "RunPair",
-    "SecondMoments",
-    "Strength",
-    "TableRow",
-    "TargetValue",
     "TokenMap",
-    "TokenizedFact",
-    "answers",
     "applied_patches",
-    "ask",
     "attribute",
     "before_after",
-    "bootstrap_mean",
     "case_around",
     "causal_trace",
-    "choose_layers",
     "class_averages",
     "clean_and_corrupted",
-    "compared",
+    "compare",
     "compose",
     "default_config",
     "edit",
     "edit_cases",
     "edit_each",
-    "edit_layers",
-    "edit_layers_csv",
-    "edit_results",
     "edit_sequentially",
     "evaluate",
     "evaluate_each",
@@ -169,43 +72,21 @@ __all__ = [
     "export_hugging_face",
     "export_lora",
     "figure1",
-    "figure1_csv",
-    "figure1_html",
-    "fluency",
-    "generate",
-    "harmonic_mean",
     "heatmap",
-    "heatmap_html",
-    "heatmap_text",
     "known_facts",
     "load_cases",
     "load_facts",
     "load_model",
-    "load_record",
     "locate_facts",
-    "located",
     "maps",
-    "maps_csv",
-    "maps_html",
     "noise_level",
     "overlap",
-    "paired_difference",
     "patch_activations",
     "prompt_pair",
-    "provenance",
-    "rank_correlation",
-    "read_out",
-    "refined_neurons",
-    "relocated",
+    "read_edit_results",
     "save_figure",
     "second_moments",
-    "table1_csv",
-    "table1_latex",
-    "table1_markdown",
     "table_row",
-    "target_values",
-    "token_classes",
     "tokenize",
-    "weights_hash",
     "write_contexts",
 ]

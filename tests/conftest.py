@@ -28,13 +28,14 @@ from jaxtyping import install_import_hook
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
 if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 
 from interp.facts.records import Fact  # noqa: E402
+from interp.models.families import family_named  # noqa: E402
 from interp.models.load import load_model  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
@@ -65,16 +66,17 @@ _LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2Config", _GPT),
-    "gptj": ("GPTJConfig", {**_GPT, "rotary_dim": 4}),
-    "neox": ("GPTNeoXConfig", {**_HIDDEN, "rotary_pct": 0.5}),
-    "neox-sequential": ("GPTNeoXConfig", {**_HIDDEN, "use_parallel_residual": False}),
-    "llama": ("LlamaConfig", _GROUPED),
-    "llama-mha": ("LlamaConfig", {**_HIDDEN, "num_key_value_heads": 4}),
-    "llama3-rope": ("LlamaConfig", {**_GROUPED, "rope_parameters": _LLAMA3}),
-    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": None}),
-    "qwen2": ("Qwen2Config", {**_GROUPED, "tie_word_embeddings": True}),
+    "gpt2": ("GPT2LMHeadModel", _GPT),
+    "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
+    "neox": ("GPTNeoXForCausalLM", {**_HIDDEN, "rotary_pct": 0.5}),
+    "neox-sequential": ("GPTNeoXForCausalLM", {**_HIDDEN, "use_parallel_residual": False}),
+    "llama": ("LlamaForCausalLM", _GROUPED),
+    "llama-mha": ("LlamaForCausalLM", {**_HIDDEN, "num_key_value_heads": 4}),
+    "llama3-rope": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _LLAMA3}),
+    "mistral": ("MistralForCausalLM", {**_GROUPED, "sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", {**_GROUPED, "tie_word_embeddings": True}),
 }
+ARCHITECTURES = {name: architecture for name, (architecture, _) in _FAMILIES.items()}
 FAMILIES = tuple(_FAMILIES)
 """Names that ``family_model``, ``family_hf`` and ``family_folder`` take; ``family`` runs over them."""
 
@@ -126,9 +128,9 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def folder(name: str) -> Path:
         path = root / name
         if not path.exists():
-            config_class, settings = _FAMILIES[name]
+            architecture, settings = _FAMILIES[name]
             special = {"vocab_size": 600, "bos_token_id": 0, "eos_token_id": 0}
-            config = getattr(transformers, config_class)(**settings, **special)
+            config = AutoConfig.for_model(family_named(architecture).model_type, **settings, **special)
             random_model(config).save_pretrained(path)
             AutoTokenizer.from_pretrained(GOLDEN / "tiny-gpt2").save_pretrained(path)
         return path

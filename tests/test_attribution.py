@@ -15,7 +15,8 @@ from benchmarks.baseline import attribute_layers
 from interp.engine.integrated_gradients import quadrature
 from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.locate.methods.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute
+from interp.locate.refined import refined_neurons
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
 from interp.results.record import provenance

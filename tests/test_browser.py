@@ -21,7 +21,7 @@ from interp.engine.pairs import clean_and_corrupted
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch
 
 MISSING = [name for name in ("playwright", "jupyterlab", "anywidget") if importlib.util.find_spec(name) is None]
@@ -39,11 +39,11 @@ import os
 os.environ["XDG_CACHE_HOME"] = CACHE
 import interp
 model = interp.load_model(MODEL, device="cpu")
-before = interp.weights_hash(model)
+before = interp.models.weights_hash(model)
 fact = interp.Fact(template={EIFFEL.template!r}, subject={EIFFEL.subject!r}, target={EIFFEL.target!r})
 """
 SHOW = """
-explorer = interp.explore(model, fact, controls=interp.Controls(samples=3, window=4, steps=4))
+explorer = interp.explore(model, fact, controls=interp.explorer.Controls(samples=3, window=4, steps=4))
 explorer
 """
 
@@ -152,7 +152,8 @@ def start(
     yield open_it
     for notebook in opened:
         assert (
-            notebook.python("print(interp.weights_hash(model) == before, interp.applied_patches(model))") == "True ()"
+            notebook.python("print(interp.models.weights_hash(model) == before, interp.applied_patches(model))")
+            == "True ()"
         )
         notebook.page.close()
 
@@ -220,14 +221,16 @@ def test_edit_undo_and_save(start, tiny, noise):
         pair = clean_and_corrupted(tiny, replace(EIFFEL, target=" Rome"), samples=3, noise=noise)
         expected = float(pair.source_logits.softmax(-1)[pair.answer_id])
     assert notebook.probability("Clean run") == pytest.approx(expected, abs=1e-6)
-    assert notebook.python("print(interp.weights_hash(explorer.model))") == edited
-    assert notebook.python("print(interp.weights_hash(model) == before)") == "True"  # the model itself never changes
+    assert notebook.python("print(interp.models.weights_hash(explorer.model))") == edited
+    assert (
+        notebook.python("print(interp.models.weights_hash(model) == before)") == "True"
+    )  # the model itself never changes
     assert notebook.page.locator(".ie-badge").inner_text() == "edited: ROME at 2 → Rome"
     assert not notebook.cell("resid", 1, 0).is_visible()  # the maps were of other weights
     notebook.button("Undo").click()
     notebook.page.locator(".ie-badge").wait_for(state="hidden", timeout=20_000)
     notebook.cell("resid", 1, 0).wait_for(timeout=20_000)  # and they are there again
-    assert notebook.python("print(interp.weights_hash(explorer.model) == before)") == "True"
+    assert notebook.python("print(interp.models.weights_hash(explorer.model) == before)") == "True"
 
 
 def test_export(start, tiny, noise):

@@ -10,9 +10,9 @@ import torch
 
 import interp
 from benchmarks.baseline import trace_cells
+from interp.engine.base_runs import base_run
 from interp.engine.cells import window_layers
 from interp.engine.corruption import noise_level, replacement_facts
-from interp.engine.sweep import base_run
 from interp.errors import FactError, NumericalError, OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact

@@ -21,15 +21,16 @@ from transformer_lens import HookedTransformer
 
 import interp.cli
 from interp.facts.records import Fact
-from interp.locate.knowledge import answers
+from interp.locate.knowledge import top_answers
 from interp.locate.methods import LOCATORS
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
-from interp.models.load import KNOWN_MODELS
+from interp.models.hub import KNOWN_MODELS
 from interp.results.record import load_record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import LocateSettings, class_averages, locate_facts
-from interp.study.plan import EditStudySettings
+from interp.study.located import class_averages
+from interp.study.locating import locate_facts
+from interp.study.settings import EditStudySettings, LocateSettings
 
 TINY = str(Path(__file__).parent / "golden" / "tiny-gpt2")
 MODEL = ("--model", TINY, "--device", "cpu")
@@ -240,7 +241,7 @@ def test_facts_answers_as_the_library(call: Call, tiny: HookedTransformer, facts
     path = write_facts(tmp_path / "mixed.json", mixed)
     rows = json.loads(call("facts", "--facts", path, *MODEL, "--json").out)
     assert [row["known"] for row in rows] == [True, False, True, True, True, True]
-    for row, answer in zip(rows, answers(tiny, mixed), strict=True):
+    for row, answer in zip(rows, top_answers(tiny, mixed), strict=True):
         assert (row["prompt"], row["subject"], row["target"]) == (
             answer.fact.prompt,
             answer.fact.subject,

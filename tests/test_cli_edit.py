@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp.cli
-import interp.study.editing
+import interp.study.work
 from interp.editing import (
     Corpus,
     default_config,
@@ -344,7 +344,7 @@ def test_a_study_killed_resumed_and_redrawn(
     assert "records: whole" in whole.err
     assert "Before any edit" in drawn["table1.md"].decode()
     # killed in the middle
-    real, calls = interp.study.editing.edit_each, []
+    real, calls = interp.study.work.edit_each, []
 
     def pressed(*arguments: Any, **options: Any) -> Any:
         calls.append(options["method"])
@@ -353,7 +353,7 @@ def test_a_study_killed_resumed_and_redrawn(
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.study.editing, "edit_each", pressed)
+        patch.setattr(interp.study.work, "edit_each", pressed)
         done = call(*command, "--out", "killed")
     assert done.code == 130
     assert "what is finished is kept in killed; the same command goes on" in done.err

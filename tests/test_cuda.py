@@ -23,18 +23,19 @@ from interp.editing import (
     second_moments,
 )
 from interp.editing.contexts import write_contexts
+from interp.engine.batches import halving
 from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
 from interp.engine.generation import generate
 from interp.engine.pairs import clean_and_corrupted
-from interp.engine.sweep import halving
 from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -165,7 +166,7 @@ def test_the_explorer(on_cuda: HookedTransformer, tiny: HookedTransformer) -> No
         explorer.run()
         explorer.wait(120)
         expected = causal_trace(tiny, TOWER.fact, state="mlp", window=2, samples=3, noise=explorer.controls["noise"])
-        torch.testing.assert_close(explorer.traces["mlp"].scores.cpu(), expected.scores, atol=2e-6, rtol=0)
+        torch.testing.assert_close(explorer.located["mlp"].scores.cpu(), expected.scores, atol=2e-6, rtol=0)
         explorer._heard(explorer, {"do": "select", "cells": [{"method": "resid", "token": 2, "layer": 1}]}, None)
         assert explorer._worker.wait(60)
         pair = clean_and_corrupted(tiny, TOWER.fact, samples=3, noise=explorer.controls["noise"])

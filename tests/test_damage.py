@@ -34,8 +34,10 @@ from interp.models import embedded
 from interp.patches.patch import Outcome, Patch
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder
-from interp.study.locating import LocateSettings, class_averages, locate_facts
-from interp.study.plan import read_plan
+from interp.study.located import class_averages
+from interp.study.locating import locate_facts
+from interp.study.plan import planned, read_plan, write_plan
+from interp.study.settings import EditStudySettings, LocateSettings
 
 
 @dataclass(frozen=True)
@@ -160,15 +162,9 @@ def run_subject(model: HookedTransformer, facts: list[Fact], folder: Path) -> Su
 
 def plan_subject(folder: Path) -> Subject:
     """What a study of edits set out to do."""
-    chosen = {name: {"rome": 3, "memit": [1, 2, 3]} for name in ("attribution", "tracing")}
     run = RunFolder.open(folder, {"seed": 7, "limit": 2})
-    run.write_json("selection.json", {"cases": ["a", "b"], "chosen": chosen, "swept": [0, 3], "drawn": [3, 0]})
-
-    def use(copy: Path) -> Any:
-        plan = read_plan(RunFolder(copy))  # which knows its folder too
-        return [flat(getattr(plan, field.name)) for field in dataclasses.fields(plan) if field.name != "skips"]
-
-    return Subject(folder, use)
+    write_plan(run, planned(["a", "b"], {"attribution": 0, "mlp": 4}, 6, EditStudySettings()))
+    return Subject(folder, lambda copy: flat(read_plan(RunFolder(copy))))
 
 
 def moments_subject(model: HookedTransformer, folder: Path, files: str) -> Subject:

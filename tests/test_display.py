@@ -13,13 +13,14 @@ import torch
 
 import interp
 from interp.display import as_html, as_text, describe
-from interp.display.description import Description, Table, probability, shaded
+from interp.display.description import Description, Table, shaded
 from interp.editing.moments import SecondMoments
 from interp.engine.cells import Cell
 from interp.facts.records import EditRequest, Fact
 from interp.locate.class_average import class_average
 from interp.results.record import provenance
 from interp.statistics.estimates import Interval
+from interp.system.readable import probability
 from tests.token_maps import a_map
 
 EIFFEL = Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
@@ -42,7 +43,7 @@ def results(tiny, patch):
     )  # fmt: skip
     trace = interp.causal_trace(tiny, EIFFEL, state="mlp", window=3, samples=2, noise=0.3)
     row = interp.table_row([evaluation], locator="Causal tracing", layers="2")
-    strength = interp.Strength(
+    strength = interp.study.Strength(
         locator="Causal tracing", title="MLP", unit="effect", mean=(0.1, 0.2), low=(0.0, 0.1), high=(0.2, 0.3),
         chosen=1, correlation=Interval(mean=0.54, low=-0.22, high=0.96, n=10),
     )  # fmt: skip
@@ -53,14 +54,14 @@ def results(tiny, patch):
         "patched": interp.patch_activations(pair, [Cell(token=2, layer=1)]),
         "patch": patch,
         "evaluation": evaluation,
-        "answers": interp.ask(tiny, [case], fluency_tokens=0)[0],
+        "answers": interp.evaluation.ask(tiny, [case], fluency_tokens=0)[0],
         "row": row,
         "average": class_average(
             [dataclasses.replace(trace.map(), title="MLP output", unit="indirect effect")], [trace]
         ),
-        "results": interp.EditResults(
+        "results": interp.study.EditResults(
             rows=(row,),
-            comparisons=(interp.compared([evaluation], [evaluation], names=("One", "Other")),),
+            comparisons=(interp.compare([evaluation], [evaluation], names=("One", "Other")),),
             by_layer={2: row},
             strengths=(strength,),
         ),

@@ -16,31 +16,26 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-import interp.study.editing
+import interp.study.work
 from interp.editing import Corpus, MemitConfig, RomeConfig, edit, second_moments, write_contexts
 from interp.errors import DataError, FactError, NumericalError, OptionError
-from interp.evaluation import METRICS, PROTOCOLS, CaseEvaluation, evaluate, table_row
+from interp.evaluation import PROTOCOLS, CaseEvaluation, evaluate, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.attribution import attribute
-from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import weights_hash
+from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.models.tokens import TOKEN_CLASSES
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
-from interp.study.edited import edit_results, relocated
+from interp.study.again import relocated
+from interp.study.edited import read_edit_results
 from interp.study.editing import edit_cases
-from interp.study.plan import (
-    PAPER_LAYERS,
-    PRESETS,
-    EditStudySettings,
-    LayerChoice,
-    choose_layers,
-    draw_control,
-    layers_text,
-    read_plan,
-)
+from interp.study.layers import layer_span, peak_layers
+from interp.study.paper import PAPER_LAYERS
+from interp.study.plan import CONTROL, planned, read_plan
+from interp.study.settings import PRESETS, EditStudySettings
 
 CASES = [
     EditCase(
@@ -116,8 +111,8 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platformdirs, "user_cache_dir", lambda *_: cache)
-        patch.setattr(interp.study.editing, "GROUP", 2)
-        patch.setattr(interp.study.editing, "BUNDLE", 5)
+        patch.setattr(interp.study.work, "GROUP", 2)
+        patch.setattr(interp.study.work, "BUNDLE", 5)
         yield
 
 
@@ -160,8 +155,8 @@ def same(one: RunFolder, other: RunFolder) -> bool:
     found = []
     for run in (one, other):
         again = relocated(run)
-        records = (*again.trace, *again.attribution)
-        found.append((repr(edit_results(run, AVERAGES)), [record.scores.numpy().tobytes() for record in records]))
+        records = [record for pair in again.records.values() for record in pair]
+        found.append((repr(read_edit_results(run, AVERAGES)), [record.scores.numpy().tobytes() for record in records]))
     return found[0] == found[1]
 
 
@@ -180,78 +175,58 @@ def interrupter(after: int) -> Callable[..., None]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], list[str]]]:
     """(method, layers, subjects) of every group that is edited from here on."""
     groups: list[tuple[str, tuple[int, ...], list[str]]] = []
-    real = interp.study.editing.edit_each
+    real = interp.study.work.edit_each
 
     def edited(model: Any, requests: Any, *, method: str, config: Any, **options: Any) -> Any:
         layers = config.layers if method == "memit" else (config.layer,)
         groups.append((method, layers, [request.fact.subject for request in requests]))
         return real(model, requests, method=method, config=config, **options)
 
-    monkeypatch.setattr(interp.study.editing, "edit_each", edited)
+    monkeypatch.setattr(interp.study.work, "edit_each", edited)
     return groups
 
 
 # which layers
 
 
+def around(attribution: int, mlp: int, n_layers: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """What ROME and MEMIT edit, by locator."""
+    settings = EditStudySettings()
+    chosen = peak_layers(averages(attribution, mlp, n_layers), settings.locators)
+    return {name: dict(entry) for name, entry in planned(["a"], chosen, n_layers, settings).layers.items()}
+
+
+FIRST, LAST = (0, 1, 2, 3, 4), (1, 2, 3, 4, 5)
+
+
 @pytest.mark.parametrize(
     ("attribution", "mlp", "n_layers", "expected"),
     [
-        (1, 17, 48, PAPER_LAYERS),
-        (
-            0,
-            5,
-            6,
-            {
-                "attribution": LayerChoice(rome=0, memit=(0, 1, 2, 3, 4)),
-                "tracing": LayerChoice(rome=5, memit=(1, 2, 3, 4, 5)),
-            },
-        ),
-        (
-            4,
-            1,
-            6,
-            {
-                "attribution": LayerChoice(rome=4, memit=(1, 2, 3, 4, 5)),
-                "tracing": LayerChoice(rome=1, memit=(0, 1, 2, 3, 4)),
-            },
-        ),
-        (
-            5,
-            0,
-            6,
-            {
-                "attribution": LayerChoice(rome=5, memit=(1, 2, 3, 4, 5)),
-                "tracing": LayerChoice(rome=0, memit=(0, 1, 2, 3, 4)),
-            },
-        ),
-        (
-            1,
-            2,
-            3,
-            {"attribution": LayerChoice(rome=1, memit=(0, 1, 2)), "tracing": LayerChoice(rome=2, memit=(0, 1, 2))},
-        ),
-        (0, 0, 1, {name: LayerChoice(rome=0, memit=(0,)) for name in ("attribution", "tracing")}),
+        (1, 17, 48, {"attribution": ((1,), LAST), "mlp": ((17,), (13, 14, 15, 16, 17))}),  # the paper's
+        (0, 5, 6, {"attribution": ((0,), FIRST), "mlp": ((5,), LAST)}),
+        (4, 1, 6, {"attribution": ((4,), LAST), "mlp": ((1,), FIRST)}),
+        (5, 0, 6, {"attribution": ((5,), LAST), "mlp": ((0,), FIRST)}),
+        (1, 2, 3, {"attribution": ((1,), (0, 1, 2)), "mlp": ((2,), (0, 1, 2))}),
+        (0, 0, 1, {"attribution": ((0,), (0,)), "mlp": ((0,), (0,))}),
     ],
 )
 def test_layers_are_those_the_locators_point_to(
-    attribution: int, mlp: int, n_layers: int, expected: dict[str, LayerChoice]
+    attribution: int, mlp: int, n_layers: int, expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> None:
-    assert choose_layers(averages(attribution, mlp, n_layers), n_layers) == expected
+    found = around(attribution, mlp, n_layers)
+    assert found == {name: {"rome": one, "memit": several} for name, (one, several) in expected.items()}
 
 
-def test_layers_need_both_maps() -> None:
+def test_layers_need_the_map_of_every_locator() -> None:
     for missing in ("attribution", "mlp"):
-        with pytest.raises(OptionError, match="attribution and mlp"):
-            choose_layers([entry for entry in AVERAGES if entry.method != missing], 6)
+        with pytest.raises(OptionError, match=f"that of {missing} is missing"):
+            peak_layers([entry for entry in AVERAGES if entry.method != missing], ("attribution", "mlp"))
 
 
 def test_the_papers_preset() -> None:
     paper = PRESETS["paper"]
-    assert paper.layers == {
-        "attribution": LayerChoice(rome=1, memit=(1, 2, 3, 4, 5)),
-        "tracing": LayerChoice(rome=17, memit=(13, 14, 15, 16, 17)),
-    }
+    assert (paper.editors, paper.locators) == (("rome", "memit"), ("attribution", "mlp"))
+    assert paper.layers == {"attribution": 1, "mlp": 17}  # in GPT2-XL
     assert (paper.limit, paper.context_kinds) == (None, ((5, 10), (10, 10)))
     assert paper.corpus.source.startswith("hub:wikimedia/wikipedia")
     assert PRESETS["default"] == EditStudySettings()
@@ -270,7 +245,15 @@ def test_the_papers_preset() -> None:
         {"stride": 0},
         {"fluency_tokens": 0},
         {"seed": -1},
-        {"layers": {"attribution": LayerChoice(rome=1, memit=(1,))}},
+        {"layers": {"attribution": 1}},
+        {"layers": {"attribution": 1, "mlp": -1}},
+        {"layers": {"attribution": 1, "mlp": True}},
+        {"editors": ()},
+        {"editors": "rome"},
+        {"editors": ("rome", "rome")},
+        {"editors": ("rome", "nome")},
+        {"locators": ("attribution", "tracing")},
+        {"located_again": ()},
     ],
     ids=str,
 )
@@ -286,13 +269,14 @@ def test_a_run_holds_one_patch_and_one_evaluation_per_unit(finished: RunFolder) 
     assert {path.name for path in finished.path.iterdir()} == {"run.json", "selection.json", "records"}
     selection = finished.read_json("selection.json")
     assert selection["cases"] == ["tower", "messi", "japan"]
-    assert selection["swept"] == [0, 3]
-    assert selection["chosen"] == {
-        "attribution": {"rome": 0, "memit": [0, 1, 2, 3, 4]},
-        "tracing": {"rome": 4, "memit": [0, 1, 2, 3, 4]},
+    assert selection["swept"] == {"0": [0], "3": [3]}
+    assert selection["chosen"] == {"attribution": 0, "mlp": 4}
+    assert selection["layers"] == {
+        "attribution": {"rome": [0], "memit": [0, 1, 2, 3, 4]},
+        "mlp": {"rome": [4], "memit": [0, 1, 2, 3, 4]},
     }
     names = {path.stem for path in (finished.path / "records").iterdir()}
-    expected = {f"{name}-{when}" for name in ("trace", "attribution") for when in ("before", "after")}
+    expected = {f"{name}-{when}" for name in ("resid", "attribution") for when in ("before", "after")}
     expected |= {f"before-{i:04d}" for i in range(3)}
     for kind in ("patch", "case"):
         expected |= {f"{kind}-rome-{layer}-{i:04d}" for layer in (0, 3, 4) for i in range(3)}
@@ -337,8 +321,8 @@ def check_equal(found: CaseEvaluation, expected: CaseEvaluation) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* (did not take|rest on too little):interp.errors.InterpWarning")
 def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: RunFolder) -> None:
-    results = edit_results(finished, AVERAGES)
-    drawn = [entry["rome"] for entry in finished.read_json("selection.json")["drawn"]]
+    results = read_edit_results(finished, AVERAGES)
+    drawn = [entry["rome"][0] for entry in finished.read_json("selection.json")["drawn"]]
     random = [(0, 1, 2, 3, 4)] * 3
     expected = {
         ("Attribution score", "rome"): ("0", [(0,)] * 3),
@@ -364,10 +348,10 @@ def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: 
         own = table_row(evaluations, locator=locator, layers=text)
         assert (row.layers, row.n_cases, row.n_took) == (text, 3, own.n_took)
         for protocol in PROTOCOLS:
-            for metric in (*METRICS, "score"):
+            for metric in own.scores[protocol]:
                 a, b = row.scores[protocol][metric], own.scores[protocol][metric]
                 np.testing.assert_allclose([a.mean, a.low, a.high], [b.mean, b.low, b.high], atol=1e-4)
-        np.testing.assert_allclose(row.fluency.mean, own.fluency.mean, atol=1e-4)
+        np.testing.assert_allclose(row.measured("fluency").mean, own.measured("fluency").mean, atol=1e-4)
     assert {at for method, at, _ in known if method == "rome"} == set(UNITS["rome"])
     # some edits did something, so that there was something to compare
     reliability = [row.scores["teacher-forced"]["reliability"].mean for row in results.rows]
@@ -376,7 +360,7 @@ def test_every_row_is_what_the_library_gives(tiny: HookedTransformer, finished: 
 
 
 def test_the_sweep_and_the_comparisons(finished: RunFolder) -> None:
-    results = edit_results(finished, AVERAGES)
+    results = read_edit_results(finished, AVERAGES)
     assert list(results.by_layer) == [0, 3]
     assert [row.layers for row in results.by_layer.values()] == ["0", "3"]
     assert repr(results.by_layer[0].scores) == repr(results.rows[1].scores)
@@ -403,7 +387,7 @@ def test_the_sweep_and_the_comparisons(finished: RunFolder) -> None:
 
 def test_the_controls_layers_are_seeded(tiny: HookedTransformer, finished: RunFolder, tmp_path: Path) -> None:
     stored = finished.read_json("selection.json")["drawn"]
-    assert [entry["rome"] for entry in stored] == np.random.default_rng(0).choice((0, 3), size=3).tolist()
+    assert [entry["rome"][0] for entry in stored] == np.random.default_rng(0).choice((0, 3), size=3).tolist()
     drawn = {}
     for seed in (0, 1, 2, 3):
         settings = dataclasses.replace(SETTINGS, seed=seed)
@@ -421,33 +405,25 @@ def test_the_first_case_is_located_again(tiny: HookedTransformer, finished: RunF
     old = CASES[0].request.fact
     new = dataclasses.replace(old, target=" Rome")
     patch = Patch.load(finished.record_path("patch-rome-4-0000"))
-    for before, after in (again.trace, again.attribution):
+    assert list(again.records) == ["resid", "attribution"]
+    for before, after in again.records.values():
         assert before.provenance == own
         assert after.provenance.weights_hash != own.weights_hash
         assert (before.fact, after.fact) == (old, new)
         assert (before.answer, after.answer) == (" Paris", " Rome")
-    assert again.trace[0].state == again.trace[1].state == "resid"
-    assert again.trace[0].noise == again.trace[1].noise == NOISE
+    assert again.records["resid"][0].state == again.records["resid"][1].state == "resid"
+    assert again.records["resid"][0].noise == again.records["resid"][1].noise == NOISE
     with patch.applied(tiny):
-        assert weights_hash(tiny) == again.trace[1].provenance.weights_hash
+        assert weights_hash(tiny) == again.records["resid"][1].provenance.weights_hash
         traced = causal_trace(tiny, new, state="resid", noise=NOISE)
         attributed = attribute(tiny, new, tokens="all")
-    assert again.trace[1].scores.equal(traced.scores)
-    assert again.attribution[1].scores.equal(attributed.scores)
+    assert again.records["resid"][1].scores.equal(traced.scores)
+    assert again.records["attribution"][1].scores.equal(attributed.scores)
 
 
-def test_layers_that_do_not_follow_each_other_are_told_apart(tiny: HookedTransformer, tmp_path: Path) -> None:
-    layers = {
-        "attribution": LayerChoice(rome=1, memit=(1, 2, 4)),
-        "tracing": LayerChoice(rome=4, memit=(1, 3, 4)),
-    }
-    run = study(tiny, tmp_path, dataclasses.replace(SETTINGS, layers=layers, limit=1, stride=6))
-    rows = edit_results(run, AVERAGES).rows
-    assert [row.layers for row in rows] == ["-", "1", "1,2,4", "4", "1,3,4", "1 random", "3 random"]
-    for text, at in (("1,2,4", (1, 2, 4)), ("1,3,4", (1, 3, 4))):
-        record = run.get(CaseEvaluation, f"case-memit-{text}-0000")
-        assert record is not None
-        assert record.layers == at
+def test_layers_that_do_not_follow_each_other_are_told_apart() -> None:
+    spans = [layer_span(layers) for layers in ((1, 2, 4), (1, 3, 4), (1, 2, 3, 4), (4,), ())]
+    assert spans == ["1,2,4", "1,3,4", "1-4", "4", "own"]
 
 
 def test_progress_never_goes_back_and_ends(finished: RunFolder, steps: list[tuple[float, int, str]]) -> None:
@@ -505,11 +481,11 @@ def test_a_run_killed_at_every_group_does_nothing_twice(
     assert same(RunFolder(tmp_path), finished)
 
 
-@pytest.mark.parametrize("name", ["causal_trace", "attribute"])
+@pytest.mark.parametrize("name", ["causal_trace.causal_trace", "attribution.attribute"])
 def test_interrupted_while_the_edited_model_is_located(
     tiny: HookedTransformer, finished: RunFolder, copied: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for unit in ("trace-after", "attribution-after"):
+    for unit in ("resid-after", "attribution-after"):
         copied.record_path(unit).unlink()
     unedited = weights_hash(tiny)
 
@@ -518,11 +494,11 @@ def test_interrupted_while_the_edited_model_is_located(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(interp.study.editing, name, pressed)
+        patch.setattr(f"interp.locate.methods.{name}", pressed)
         with pytest.raises(KeyboardInterrupt):
             study(tiny, copied.path)
     assert weights_hash(tiny) == unedited
-    with pytest.raises(DataError, match=r"the study is not finished: (trace|attribution)-after is missing"):
+    with pytest.raises(DataError, match=r"the study is not finished: (resid|attribution)-after is missing"):
         relocated(copied)
     study(tiny, copied.path)
     assert same(copied, finished)
@@ -534,10 +510,10 @@ def test_a_finished_run_is_not_computed_again(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in (
-        "edit_each", "evaluate_each", "ask", "write_contexts", "second_moments", "causal_trace", "attribute",
-    ):  # fmt: skip
-        monkeypatch.setattr(interp.study.editing, name, never)
+    for name in ("edit_each", "evaluate_each", "ask", "write_contexts", "second_moments"):
+        monkeypatch.setattr(interp.study.work, name, never)
+    for name in ("causal_trace.causal_trace", "attribution.attribute"):
+        monkeypatch.setattr(f"interp.locate.methods.{name}", never)
     records = sorted((copied.path / "records").iterdir())
     before = [path.stat().st_mtime_ns for path in records]
     study(tiny, copied.path)
@@ -578,7 +554,7 @@ def test_a_damaged_record_is_computed_again(
     assert same(copied, finished)
 
 
-@pytest.mark.parametrize("unit", ["before-0001", "trace-before", "attribution-after", "trace-after"])
+@pytest.mark.parametrize("unit", ["before-0001", "resid-before", "attribution-after", "resid-after"])
 def test_other_damaged_records_are_computed_again(
     tiny: HookedTransformer, finished: RunFolder, copied: RunFolder, computed: list[Any], unit: str
 ) -> None:
@@ -591,7 +567,7 @@ def test_other_damaged_records_are_computed_again(
 def test_a_damaged_patch_of_the_model_that_is_located_again(
     tiny: HookedTransformer, finished: RunFolder, copied: RunFolder
 ) -> None:
-    copied.record_path("trace-after").unlink()
+    copied.record_path("resid-after").unlink()
     truncate(copied, "patch-rome-4-0000")
     study(tiny, copied.path)
     assert same(copied, finished)
@@ -606,7 +582,10 @@ OTHER_SETTINGS: dict[str, Any] = {
     "corpus": Corpus(tokens=1025),
     "fluency_tokens": 9,
     "seed": 1,
-    "layers": {"attribution": LayerChoice(rome=1, memit=(1,)), "tracing": LayerChoice(rome=2, memit=(2,))},
+    "layers": {"attribution": 1, "mlp": 2},
+    "editors": ("rome",),
+    "locators": ("attribution",),
+    "located_again": ("resid",),
 }
 
 
@@ -641,7 +620,7 @@ def test_a_folder_with_anything_else_that_counts_is_refused(
 
 def test_layers_that_do_not_exist_leave_the_folder_free(tiny: HookedTransformer, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, layers=PAPER_LAYERS)
-    with pytest.raises(OptionError, match="layer 17 does not exist"):
+    with pytest.raises(OptionError, match="mlp: layer 17 does not exist"):
         study(tiny, tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
 
@@ -650,7 +629,7 @@ def test_cases_that_do_not_fit(tiny: HookedTransformer, tmp_path: Path, monkeypa
     with pytest.raises(OptionError, match="no cases"):
         edit_cases(tiny, [], AVERAGES, tmp_path / "none", SETTINGS, noise=NOISE)
     # known before the second moments, which may take hours
-    monkeypatch.setattr(interp.study.editing, "second_moments", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(interp.study.work, "second_moments", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FactError, match=r"case tower: .* takes \d+ tokens and what follows 60; the context holds 64"):
         study(tiny, tmp_path / "long", dataclasses.replace(SETTINGS, fluency_tokens=60))
 
@@ -678,7 +657,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_counted(
     reasons = run.read_json("skipped.json")
     assert list(reasons) == ["case-0000"]
     assert "context holds 64" in reasons["case-0000"]
-    results, expected = edit_results(run, AVERAGES), edit_results(finished, AVERAGES)
+    results, expected = read_edit_results(run, AVERAGES), read_edit_results(finished, AVERAGES)
     for row in results.rows:
         assert row.n_cases == 3
         assert row.skipped == (f"case long: {reasons['case-0000']}",)
@@ -690,7 +669,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_counted(
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., bool]) -> list[Any]:
     """A call of the study that finds numbers that are not finite; what it was called with."""
-    real, calls = getattr(interp.study.editing, name), []
+    real, calls = getattr(interp.study.work, name), []
 
     def call(model: Any, given: Any, *args: Any, **options: Any) -> Any:
         calls.append(given)
@@ -698,7 +677,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., boo
             raise NumericalError("the loss is not finite")
         return real(model, given, *args, **options)
 
-    monkeypatch.setattr(interp.study.editing, name, call)
+    monkeypatch.setattr(interp.study.work, name, call)
     return calls
 
 
@@ -712,8 +691,8 @@ def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
     run = study(tiny, tmp_path)
     reasons = run.read_json("skipped.json")
     assert reasons == {"case-memit-0-4-0001": "the loss is not finite"}
-    results = edit_results(run, AVERAGES)
-    whole = {row.method: row for row in edit_results(finished, AVERAGES).rows}
+    results = read_edit_results(run, AVERAGES)
+    whole = {row.method: row for row in read_edit_results(finished, AVERAGES).rows}
     for row in results.rows:
         assert row.n_cases == (2 if row.method == "memit" else 3)
         assert row.skipped == (("case messi: the loss is not finite",) if row.method == "memit" else ())
@@ -724,7 +703,7 @@ def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
     done = len(calls)
     study(tiny, tmp_path)
     assert len(calls) == done  # a restart does not try again
-    assert repr(edit_results(run, AVERAGES)) == repr(results)
+    assert repr(read_edit_results(run, AVERAGES)) == repr(results)
 
 
 def test_what_fails_for_every_case_stops_the_study(
@@ -742,10 +721,10 @@ def test_a_case_that_cannot_be_asked_is_left_out_of_everything(
     failing(monkeypatch, "ask", lambda cases, options: any(case.id == "tower" for case in cases))
     run = study(tiny, tmp_path)
     assert list(run.read_json("skipped.json")) == ["case-0000"]
-    assert {row.n_cases for row in edit_results(run, AVERAGES).rows} == {2}
+    assert {row.n_cases for row in read_edit_results(run, AVERAGES).rows} == {2}
     again = relocated(run)
     assert again.case == "messi"
-    assert again.trace[0].fact == CASES[1].request.fact
+    assert again.records["resid"][0].fact == CASES[1].request.fact
 
 
 def test_two_cases_of_one_id(tiny: HookedTransformer, tmp_path: Path) -> None:
@@ -760,39 +739,90 @@ def test_two_cases_of_one_id(tiny: HookedTransformer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n_layers", "stride"), [(48, 3), (30, 3), (6, 3), (5, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize("peaks", [(0, 0), (1, 2), (4, 40), (47, 47)])
 def test_every_locator_gets_as_many_layers(n_layers: int, stride: int, peaks: tuple[int, int]) -> None:
-    chosen = choose_layers(averages(*(min(peak, n_layers - 1) for peak in peaks), n_layers), n_layers)
-    drawn = draw_control(40, chosen, n_layers=n_layers, stride=stride, seed=0)
-    choices = [*chosen.values(), *drawn]
-    assert {len(choice.memit) for choice in choices} == {min(5, n_layers)}
-    for choice in choices:
-        assert min(choice.memit) >= 0
-        assert max(choice.memit) < n_layers
-        assert choice.memit == tuple(range(choice.memit[0], choice.memit[-1] + 1))
-    for choice in chosen.values():
-        assert choice.rome in choice.memit
-    assert {choice.rome for choice in drawn} <= set(range(0, n_layers, stride))
-    starts = {choice.memit[0] for choice in drawn}
-    assert starts <= set(range(0, n_layers, stride))
+    chosen = {name: min(peak, n_layers - 1) for name, peak in zip(("attribution", "mlp"), peaks, strict=True)}
+    plan = planned([str(i) for i in range(40)], chosen, n_layers, EditStudySettings(stride=stride))
+    for choice in (*plan.layers.values(), *plan.drawn):
+        (layer,), window = choice["rome"], choice["memit"]
+        assert 0 <= layer < n_layers
+        assert 0 <= min(window) <= max(window) < n_layers
+        assert window == tuple(range(window[0], window[0] + min(5, n_layers)))
+    for choice in plan.layers.values():
+        assert set(choice["rome"]) <= set(choice["memit"])
+    swept = set(range(0, n_layers, stride))
+    assert set(plan.swept) == swept
+    starts = {choice["memit"][0] for choice in plan.drawn}
+    assert starts | {choice["rome"][0] for choice in plan.drawn} <= swept
+    control = [row for row in plan.rows() if row.locator == CONTROL]
+    assert [row.span for row in control] == ["1 random", f"{min(5, n_layers)} random"]
     if n_layers > 25:
         assert len(starts) > 5
-        assert layers_text("random", [choice.memit for choice in drawn]) == "5 random"
 
 
-def test_the_controls_windows_are_as_wide_as_given_ones() -> None:
-    drawn = draw_control(9, {"tracing": LayerChoice(rome=3, memit=(1, 2, 3))}, n_layers=12, stride=1, seed=0)
-    assert {len(choice.memit) for choice in drawn} == {3}
+def test_editors_of_as_many_layers_share_the_drawn_ones() -> None:
+    settings = EditStudySettings(editors=("rome", "memit", "r-rome", "pmet", "kn"))
+    plan = planned([str(i) for i in range(9)], {"mlp": 3}, 12, settings)
+    for choice in plan.drawn:
+        assert set(choice) == {"rome", "r-rome", "memit", "pmet"}
+        assert choice["rome"] == choice["r-rome"]
+        assert choice["memit"] == choice["pmet"]
+    # what is drawn for two editors does not depend on there being more
+    alone = planned(plan.cases, {"mlp": 3}, 12, EditStudySettings())
+    assert [choice["rome"] for choice in alone.drawn] == [choice["rome"] for choice in plan.drawn]
+    assert [choice["memit"] for choice in alone.drawn] == [choice["memit"] for choice in plan.drawn]
 
 
-def test_a_run_of_an_earlier_version_is_read_with_its_own_windows(finished: RunFolder, copied: RunFolder) -> None:
-    stored = copied.read_json("selection.json")
-    copied.write_json("selection.json", {**stored, "drawn": [3, 0, 3]})
+def earlier(run: RunFolder, drawn: list[Any] | None = None) -> None:
+    """The plan and the names of records as an earlier version wrote them."""
+    stored = run.read_json("selection.json")
+    placed = {"attribution": "attribution", "tracing": "mlp"}
+    run.write_json(
+        "selection.json",
+        {
+            "cases": stored["cases"],
+            "chosen": {
+                old: {"rome": stored["layers"][new]["rome"][0], "memit": stored["layers"][new]["memit"]}
+                for old, new in placed.items()
+            },
+            "swept": [0, 3],
+            "drawn": drawn or [{"rome": entry["rome"][0], "memit": entry["memit"]} for entry in stored["drawn"]],
+        },
+    )
+    for when in ("before", "after"):
+        record = run.get(CausalTrace, f"resid-{when}")
+        assert record is not None
+        run.record_path(f"resid-{when}").unlink()
+        run.put(f"trace-{when}", record)
+
+
+def test_a_run_of_an_earlier_version_is_read(finished: RunFolder, copied: RunFolder) -> None:
+    earlier(copied)
+    assert read_plan(copied) == dataclasses.replace(
+        read_plan(finished), again={"resid": "trace", "attribution": "attribution"}
+    )
+    assert same(copied, finished)
+
+
+def test_a_run_of_a_still_earlier_version_is_read_with_its_own_windows(copied: RunFolder) -> None:
+    earlier(copied, [3, 0, 3])
     plan = read_plan(copied)
-    assert [choice.rome for choice in plan.drawn] == [3, 0, 3]
-    assert [choice.memit for choice in plan.drawn] == [(0, 1, 2, 3), (0,), (0, 1, 2, 3)]
-    assert layers_text("random", [choice.memit for choice in plan.drawn]) == "1 or 4 random"
+    assert [choice["rome"] for choice in plan.drawn] == [(3,), (0,), (3,)]
+    assert [choice["memit"] for choice in plan.drawn] == [(0, 1, 2, 3), (0,), (0, 1, 2, 3)]
+    assert [row.span for row in plan.rows()][-2:] == ["1 random", "1 or 4 random"]
 
 
-@pytest.mark.parametrize("damage", [{"drawn": [3, 0]}, {"swept": []}, {"cases": []}], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"drawn": []},
+        {"swept": {}},
+        {"cases": []},
+        {"layers": {}},
+        {"chosen": {"attribution": 0}},
+        {"editors": ["rome"]},
+        {"editors": ["rome", "nome"]},
+    ],
+    ids=str,
+)
 def test_a_plan_that_does_not_fit_itself_is_refused(copied: RunFolder, damage: dict[str, Any]) -> None:
     copied.write_json("selection.json", {**copied.read_json("selection.json"), **damage})
     with pytest.raises(DataError, match=r"selection\.json"):
@@ -806,17 +836,19 @@ def test_a_place_that_cannot_be_written(tiny: HookedTransformer, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "unit", ["case-rome-0-0001", "case-memit-0-4-0002", "case-rome-3-0000", "trace-after", "attribution-before"]
+    "unit", ["case-rome-0-0001", "case-memit-0-4-0002", "case-rome-3-0000", "resid-after", "attribution-before"]
 )
 def test_results_of_an_unfinished_run_name_what_is_missing(copied: RunFolder, unit: str) -> None:
     copied.record_path(unit).unlink()
-    read: Any = relocated if "-rome-" not in unit and "-memit-" not in unit else lambda run: edit_results(run, AVERAGES)
+    read: Any = (
+        relocated if "-rome-" not in unit and "-memit-" not in unit else lambda run: read_edit_results(run, AVERAGES)
+    )
     with pytest.raises(DataError, match=f"the study is not finished: {unit} is missing"):
         read(copied)
 
 
 def test_what_is_no_run_folder(tmp_path: Path) -> None:
-    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+    for read in (relocated, lambda run: read_edit_results(run, AVERAGES)):
         with pytest.raises(DataError, match="is not a run folder"):
             read(RunFolder(tmp_path / "missing"))
 
@@ -830,24 +862,25 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
         '{"cases": ["a"], "chosen": [], "swept": [0], "drawn": [0]}',
         '{"cases": ["a"], "chosen": {"attribution": {"rome": 0, "memit": [0]}}, "swept": [0], "drawn": [0]}',
         '{"cases": 3, "chosen": {}, "swept": [0], "drawn": [0]}',
+        '{"editors": ["rome"], "cases": ["a"]}',
     ],
 )
 def test_a_selection_that_was_tampered_with(copied: RunFolder, text: str) -> None:
     json.loads(text)
     (copied.path / "selection.json").write_text(text)
-    for read in (relocated, lambda run: edit_results(run, AVERAGES)):
+    for read in (relocated, lambda run: read_edit_results(run, AVERAGES)):
         with pytest.raises(DataError, match=r"selection\.json is damaged"):
             read(copied)
 
 
-@pytest.mark.parametrize("units", [("trace-before", "trace-after"), ("case-rome-0-0000", "case-rome-0-0001")])
+@pytest.mark.parametrize("units", [("resid-before", "resid-after"), ("case-rome-0-0000", "case-rome-0-0001")])
 def test_records_under_each_others_names_are_not_drawn(copied: RunFolder, units: tuple[str, str]) -> None:
     first, second = map(copied.record_path, units)
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
     with pytest.raises(DataError, match=f"{units[0]}.safetensors holds the record of unit '{units[1]}'"):
-        relocated(copied) if "trace" in units[0] else edit_results(copied, AVERAGES)
+        relocated(copied) if "resid" in units[0] else read_edit_results(copied, AVERAGES)
 
 
 @pytest.mark.parametrize("file", ["run.json", "selection.json", "records/case-rome-0-0001.safetensors"])
@@ -858,14 +891,14 @@ def test_a_flipped_bit_is_not_drawn(copied: RunFolder, file: str) -> None:
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=f"{file} is damaged"):
-        edit_results(copied, AVERAGES)
+        read_edit_results(copied, AVERAGES)
 
 
 def test_results_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -> None:
-    expected = repr(edit_results(finished, AVERAGES))
+    expected = repr(read_edit_results(finished, AVERAGES))
     hidden = finished.path.rename(finished.path.with_name("hidden"))
     try:
-        assert repr(edit_results(copied, AVERAGES)) == expected
+        assert repr(read_edit_results(copied, AVERAGES)) == expected
     finally:
         hidden.rename(finished.path)
 

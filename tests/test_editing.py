@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,14 +23,17 @@ from interp.editing import (
     target_values,
 )
 from interp.editing.contexts import context_kinds
+from interp.editing.method import Task
 from interp.editing.methods.rome import rank_one
-from interp.editing.spread import spread
+from interp.editing.spread import Spread, spread
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
-from interp.locate.methods.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute
+from interp.locate.refined import refined_neurons
 from interp.models import tokens
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches
 from interp.results.record import provenance
 
@@ -411,34 +415,34 @@ def test_the_small_system_equals_the_large_one():
 @pytest.mark.parametrize("limit", [1, 12, 30])
 def test_spreading_in_batches_some_of_which_hold_no_bare_prompt(model, moments, limit):
     """Rows of like length go together: the bare prompts, the shortest, come last."""
-    requests, contexts = [TOWER, TENNIS], context_kinds(["{}", "It is said that. {}", "As we have seen. {}"])
+    contexts = context_kinds(["{}", "It is said that. {}", "As we have seen. {}"])
     targets = torch.randn(2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
-    options = {
-        "config": MemitConfig(layers=(1, 2), second_moment_weight=15.0),
-        "site": "resid_post",
-        "divisor": float,
-        "whitening": Whitening(moments),
-    }
-    whole = spread(model, requests, contexts, targets, **options)
-    split = spread(model, requests, contexts, targets, **options, max_batch_tokens=limit)
+    task = spread_task(model, [TOWER, TENNIS], contexts, moments, weight=15.0)
+    whole = spread(task, targets, Spread(site="resid_post", divisor=float))
+    split = spread(replace(task, max_batch_tokens=limit), targets, Spread(site="resid_post", divisor=float))
     for layer, (left, right) in whole.items():
         assert distance(split[layer][0] @ split[layer][1], left @ right) < 1e-5
 
 
 def test_spread_alone_is_asked_for_targets_that_are_there_already(model, moments):
     targets = at_subject(model, TOWER, "blocks.2.hook_resid_post")[None]
-    factors = spread(
-        model,
-        [TOWER],
-        CONTEXTS,
-        targets,
-        config=MemitConfig(layers=(1, 2), second_moment_weight=1.0),
-        site="resid_post",
-        divisor=float,
-        whitening=Whitening(moments),
-    )
+    task = spread_task(model, [TOWER], CONTEXTS, moments, weight=1.0)
+    factors = spread(task, targets, Spread(site="resid_post", divisor=float))
     for left, right in factors.values():
         assert (left @ right).abs().max() < 1e-4
+
+
+def spread_task(model, requests, contexts, moments, *, weight):
+    return Task(
+        model=model,
+        requests=requests,
+        config=MemitConfig(layers=(1, 2), second_moment_weight=weight),
+        contexts=contexts,
+        targets=(),
+        whitening=Whitening(moments),
+        max_batch_tokens=1024,
+        model_provenance=provenance(model),
+    )
 
 
 # fine-tuning

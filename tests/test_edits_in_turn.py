@@ -21,7 +21,7 @@ from interp.editing import (
 from interp.editing.whitening import Whitening
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches
 from interp.results.record import provenance
 

@@ -21,8 +21,8 @@ from interp.editing.answers import answered
 from interp.errors import InterpWarning
 from interp.evaluation.protocol import ask, evaluate_each
 from interp.facts.records import EditCase, EditRequest, Fact
-from interp.models.load import weights_hash
 from interp.models.tokens import encode, encode_continuation
+from interp.models.weights import weights_hash
 from interp.patches import applied_patches, compose
 
 TOWER = EditRequest(

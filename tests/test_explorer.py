@@ -19,7 +19,6 @@ import torch
 from safetensors import safe_open
 
 import interp
-from interp.display.description import probability
 from interp.engine.cells import Cell
 from interp.engine.generation import generate
 from interp.engine.pairs import clean_and_corrupted, prompt_pair
@@ -33,9 +32,9 @@ from interp.facts.records import EditRequest, Fact
 from interp.locate.activation_patching import patch_activations
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches
-from interp.plots.panel import token_label
+from interp.system.readable import probability, token_label
 
 # the page says so itself
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -81,7 +80,7 @@ def test_the_maps_on_the_page_are_those_of_the_library(explorer, tiny):
         torch.testing.assert_close(
             torch.tensor(shown["values"]), expected.indirect_effect, atol=1e-6, rtol=0, check_dtype=False
         )
-        torch.testing.assert_close(explorer.traces[state].scores, expected.scores, atol=1e-6, rtol=0)
+        torch.testing.assert_close(explorer.located[state].scores, expected.scores, atol=1e-6, rtol=0)
     expected = attribute(tiny, EIFFEL, tokens="all", steps=4)
     torch.testing.assert_close(
         torch.tensor(explorer.maps["attribution"]["values"]),
@@ -90,7 +89,7 @@ def test_the_maps_on_the_page_are_those_of_the_library(explorer, tiny):
         rtol=1e-5,
         check_dtype=False,
     )
-    assert explorer.attribution is not None
+    assert "attribution" in explorer.located
     # what the page is told can be sent as JSON: no NaN, no tensors
     for trait in ("maps", "rows", "runs", "fact_shown", "controls", "edited", "setup"):
         json.dumps(getattr(explorer, trait), allow_nan=False)
@@ -199,9 +198,9 @@ def test_several_cells_of_several_maps(explorer, tiny):
     assert texts[1] == "MLP outputs at “Tower” (3), layers 0–3"
     say(explorer, do="select", cells=explorer.runs["cells"][1:])  # one is taken out
     assert len(explorer.runs["cells"]) == 2
-    assert explorer.attribution is not None
-    best = explorer.attribution.top_neurons(1, layer=1, token=9)[0]
-    assert explorer.runs["cells"][-1]["neurons"].startswith(f"{best.neuron} (")
+    assert "attribution" in explorer.located
+    best = explorer.located["attribution"].top_neurons(1, layer=1, token=9)[0]
+    assert explorer.runs["cells"][-1]["more"].startswith(f"top neurons {best.neuron} (")
     explorer.click()
     explorer.wait(30)
     assert explorer.runs["patched"] is None
@@ -247,8 +246,8 @@ def test_edit_and_undo(explorer, tiny, tmp_path):
     assert explorer.maps == {}  # those that were there are of other weights
     explorer.run(["resid"])
     explorer.wait(60)
-    torch.testing.assert_close(explorer.traces["resid"].scores, trace.scores, atol=1e-6, rtol=0)
-    assert explorer.traces["resid"].provenance.weights_hash == edited
+    torch.testing.assert_close(explorer.located["resid"].scores, trace.scores, atol=1e-6, rtol=0)
+    assert explorer.located["resid"].provenance.weights_hash == edited
     evaluation = explorer.evaluation
     assert evaluation is not None
     rows = explorer.edited["rows"]
@@ -286,7 +285,7 @@ def test_a_second_edit_takes_the_first_one_back(explorer, tiny):
     alone = interp.edit(
         tiny,
         [EditRequest(EIFFEL, new_target=" Tokyo")],
-        config=interp.RomeConfig(layer=1),
+        config=interp.editing.RomeConfig(layer=1),
         second_moments=interp.second_moments(tiny, [1]),
     )
     assert explorer.patch is not None
@@ -429,7 +428,7 @@ def test_another_fact(explorer, tiny):
     say(explorer, do="choose", index=3)
     assert explorer.fact == interp.load_facts()[3]
     say(explorer, do="choose", prompt="The Louvre is in", subject="Louvre", target="")
-    top = interp.answers(tiny, [explorer.fact])[0]
+    top = interp.locate.top_answers(tiny, [explorer.fact])[0]
     assert explorer.fact_shown["answer"] == token_label(top.top_answer)
 
 
@@ -437,11 +436,11 @@ def test_exports(explorer, tmp_path):
     explorer.run(["resid", "attribution"])
     explorer.wait(60)
     rows = list(csv.DictReader(io.StringIO(explorer.export(tmp_path / "maps.csv").read_text("utf-8"))))
-    values = explorer.traces["resid"].indirect_effect
+    values = explorer.located["resid"].indirect_effect
     found = [float(row["value"]) for row in rows if row["map"] == "resid"]
     assert found == pytest.approx(values.flatten().tolist())
     assert [row["text"] for row in rows if row["map"] == "resid" and row["layer"] == "0"] == list(
-        explorer.traces["resid"].tokens
+        explorer.located["resid"].tokens
     )
     for form, start in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("html", b"<!doctype html>")):
         assert explorer.export(tmp_path / f"maps.{form}").read_bytes().startswith(start)
@@ -536,8 +535,8 @@ def test_another_fact_located_at_once(explorer, tiny):
     explorer.wait(60)
     fact = Fact(template="The {} is located in the city of", subject="Louvre", target=" Paris")
     expected = causal_trace(tiny, fact, samples=3, noise=explorer.controls["noise"])
-    torch.testing.assert_close(explorer.traces["resid"].scores, expected.scores, atol=1e-6, rtol=0)
-    assert explorer.traces["resid"].fact == fact
+    torch.testing.assert_close(explorer.located["resid"].scores, expected.scores, atol=1e-6, rtol=0)
+    assert explorer.located["resid"].fact == fact
 
 
 def test_an_edit_that_is_stopped_leaves_none(explorer, tiny):

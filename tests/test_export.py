@@ -19,7 +19,8 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import DataError, ModelError, OptionError
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches.export import export_hugging_face, export_lora
 from interp.patches.patch import Patch, compose
 from interp.results.record import provenance

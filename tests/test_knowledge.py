@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import FactError, NumericalError
 from interp.facts.records import Fact
-from interp.locate.knowledge import answers, known_facts, spread_over_relations
+from interp.locate.knowledge import known_facts, spread_over_relations, top_answers
 from interp.models.load import load_model
 from interp.models.tokens import token_text, tokenize
 from tests.conftest import FAMILIES
@@ -34,7 +34,7 @@ def mixed(facts: list[Fact]) -> list[Fact]:
 
 
 def test_answers_are_those_of_one_forward_pass_per_fact(tiny: HookedTransformer, mixed: list[Fact]) -> None:
-    found = answers(tiny, mixed)
+    found = top_answers(tiny, mixed)
     assert len(found) == len(mixed)
     assert len({len(tokenize(tiny, fact).ids) for fact in mixed}) > 1
     for fact, answer in zip(mixed, found, strict=True):
@@ -61,7 +61,7 @@ def test_a_family_with_a_bos_or_other_blocks_agrees_too(
     model = bos_model if name == "bos" else family_model(name)
     first = tokenize(model, facts[0]).ids[0]
     assert (int(first) == model.tokenizer.bos_token_id) == (name == "bos")
-    for fact, answer in zip(facts, answers(model, facts), strict=True):
+    for fact, answer in zip(facts, top_answers(model, facts), strict=True):
         expected = forward(model, fact)  # with the BOS token, if the tokenizer's own rule puts one in front
         wanted = model.tokenizer(fact.target, add_special_tokens=False)["input_ids"][0]
         assert answer.top_answer == token_text(model, int(expected.argmax()))
@@ -73,7 +73,7 @@ def test_a_family_with_a_bos_or_other_blocks_agrees_too(
 
 @pytest.mark.parametrize("limit", [1, 15, 40])
 def test_the_batch_limit_changes_nothing(tiny: HookedTransformer, mixed: list[Fact], limit: int) -> None:
-    for one, other in zip(answers(tiny, mixed), answers(tiny, mixed, max_batch_tokens=limit), strict=True):
+    for one, other in zip(top_answers(tiny, mixed), top_answers(tiny, mixed, max_batch_tokens=limit), strict=True):
         assert (one.fact, one.expected, one.top_answer, one.known) == (
             other.fact,
             other.expected,
@@ -85,8 +85,8 @@ def test_the_batch_limit_changes_nothing(tiny: HookedTransformer, mixed: list[Fa
 
 
 def test_a_fact_without_target_is_its_own_answer(tiny: HookedTransformer, facts: list[Fact]) -> None:
-    with_target = answers(tiny, facts)
-    for one, other in zip(with_target, answers(tiny, [replace(f, target=None) for f in facts]), strict=True):
+    with_target = top_answers(tiny, facts)
+    for one, other in zip(with_target, top_answers(tiny, [replace(f, target=None) for f in facts]), strict=True):
         assert other.known
         assert other.expected == other.top_answer == one.top_answer
         assert other.probability == other.top_probability == one.top_probability
@@ -95,17 +95,17 @@ def test_a_fact_without_target_is_its_own_answer(tiny: HookedTransformer, facts:
 
 def test_progress_ends_at_all(tiny: HookedTransformer, mixed: list[Fact]) -> None:
     seen: list[tuple[int, int]] = []
-    answers(tiny, mixed, max_batch_tokens=1, progress=lambda done, total: seen.append((done, total)))
+    top_answers(tiny, mixed, max_batch_tokens=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i + 1, len(mixed)) for i in range(len(mixed))]
 
 
 def test_no_facts_no_answers(tiny: HookedTransformer) -> None:
-    assert answers(tiny, []) == []
+    assert top_answers(tiny, []) == []
     assert list(known_facts(tiny, [])) == []
 
 
 def test_known_facts_come_in_order_and_stop_at_the_limit(tiny: HookedTransformer, mixed: list[Fact]) -> None:
-    known = [fact for fact, answer in zip(mixed, answers(tiny, mixed), strict=True) if answer.known]
+    known = [fact for fact, answer in zip(mixed, top_answers(tiny, mixed), strict=True) if answer.known]
     assert len(known) == 6
     assert [answer.fact for answer in known_facts(tiny, mixed)] == known
     for limit in (1, 5, 6, 7):
@@ -144,7 +144,7 @@ def test_damaged_weights_are_named_as_such(golden: Path, facts: list[Fact]) -> N
     model = load_model(golden / "tiny-gpt2", device="cpu")
     model.blocks[2].mlp.W_out[0, 0] = math.nan
     with pytest.raises(NumericalError, match="NaN"):
-        answers(model, facts)
+        top_answers(model, facts)
 
 
 def made_up(counts: dict[str | None, int]) -> list[Fact]:

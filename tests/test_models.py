@@ -10,52 +10,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from interp.errors import ModelError, OptionError
-from interp.models import embedded
-from interp.models.config import MAX_CONTEXT, MODEL_TYPES
-from interp.models.load import _CONVERTERS, KNOWN_MODELS, default_device, load_model, weights_hash
+from interp.models.hub import KNOWN_MODELS
+from interp.models.load import default_device, load_model
+from interp.models.weights import weights_hash
 
-TOLERANCE = 2e-4
 Factory = Callable[[str], HookedTransformer]
-
-
-def some_tokens(model: HookedTransformer, length: int) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randint(1, model.cfg.d_vocab, (2, length), generator=generator)
-
-
-@torch.inference_mode()
-def difference(model: HookedTransformer, reference: PreTrainedModel, length: int) -> float:
-    tokens = some_tokens(model, length)
-    return float((model(tokens) - reference(tokens).logits).abs().max())
-
-
-def test_logits_of_families(family: str, family_model: Factory, family_hf: Callable[[str], PreTrainedModel]) -> None:
-    assert difference(family_model(family), family_hf(family), 64) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("neox", "neox-sequential"), ("llama", "llama3-rope"), ("llama", "llama-mha")]
-)
-def test_settings_matter(one: str, other: str, family_hf: Callable[[str], PreTrainedModel], tiny: Any) -> None:
-    # or agreement of the families would not show that they were read
-    tokens = some_tokens(tiny, 64)
-    with torch.inference_mode():
-        assert (family_hf(one)(tokens).logits - family_hf(other)(tokens).logits).abs().max() > 100 * TOLERANCE
-
-
-def test_logits_of_tiny(tiny: HookedTransformer, golden: Path) -> None:
-    assert difference(tiny, AutoModelForCausalLM.from_pretrained(golden / "tiny-gpt2"), 64) < TOLERANCE
-
-
-@pytest.mark.real_model
-def test_logits_of_embedded(real_model: HookedTransformer) -> None:
-    reference = AutoModelForCausalLM.from_pretrained(embedded.folder())
-    assert difference(real_model, reference, 12) < TOLERANCE
 
 
 def test_tiny_knows_its_facts(tiny: HookedTransformer, facts: list[Any]) -> None:
@@ -64,132 +27,16 @@ def test_tiny_knows_its_facts(tiny: HookedTransformer, facts: list[Any]) -> None
         assert fact.target.startswith(tiny.tokenizer.decode([best]))
 
 
-class CopiedWeights(TorchDispatchMode):
-    """Collects operations that copy a weight: its bytes, through whatever view."""
-
-    def __init__(self, model: HookedTransformer) -> None:
-        super().__init__()
-        weights = {name: weight for name, weight in model.named_parameters() if weight.dim() > 1}
-        self.names = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
-        self.smallest = min(weight.numel() for name, weight in weights.items() if "b_" not in name)
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in ("clone", "copy_", "_to_copy", "cat", "index_select", "repeat_interleave"):
-            for value in args:
-                if isinstance(value, Tensor) and value.numel() >= self.smallest:
-                    name = self.names.get(value.untyped_storage().data_ptr())
-                    if name is not None:
-                        self.found.append(f"{func.overloadpacket.__name__} of {name}")
-        return result
-
-
-def copied(model: HookedTransformer) -> list[str]:
-    with torch.no_grad(), CopiedWeights(model) as mode:
-        model(some_tokens(model, 3))
-    return mode.found
-
-
-def test_no_weight_is_copied(family: str, family_model: Factory) -> None:
-    assert copied(family_model(family)) == []
-
-
-@pytest.mark.parametrize("weight", ["attn.W_Q", "attn.W_O", "mlp.W_gate", "mlp.W_out"])
-def test_copies_are_seen(family_model: Factory, weight: str) -> None:
-    model = copy.deepcopy(family_model("llama-mha"))
-    parameter = model.get_parameter(f"blocks.1.{weight}")
-    parameter.data = parameter.data.contiguous()
-    found = copied(model)
-    assert found
-    assert all(name.endswith(weight) for name in found)
-
-
-def test_layout(family: str, family_model: Factory) -> None:
-    model = family_model(family)
-    for block in model.blocks:
-        for name, value in block.attn.named_parameters():
-            kind = name.lstrip("_")
-            if kind in ("W_Q", "W_K", "W_V"):
-                assert value.transpose(1, 2).is_contiguous(), name
-            elif kind == "W_O":
-                assert value.permute(2, 0, 1).is_contiguous(), name
-        for name in ("W_in", "W_out", "W_gate"):
-            value = getattr(block.mlp, name, None)
-            if value is not None:
-                assert value.T.is_contiguous() or (value.is_contiguous() and not model.cfg.gated_mlp), name
-    assert model.W_U.T.is_contiguous()
-
-
-def test_frozen_and_evaluating(tiny: HookedTransformer, family: str, family_model: Factory) -> None:
-    for model in (tiny, family_model(family)):
-        assert not model.training
-        assert {name for name, weight in model.named_parameters() if weight.requires_grad} == set()
-
-
-def test_weights_are_unprocessed(family: str, family_model: Factory) -> None:
-    model, cfg = family_model(family), family_model(family).cfg
-    assert cfg.normalization_type in ("LN", "RMS")  # not LNPre, RMSPre: nothing was folded in
-    assert (model.blocks[0].ln1.w - 1).abs().max() > 0.1
-
-
 def test_config(tiny: HookedTransformer, golden: Path) -> None:
     assert tiny.cfg.model_name == str(golden / "tiny-gpt2")
     assert tiny.cfg.dtype == torch.float32
     assert (tiny.cfg.n_layers, tiny.cfg.n_ctx, tiny.cfg.d_vocab) == (6, 64, 600)
 
 
-@pytest.mark.parametrize("name", ["neox", "llama", "mistral"])
-def test_a_long_context_is_cut(name: str, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(family_folder(name), folder)
-    long = {"max_position_embeddings": 4096, **({"sliding_window": 3000} if name == "mistral" else {})}
-    set_config(folder, **long)
-    assert load_model(folder, device="cpu").cfg.n_ctx == MAX_CONTEXT == 2048
-    set_config(folder, max_position_embeddings=2047)
-    assert load_model(folder, device="cpu").cfg.n_ctx == 2047
-
-
-@pytest.mark.parametrize("name", ["gpt2", "gptj"])
-def test_a_long_context_is_cut_in_models_with_learned_positions_or_tables(
-    name: str, family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], monkeypatch
-) -> None:
-    monkeypatch.setattr("interp.models.config.MAX_CONTEXT", 24)
-    model = load_model(family_folder(name), device="cpu")
-    assert model.cfg.n_ctx == 24
-    assert difference(model, family_hf(name), 24) < TOLERANCE
-
-
-def test_no_prompt_is_longer_than_the_sliding_window(
-    family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], tmp_path: Path
-) -> None:
-    """Within the window, attention that slides is attention; beyond it, HookedTransformer would see too much."""
-    folder = tmp_path / "model"
-    shutil.copytree(family_folder("mistral"), folder)
-    set_config(folder, sliding_window=16)
-    model, reference = load_model(folder, device="cpu"), AutoModelForCausalLM.from_pretrained(folder)
-    assert model.cfg.n_ctx == 16
-    assert difference(model, reference, 16) < TOLERANCE
-    tokens = some_tokens(model, 24)
-    with torch.inference_mode():
-        beyond = (family_hf("mistral")(tokens).logits - reference(tokens).logits).abs()
-    assert beyond[:, :16].max() < TOLERANCE
-    assert beyond[:, 16:].max() > 100 * TOLERANCE
-
-
-def test_attention_that_is_scaled_by_layer(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(family_folder("gpt2"), folder)
-    set_config(folder, scale_attn_by_inverse_layer_idx=True)
-    reference = AutoModelForCausalLM.from_pretrained(folder)
-    assert difference(load_model(folder, device="cpu"), reference, 24) < TOLERANCE
-    assert difference(load_model(family_folder("gpt2"), device="cpu"), reference, 24) > 100 * TOLERANCE
-
-
 def test_dtype(family_folder: Callable[[str], Path]) -> None:
     model = load_model(family_folder("llama"), dtype=torch.bfloat16, device="cpu")
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-    assert model(some_tokens(model, 3)).dtype == torch.bfloat16
+    assert model(torch.tensor([[1, 2, 3]])).dtype == torch.bfloat16
 
 
 def test_prepends_bos_as_the_tokenizer_does(tiny: HookedTransformer, bos_model: HookedTransformer) -> None:
@@ -353,7 +200,7 @@ def test_unsupported_rope(folder: Path) -> None:
 def test_unsupported_bias(tmp_path: Path, folder: Path, setting: str) -> None:
     config = transformers.LlamaConfig.from_pretrained(folder, **{setting: True})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    assert "LlamaForCausalLM with attention_bias or mlp_bias is not supported" in refusal(folder)
+    assert f"setting {setting} of LlamaForCausalLM must be False, got True" in refusal(folder)
 
 
 def set_tokenizer_config(folder: Path, **changes: Any) -> None:
@@ -563,10 +410,6 @@ def test_loading_leaves_the_verbosity_of_transformers(golden: Path) -> None:
     assert logging.get_verbosity() == before
 
 
-def test_every_supported_architecture_has_a_converter() -> None:
-    assert set(MODEL_TYPES) == set(_CONVERTERS)
-
-
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:-5"])
 def test_unknown_device(golden: Path, device: str) -> None:
     with pytest.raises(OptionError, match=rf"^device '{device}' is not available: [^\n]+$"):
@@ -579,7 +422,7 @@ def test_default_device() -> None:
 
 def test_no_network_is_said_at_once(monkeypatch):
     """A closed port of this machine stands for a hub that cannot be reached."""
-    monkeypatch.setattr("interp.models.load.HUB", "http://127.0.0.1:9")
-    monkeypatch.setattr("interp.models.load.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("interp.models.hub.HUB", "http://127.0.0.1:9")
+    monkeypatch.setattr("interp.models.hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=r"'gpt2-xx' is neither embedded .* cannot be reached; did you mean gpt2-xl"):
         load_model("gpt2-xx")

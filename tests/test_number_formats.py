@@ -5,10 +5,10 @@ import torch
 
 from interp.editing import FtConfig, edit_each
 from interp.engine.cells import Cell
+from interp.engine.forward import unembed
 from interp.engine.pairs import clean_and_corrupted
-from interp.engine.sweep import unembed
 from interp.locate.activation_patching import patch_activations
-from interp.locate.knowledge import answers
+from interp.locate.knowledge import top_answers
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model
@@ -50,7 +50,7 @@ def test_one_record_says_one_thing(narrow, facts):
         restored = trace.scores[trace.subject_span[0] :, :-1]
         assert rounded(restored) < 0.05
         assert len(restored.unique()) > 0.8 * restored.numel()
-    answer = answers(narrow, [facts[0]])[0]
+    answer = top_answers(narrow, [facts[0]])[0]
     # other batches round otherwise
     assert answer.probability == pytest.approx(trace.clean_probability, rel=0.02)
     assert rounded(torch.tensor([answer.probability, answer.top_probability])) == 0

@@ -45,7 +45,7 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda command: command[0],
 )
 def test_a_command_says_in_one_line_how_to_get_the_embedded_model(call: Call, command: tuple[str, ...]) -> None:
-    refused(call(*command), package.HINT, "or name another one")
+    refused(call(*command), package.HINT, "or name another model")
 
 
 @pytest.mark.usefixtures("hidden")

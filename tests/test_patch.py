@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from interp.errors import DataError, ModelError, OptionError
 from interp.evaluation.protocol import ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact
-from interp.models.load import load_model, weights_hash
+from interp.models.load import load_model
+from interp.models.weights import weights_hash
 from interp.patches import on_model
 from interp.patches import patch as patch_module
 from interp.patches.patch import (

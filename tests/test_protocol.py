@@ -12,22 +12,15 @@ from safetensors.torch import load_file
 from interp.editing import RomeConfig, edit_each
 from interp.engine.generation import generate
 from interp.errors import FactError, InterpWarning, ModelError, NumericalError, OptionError
+from interp.evaluation.case_evaluation import CaseEvaluation
+from interp.evaluation.measures import questions
 from interp.evaluation.metrics import fluency
-from interp.evaluation.protocol import (
-    METRICS,
-    PROTOCOLS,
-    CaseEvaluation,
-    Question,
-    Reading,
-    ask,
-    evaluate,
-    evaluate_each,
-    questions,
-)
-from interp.evaluation.questions import cases_of
-from interp.evaluation.summary import compared, table_row
+from interp.evaluation.protocol import ask, evaluate, evaluate_each
+from interp.evaluation.protocols import PROTOCOLS
+from interp.evaluation.questions import Question, Reading, cases_of
+from interp.evaluation.summary import compare, table_row
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, compose
 from interp.results.record import provenance
 from interp.statistics.estimates import bootstrap_mean, bootstrap_score, paired_difference
@@ -64,6 +57,8 @@ CASES = [
     ),
 ]
 OPTIONS = {"fluency_tokens": 0}
+ASKED = ("reliability", "generality", "locality", "portability")
+"""The measures that ask questions."""
 
 
 @pytest.fixture(scope="session")
@@ -294,7 +289,8 @@ def test_three_protocols(source):
         "locality": 1,
         "portability": 1,
     }
-    assert tuple(found.scores()) == METRICS
+    assert tuple(found.scores()) == ASKED
+    assert found.scores(None) == {"fluency": None}
     with pytest.raises(OptionError, match="did you mean 'exact-match'"):
         found.scores("exact-mach")
 
@@ -505,7 +501,7 @@ def test_a_row_of_the_table(evaluations):
     assert (row.locator, row.method, row.layers, row.n_cases, row.n_took) == ("attribution", "rome", "2", 3, 3)
     for protocol in PROTOCOLS:
         columns = {}
-        for metric in METRICS:
+        for metric in ASKED:
             columns[metric] = [float("nan") if (v := e.scores(protocol)[metric]) is None else v for e in evaluations]
             expected = bootstrap_mean(columns[metric], bounds=(0, 1))
             found = row.scores[protocol][metric]
@@ -516,7 +512,7 @@ def test_a_row_of_the_table(evaluations):
         assert row.scores[protocol]["score"].mean == pytest.approx(100 * score.mean, nan_ok=True)
     assert row.scores["teacher-forced"]["reliability"].mean == 100
     assert row.scores["teacher-forced"]["portability"].n == 1
-    assert row.fluency.mean == pytest.approx(sum(e.fluency_after for e in evaluations) / 3)
+    assert row.measured("fluency").mean == pytest.approx(sum(e.fluency_after for e in evaluations) / 3)
 
 
 def test_the_row_of_the_model_before(evaluations):
@@ -524,7 +520,7 @@ def test_the_row_of_the_model_before(evaluations):
     assert row.method == "none"
     assert row.scores["teacher-forced"]["locality"].mean == row.scores["exact-match"]["locality"].mean == 100
     assert row.scores["exact-match"]["reliability"].mean == 0
-    assert row.fluency.mean == pytest.approx(sum(e.fluency_before for e in evaluations) / 3)
+    assert row.measured("fluency").mean == pytest.approx(sum(e.fluency_before for e in evaluations) / 3)
     assert row.n_took is None  # nothing was edited, so nothing was to take
     assert row.scores["exact-match"]["locality"].why == "100 by definition"
 
@@ -555,10 +551,10 @@ def test_rows_that_cannot_be(evaluations):
 
 def test_two_locators(evaluations):
     worse = [replace(e, after=e.before, fluency_after=e.fluency_after - 10) for e in evaluations]
-    found = compared(evaluations, worse, names=("attribution", "causal tracing"))
+    found = compare(evaluations, worse, names=("attribution", "causal tracing"))
     assert (found.method, found.first, found.second) == ("rome", "attribution", "causal tracing")
     assert found.protocol == "teacher-forced"
-    for metric in METRICS:
+    for metric in ASKED:
         one, other = (
             [float("nan") if (v := e.scores()[metric]) is None else v for e in each] for each in (evaluations, worse)
         )
@@ -568,15 +564,15 @@ def test_two_locators(evaluations):
     assert found.differences["reliability"].mean > 50  # in favour of the first
     assert found.differences["locality"].mean <= 0
     assert found.differences["fluency"].mean == pytest.approx(10)
-    exact = compared(evaluations, worse, names=("a", "b"), protocol="exact-match")
+    exact = compare(evaluations, worse, names=("a", "b"), protocol="exact-match")
     assert exact.differences["reliability"].mean == 100
     assert found.p_values["reliability"] == paired_p_value(
         *([e.scores()["reliability"] for e in each] for each in (evaluations, worse))
     )
-    assert set(found.p_values) == set(found.differences) == {*METRICS, "fluency", "score"}
+    assert set(found.p_values) == set(found.differences) == {*ASKED, "fluency", "score"}
     for others in (worse[:2], worse[::-1], [replace(e, method="memit") for e in worse]):
         with pytest.raises(OptionError, match="a and b edited different cases or with different methods"):
-            compared(evaluations, others, names=("a", "b"))
+            compare(evaluations, others, names=("a", "b"))
 
 
 def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
@@ -590,14 +586,14 @@ def test_seeds_of_rows_and_comparisons_reach_every_interval(evaluations):
                 replace(many[-1], fluency_after=499.0 + 3 * i % 7, after=e.before if i in (0, 1, 2) else e.after)
             )
     rows = [table_row(many, locator="a", layers="2", seed=seed) for seed in (3, 3, 4)]
-    comparisons = [compared(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
+    comparisons = [compare(many, rivals, names=("a", "b"), seed=seed) for seed in (3, 3, 4)]
     assert repr(rows[0].scores) == repr(rows[1].scores)  # NaN is not NaN, but its text is
     assert repr(comparisons[0]) == repr(comparisons[1])
     for protocol in PROTOCOLS:
         for name, interval in rows[0].scores[protocol].items():
             if not math.isnan(interval.low):
                 assert interval != rows[2].scores[protocol][name], name
-    assert rows[0].fluency != rows[2].fluency
+    assert rows[0].measured("fluency") != rows[2].measured("fluency")
     for name, interval in comparisons[0].differences.items():
         if not math.isnan(interval.low):
             assert interval != comparisons[2].differences[name], name

@@ -15,8 +15,8 @@ from interp.errors import DataError, InterpWarning
 from interp.facts.records import Fact
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods.causal_trace import CausalTrace
-from interp.models.load import weights_hash
 from interp.models.tokens import TOKEN_CLASSES
+from interp.models.weights import weights_hash
 from interp.results.record import Provenance, Record, content_hash, load_record, provenance, save_record
 
 SOURCE = Provenance(

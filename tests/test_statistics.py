@@ -319,12 +319,17 @@ def test_errors() -> None:
         paired_difference([1.0, 2.0], [1.0])
     with pytest.raises(OptionError, match=r"^x and y differ in length: 1 and 2 cases$"):
         rank_correlation([1.0], [1.0, 2.0])
-    with pytest.raises(OptionError, match=r"^reliability and portability differ in length: 1 and 2 cases$"):
+    with pytest.raises(OptionError, match=r"^part 1 and part 3 differ in length: 1 and 2 cases$"):
         bootstrap_score([1.0], [1.0], [1.0, 2.0])
     with pytest.raises(OptionError, match=r"^locality must lie from 0 to 1, got -3\.0$"):
-        bootstrap_score([1.0, 1.0], [1.0, -3.0], [1.0, 1.0])
-    with pytest.raises(OptionError, match=r"^reliability of b must lie from 0 to 1, got 50\.0$"):
+        bootstrap_score([1.0, 1.0], [1.0, -3.0], names=("reliability", "locality"))
+    with pytest.raises(OptionError, match=r"^part 1 of b must lie from 0 to 1, got 50\.0$"):
         score_difference([[1.0]] * 3, [[50.0], [1.0], [1.0]])
+    with pytest.raises(OptionError, match=r"^locality of a must be finite"):
+        score_difference([[1.0], [math.inf]], [[1.0]] * 2, names=("reliability", "locality"))
+    for nothing in (bootstrap_score, lambda: score_difference([], [])):
+        with pytest.raises(OptionError, match=r"^a score of no parts$"):
+            nothing()
     with pytest.raises(OptionError, match=r"^values must lie from 0 to 1, got 1\.5$"):
         bootstrap_mean([1.5], bounds=(0, 1))
     with pytest.raises(OptionError, match=r"^values must be finite"):

@@ -27,7 +27,9 @@ from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
-from interp.study.locating import LocateSettings, class_averages, left_out, locate_fact, locate_facts, located
+from interp.study.located import class_averages, left_out, located
+from interp.study.locating import locate_fact, locate_facts
+from interp.study.settings import LocateSettings
 
 SETTINGS = LocateSettings(limit=3, samples=2, window=2, steps=3, noise=0.3)
 
@@ -140,7 +142,8 @@ def test_the_settings_reach_the_locators(tiny: HookedTransformer, facts: list[Fa
 
 def test_the_run_says_what_it_is(finished: RunFolder, tiny: HookedTransformer) -> None:
     settings = finished.settings()
-    assert {k: settings[k] for k in dataclasses.asdict(SETTINGS)} == dataclasses.asdict(SETTINGS)
+    expected = json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
+    assert {name: settings[name] for name in expected} == expected
     assert settings["facts"] == "given facts"
     assert settings["provenance"]["model"] == tiny.cfg.model_name
     assert settings["provenance"] == dataclasses.asdict(located(finished)[0].records["attribution"].provenance)
@@ -235,6 +238,7 @@ def test_a_damaged_record_is_computed_again(
 
 
 OTHER_SETTINGS = {
+    "locators": ["mlp"],
     "samples": 3,
     "window": 3,
     "noise": 0.4,
@@ -256,7 +260,8 @@ def test_every_setting_has_another_value_to_try() -> None:
 def test_a_folder_with_other_settings_is_refused(
     tiny: HookedTransformer, facts: list[Fact], finished: RunFolder, name: str
 ) -> None:
-    other = dataclasses.replace(SETTINGS, **{name: OTHER_SETTINGS[name]})
+    value = OTHER_SETTINGS[name]
+    other = dataclasses.replace(SETTINGS, **{name: tuple(value) if isinstance(value, list) else value})
     with pytest.raises(DataError, match=f"holds a run with {name} = ") as caught:
         locate_facts(tiny, facts, finished.path, other)
     assert repr(OTHER_SETTINGS[name]) in str(caught.value)
@@ -334,6 +339,31 @@ def test_averages_need_the_folder_alone(finished: RunFolder, copied: RunFolder) 
         assert all(same(a, b) for a, b in zip(class_averages(RunFolder(copied.path)), expected, strict=True))
     finally:
         hidden.rename(finished.path)
+
+
+def test_locators_that_were_asked_for(
+    tiny: HookedTransformer, facts: list[Fact], finished: RunFolder, tmp_path: Path
+) -> None:
+    run = locate_facts(tiny, facts, tmp_path, dataclasses.replace(SETTINGS, locators=("attn", "attribution")))
+    assert {path.stem.split("-")[1] for path in (tmp_path / "records").iterdir()} == {"attn", "attribution"}
+    found = class_averages(run)
+    assert [average.method for average in found] == ["attn", "attribution"]
+    expected = {average.method: average for average in class_averages(finished)}
+    assert all(same(average, expected[average.method]) for average in found)
+
+
+def test_a_run_of_an_earlier_version_has_the_papers_locators(finished: RunFolder, copied: RunFolder) -> None:
+    stored = copied.read_json("selection.json")
+    del stored["locators"]
+    copied.write_json("selection.json", stored)
+    assert all(same(a, b) for a, b in zip(class_averages(copied), class_averages(finished), strict=True))
+
+
+@pytest.mark.parametrize("wrong", [(), "mlp", ("mlp", "mlp"), ("mpl",)], ids=str)
+@pytest.mark.usefixtures("unchecked")
+def test_locators_that_nothing_is(wrong: object) -> None:
+    with pytest.raises(OptionError, match="locators"):
+        LocateSettings(locators=wrong)  # type: ignore[arg-type]
 
 
 def test_averages_take_finished_facts_only(copied: RunFolder, tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from matplotlib.figure import Figure
 
 from interp import plots
 from interp.errors import OptionError
+from interp.evaluation.averaging import MEAN_OF_SHARES
+from interp.evaluation.measure import PERCENT, Measure
+from interp.evaluation.measures import MEASURES
 from interp.evaluation.metrics import harmonic_mean
-from interp.evaluation.protocol import METRICS, PROTOCOLS
+from interp.evaluation.protocols import PROTOCOLS
 from interp.evaluation.summary import Comparison, TableRow
 from interp.results.token_map import TokenMap
 from interp.statistics.estimates import Interval
@@ -38,15 +41,15 @@ def around(mean: float, n: int = 12) -> Interval:
 
 
 def table_row(locator: str, method: str = "rome", layers: str = "2", base: float = 50.0, **changes: object) -> TableRow:
+    names = ("reliability", "generality", "locality", "portability", "score")
     scores = {
-        protocol: {name: around(base + 10 * p + m) for m, name in enumerate((*METRICS, "score"))}
+        protocol: {name: around(base + 10 * p + m) for m, name in enumerate(names)}
         for p, protocol in enumerate(PROTOCOLS)
     }
+    scores[None] = {"fluency": around(563.0)}
     scores["teacher-forced"]["generality"] = around(base + 1, n=9)
     scores["probability"] |= {"portability": UNMEASURED, "score": UNMEASURED}
-    row = TableRow(
-        locator=locator, method=method, layers=layers, n_cases=12, n_took=12, scores=scores, fluency=around(563.0)
-    )
+    row = TableRow(locator=locator, method=method, layers=layers, n_cases=12, n_took=12, scores=scores)
     return dataclasses.replace(row, **changes)
 
 
@@ -76,7 +79,8 @@ def comparisons() -> list[Comparison]:
     }  # fmt: skip
     names = {"method": "rome", "first": "Causal tracing", "second": "Attribution score"}
     return [
-        Comparison(**names, protocol=protocol, differences=differences, p_values=p_values) for protocol in PROTOCOLS[:2]
+        Comparison(**names, protocol=protocol, differences=differences, p_values=p_values)
+        for protocol in list(PROTOCOLS)[:2]
     ]
 
 
@@ -103,10 +107,10 @@ def test_papers_rows(golden: Path) -> None:
     for row in plots.PAPER_TABLE1:
         expected = printed[f"{row.locator} / {row.method.upper()}"]
         for name in ("reliability", "locality", "portability", "fluency"):
-            assert getattr(row, name) == expected[name]
-        assert row.score == expected["score_printed"]
-        mean = harmonic_mean([row.reliability, row.locality, row.portability])
-        assert row.score == pytest.approx(mean, abs=0.011)
+            assert row.numbers[name] == expected[name]
+        assert row.numbers["score"] == expected["score_printed"]
+        mean = harmonic_mean([row.numbers[name] for name in ("reliability", "locality", "portability")])
+        assert row.numbers["score"] == pytest.approx(mean, abs=0.011)
 
 
 def test_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:
@@ -216,8 +220,7 @@ def test_csv(rows: list[TableRow], comparisons: list[Comparison]) -> None:
     for row in rows:
         for protocol, scores in row.scores.items():
             for name, interval in scores.items():
-                check_line(next(found), interval, locator=row.locator, protocol=protocol, metric=name)
-        check_line(next(found), row.fluency, locator=row.locator, protocol="", metric="fluency")
+                check_line(next(found), interval, locator=row.locator, protocol=protocol or "", metric=name)
     assert {(line["n_cases"], line["n_took"]) for line in by_kind["row"]} == {
         ("12", ""), ("12", "9"), ("12", "12"),
     }  # fmt: skip
@@ -262,18 +265,25 @@ def cells_by_heading(table: list[list[str]], line: int) -> dict[str, str]:
     return dict(zip(table[0], table[line], strict=True))
 
 
-def test_another_metric_gets_a_column_everywhere(rows: list[TableRow], comparisons: list[Comparison]) -> None:
+SPECIFICITY = Measure(
+    name="specificity", title="Specificity", unit=PERCENT, value=lambda said: None, average=MEAN_OF_SHARES
+)
+
+
+def test_another_measure_gets_a_column_everywhere(
+    rows: list[TableRow], comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every line has as many cells as its header, and every number stands under its own heading."""
+    monkeypatch.setitem(MEASURES, "specificity", SPECIFICITY)
     for row in rows[1:]:  # the first has not been asked
-        for scores in row.scores.values():
-            score = scores.pop("score")
-            scores |= {"specificity": around(7.0), "score": score}
+        for protocol in PROTOCOLS:
+            row.scores[protocol]["specificity"] = around(7.0)
     for comparison in comparisons:
         comparison.differences["specificity"] = around(3.0)
     first, others, *differences = markdown_tables(plots.table1_markdown(rows, comparisons))
     for table in (first, others, *differences):
         assert {len(line) for line in table} == {len(table[0])}
-    assert first[0][3:] == ["Reliability", "Generality", "Locality", "Portability", "Specificity", "Fluency", "Score"]
+    assert first[0][3:] == ["Reliability", "Generality", "Locality", "Portability", "Fluency", "Score", "Specificity"]
     assert cells_by_heading(first, 2)["Specificity"] == "–"
     for line, row in enumerate(rows[1:], start=3):
         found = cells_by_heading(first, line)
@@ -327,6 +337,17 @@ def test_only_differences_that_survive_holms_correction_are_bold(comparisons: li
     found = cells_by_heading(table, 2)
     assert found["Generality"] == "-8.0 [-12.0, -0.5] (n = 9)"
     assert found["Reliability"].startswith("**")
+
+
+def test_a_number_that_has_no_column_is_refused(rows: list[TableRow], comparisons: list[Comparison]) -> None:
+    comparisons[0].differences["specificity"] = around(3.0)
+    for function in (plots.table1_markdown, plots.table1_latex, plots.table1_csv):
+        with pytest.raises(OptionError, match=r"measure must be one of 'reliability', .* got 'specificity'"):
+            function(rows, comparisons)
+    rows[1].scores[None]["localty"] = around(3.0)
+    for function in (plots.table1_markdown, plots.table1_latex, plots.table1_csv):
+        with pytest.raises(OptionError, match="did you mean 'locality'"):
+            function(rows)
 
 
 def test_bad_tables(rows: list[TableRow]) -> None:
@@ -389,15 +410,15 @@ def check_files(figure: Figure, folder: Path) -> str:
 
 @pytest.mark.parametrize("width", plots.WIDTHS)
 @pytest.mark.parametrize("step", [1, 3, 29])
-def test_edit_layers_fits(width: str, step: int, strengths: list[Strength]) -> None:
-    figure = plots.edit_layers(sweep(range(0, 30, step)), strengths, width=width)
+def test_scores_by_layer_fits(width: str, step: int, strengths: list[Strength]) -> None:
+    figure = plots.scores_by_layer(sweep(range(0, 30, step)), strengths, width=width)
     assert figure.get_size_inches()[0] == plots.WIDTHS[width]
     check_nothing_is_cut_off(figure)
 
 
-def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
+def test_scores_by_layer(strengths: list[Strength], tmp_path: Path) -> None:
     by_layer = sweep(range(0, 30, 3))
-    figure = plots.edit_layers(by_layer, strengths)
+    figure = plots.scores_by_layer(by_layer, strengths)
     upper, attribution, tracing = figure.axes
     assert upper.get_title(loc="left") == (
         "ROME at each layer: edit score and its parts (teacher-forced, n = 12 cases)"
@@ -435,26 +456,26 @@ def test_edit_layers(strengths: list[Strength], tmp_path: Path) -> None:
     assert "Portability" in check_files(figure, tmp_path)
 
 
-def test_edit_layers_without_numbers(strengths: list[Strength], tmp_path: Path) -> None:
+def test_scores_by_layer_without_numbers(strengths: list[Strength], tmp_path: Path) -> None:
     undefined = Interval(mean=NAN, low=NAN, high=NAN, n=1)
     one = dataclasses.replace(strengths[0], correlation=undefined)
     row = table_row("Layer sweep", n_cases=9)
     row.scores["teacher-forced"]["portability"] = UNMEASURED
-    figure = plots.edit_layers({3: row, 6: table_row("Layer sweep")}, [one])
+    figure = plots.scores_by_layer({3: row, 6: table_row("Layer sweep")}, [one])
     assert "correlation with the edit score: undefined, n = 1 layer" in figure.axes[1].get_title(loc="left")
     assert "n = 9 to 12 cases" in figure.axes[0].get_title(loc="left")
     check_files(figure, tmp_path)
-    check_nothing_is_cut_off(plots.edit_layers({3: row}, []))
+    check_nothing_is_cut_off(plots.scores_by_layer({3: row}, []))
 
 
-def test_edit_layers_csv(strengths: list[Strength]) -> None:
+def test_scores_by_layer_csv(strengths: list[Strength]) -> None:
     by_layer = sweep(range(0, 30, 3))
-    lines = list(csv.DictReader(io.StringIO(plots.edit_layers_csv(by_layer, strengths))))
+    lines = list(csv.DictReader(io.StringIO(plots.scores_by_layer_csv(by_layer, strengths))))
     edits = [line for line in lines if line["kind"] == "edit"]
     assert len(edits) == 10 * (3 * 5 + 1)
     for line in edits:
         row = by_layer[int(line["layer"])]
-        found = row.scores[line["protocol"]][line["metric"]] if line["protocol"] else row.fluency
+        found = row.scores[line["protocol"] or None][line["metric"]]
         assert line["mean"] == ("" if math.isnan(found.mean) else repr(found.mean))
         assert line["n"] == str(found.n)
     by_locator = {s.locator: s for s in strengths}
@@ -471,7 +492,7 @@ def test_edit_layers_csv(strengths: list[Strength]) -> None:
 
 
 def test_bad_layers(strengths: list[Strength]) -> None:
-    for function in (plots.edit_layers, plots.edit_layers_csv):
+    for function in (plots.scores_by_layer, plots.scores_by_layer_csv):
         with pytest.raises(OptionError, match="by_layer is empty"):
             function({}, strengths)
         with pytest.raises(OptionError, match="by one method, got memit, rome"):
@@ -479,7 +500,7 @@ def test_bad_layers(strengths: list[Strength]) -> None:
         with pytest.raises(OptionError, match="strength of short has 4 values; expected one for each of 30 layers"):
             function(sweep(range(3)), [*strengths, strength("short", n_layers=4)])
     with pytest.raises(OptionError, match="width must be one of"):
-        plots.edit_layers(sweep(range(3)), strengths, width="wide")
+        plots.scores_by_layer(sweep(range(3)), strengths, width="wide")
 
 
 def panel(

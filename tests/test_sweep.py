@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.baseline import trace_cells
-from interp.engine.sweep import Join, base_run, check_finite, groups, halving, sweep, unembed
+from interp.engine.base_runs import base_run
+from interp.engine.batches import groups, halving
+from interp.engine.forward import check_finite, unembed
+from interp.engine.sweep import Join, sweep
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import Fact
 from interp.locate.methods.causal_trace import causal_trace

@@ -17,9 +17,10 @@ from interp.editing.corpora import Corpus, corpus_rows
 from interp.editing.methods.knowledge_neurons import scale_neurons
 from interp.editing.rows import check_requests, edit_rows
 from interp.errors import FactError, InterpWarning, ModelError
-from interp.evaluation.protocol import ask, questions
+from interp.evaluation.measures import questions
+from interp.evaluation.protocol import ask
 from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into
-from interp.locate.knowledge import answers
+from interp.locate.knowledge import top_answers
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import decode, encode, encode_continuation, front_tokens, tokenize
@@ -250,7 +251,7 @@ def test_every_caller_takes_the_continuation(marked: HookedTransformer) -> None:
         attribution = attribute(marked, FACT, tokens=tokens, steps=2, model_provenance=described)
         assert attribution.answer == " Paris"
         assert attribution.tokens == trace.tokens  # no target token is read but the only one
-    (answer,) = answers(marked, [FACT])
+    (answer,) = top_answers(marked, [FACT])
     assert answer.expected == " Paris"
 
     check_requests(marked, [REQUEST])

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
-from interp.cli import edit, locate, models, patch, single, study  # noqa: F401 - they register their commands
+from interp.cli import attribute, edit, figure1, locate, models, patch, study, trace  # noqa: F401 - they register
 from interp.cli.common import app
 from interp.cli.console import fail, reported
 from interp.cli.ending import ended_by_signals, run
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("reproduce", "study", "figure1", "table1", "trace", "attribute", "edit", "evaluate", "facts", "models")
-app.registered_commands.sort(
-    key=lambda command: COMMANDS.index(command.name or getattr(command.callback, "__name__", ""))
-)
-"""In the order of ``interp --help``."""
+COMMANDS = (
+    "reproduce", "study", "figure1", "table1", "locate", "trace", "attribute", "edit", "evaluate", "facts", "models",
+)  # fmt: skip
+"""In the order of ``interp --help``; others come last."""
+
+
+def _place(command: Any) -> int:
+    name = command.name or command.callback.__name__
+    return COMMANDS.index(name) if name in COMMANDS else len(COMMANDS)
+
+
+app.registered_commands.sort(key=_place)
 
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """The libraries' warnings and bars that nobody could read; the commands have their own."""

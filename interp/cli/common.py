@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from typer import Context
 
     from interp.facts.records import Fact
-    from interp.results.run_folder import RunFolder
-    from interp.study.locating import LocateSettings
+    from interp.study.settings import LocateSettings
 else:
     Context = typer.Context.__base__  # the class of what commands are called with
 
@@ -59,6 +58,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA w
 DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts and nothing else.")]
 Facts = Annotated[str, path_option(help="builtin, a .json/.jsonl file (also known_1000.json), or hub:OWNER/NAME.")]
+Prompt = Annotated[str, typer.Argument(help="It ends right before the answer; {} may stand for the subject.")]
 Subject = Annotated[str, typer.Option(help="The subject as it stands in the prompt.")]
 Target = Annotated[str | None, typer.Option(help="The answer; the model's own top answer by default.")]
 ExactTarget = Annotated[
@@ -101,6 +101,11 @@ def refuse_given(context: Context, why: str, *names: str) -> None:
         raise OptionError(f"{', '.join(found)} would do nothing: {why}")
 
 
+def names_typed(text: str) -> tuple[str, ...]:
+    """Names by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 def count(name: str, value: int | None, default: int | None) -> int | None:
     """How many, where 0 means all (None) and nothing means a default.
 
@@ -114,7 +119,7 @@ def count(name: str, value: int | None, default: int | None) -> int | None:
 
 def locate_settings(*, limit: int | None = None, default_limit: int | None = 12, **options: Any) -> LocateSettings:
     """Checked settings of the locating part; a limit of 0 means all."""
-    from interp.study.locating import LocateSettings
+    from interp.study.settings import LocateSettings
 
     return LocateSettings(limit=count("limit", limit, default_limit), **options)
 
@@ -180,22 +185,6 @@ def target_text(network: HookedTransformer, fact: Fact) -> str:
         return ""
     pieces = ", ".join(map(repr, tokenize(network, fact).target_strings))
     return f"; target {fact.target!r} = [{pieces}]"
-
-
-def single_run(
-    kind: str, network: HookedTransformer, settings: dict[str, Any], out: Path | None
-) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder of a single result, found fit before the work; its settings are written with the result."""
-    from dataclasses import asdict
-
-    from interp.results.record import provenance
-    from interp.results.run_folder import RunFolder
-
-    settings = {"command": kind, **settings, "provenance": asdict(provenance(network))}
-    run = RunFolder(out or Path("runs") / f"{kind}-{digest(settings)}")
-    run.agrees(settings)
-    check_writable(run.path)
-    return run, settings
 
 
 def noise_level_of(text: str) -> Any:

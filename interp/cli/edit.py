@@ -29,6 +29,7 @@ from interp.cli.common import (
 from interp.cli.console import messages
 from interp.cli.patch import show_before_after
 from interp.cli.progress import bar
+from interp.editing.methods import DEFAULT_EDITOR
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def edit(
     cases: Annotated[str | None, path_option(help="Instead of one prompt: a file of edit cases, all in one.")] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help="The cases one after the other.")] = False,
     model: Model = "smollm2-135m",
-    method: Method = "rome",
+    method: Method = DEFAULT_EDITOR,
     layer: Annotated[
-        int | None, typer.Option(help="Edit here (MEMIT, PMET: the last of five); by default the method's.")
+        int | None, typer.Option(help="Edit here (of several layers: the last); by default the method's.")
     ] = None,
     identity: Annotated[bool, typer.Option("--identity", help="Without second moments (C = identity).")] = False,
     corpus: Annotated[str, path_option(help="Of the second moments: self, a text file or hub:NAME:CONFIG.")] = "self",

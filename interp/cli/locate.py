@@ -1,154 +1,131 @@
-"""The command figure1, and what it draws."""
+"""The command locate: one fact under any of the locators."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli.common import (
     Context,
-    Corruption,
     Device,
     DType,
+    ExactTarget,
     Facts,
-    Limit,
+    Json,
     Model,
     Noise,
+    Occurrence,
     Out,
+    Prompt,
     Rule,
     Samples,
     Seed,
     Steps,
-    Width,
+    Subject,
+    Target,
     Window,
     app,
-    check_width,
-    check_writable,
-    digest,
     load,
-    locate_settings,
+    names_typed,
     noise_level_of,
-    path_option,
     refuse_given,
-    slug,
+    target_text,
+    typed_fact,
 )
-from interp.cli.console import messages, screen
-from interp.cli.ending import keeping
+from interp.cli.console import messages, print_json, screen
+from interp.cli.one_fact import show_map, single_run, warn_of_letters
 from interp.cli.progress import bar
+from interp.locate.methods import LOCATORS, locator_named
+from interp.system.tables import check_names
 
 if TYPE_CHECKING:
-    from interp.locate.class_average import ClassAverage
-    from interp.study.locating import LocateSettings
+    from pathlib import Path
 
-RUN_OPTIONS = (
-    "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "out", "device", "dtype",
-)  # fmt: skip
+    from interp.results.mapped import MapRecord
+
+ALL = ",".join(LOCATORS)
+Locators = Annotated[str, typer.Option(help=f"By commas, of {', '.join(LOCATORS)}.")]
+SETTINGS = ("noise", "samples", "window", "seed", "steps", "rule")
 
 
 @app.command()
-def figure1(
+def locate(
     context: Context,
+    prompt: Prompt,
+    subject: Subject,
+    target: Target = None,
+    exact_target: ExactTarget = False,
+    occurrence: Occurrence = None,
+    locators: Locators = ALL,
     model: Model = "smollm2-135m",
-    facts: Facts = "builtin",
-    limit: Limit = None,
-    samples: Samples = 10,
     window: Window = 10,
+    samples: Samples = 10,
     noise: Noise = "3sigma",
     seed: Seed = 1,
-    corruption: Corruption = "gaussian",
-    attribution_tokens: Annotated[str, typer.Option(help="all (one joint path) or each (slower).")] = "all",
     steps: Steps = 20,
     rule: Rule = "riemann",
+    facts: Facts = "builtin",
     out: Out = None,
-    figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
-    width: Width = "page",
-    from_run: Annotated[Path | None, path_option("--from", help="Redraw a finished run, without a model.")] = None,
     device: Device = None,
     dtype: DType = "float32",
+    as_json: Json = False,
 ) -> None:
-    """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
-    if from_run is not None:
-        from interp.results.run_folder import RunFolder
-        from interp.study.locating import class_averages
-
-        refuse_given(context, "--from takes everything from the records", *RUN_OPTIONS)
-        check_width(width)
-        averages = class_averages(RunFolder(from_run))
-        draw_figure1(averages, figures or from_run / "figures", width)
-        return
-    if corruption == "symmetric":
-        refuse_given(context, "symmetric corruption adds no noise", "noise")
-    settings = locate_settings(
-        limit=limit,
-        samples=samples,
-        window=window,
-        noise=noise_level_of(noise),
-        seed=seed,
-        corruption=corruption,
-        attribution_tokens=attribution_tokens,
-        steps=steps,
-        rule=rule,
-    )
-    _run_figure1(model, facts, settings, out, figures, width, device, dtype)
-
-
-def _run_figure1(
-    model: str,
-    facts: str,
-    settings: LocateSettings,
-    out: Path | None,
-    figures: Path | None,
-    width: str,
-    device: str | None,
-    dtype: str,
-) -> None:
-    check_width(width)
+    """Locate one fact with each of the locators: maps of tokens and layers beside each other."""
+    from interp.engine.corruption import noise_level
     from interp.facts.fact_files import load_facts
-    from interp.study.locating import class_averages, locate_facts
+    from interp.locate.method import LocateTask
 
-    candidates = load_facts(facts)
-    check_writable(figures)
+    names = names_typed(locators)
+    check_names("locators", names, LOCATORS)
+    depends = frozenset[str]().union(*(locator_named(name).depends for name in names))
+    refuse_given(
+        context, f"{', '.join(names)} do not depend on it", *(name for name in SETTINGS if name not in depends)
+    )
+    if "noise" not in depends or noise != "3sigma":
+        refuse_given(context, "facts are for noise of 3sigma", "facts")
+    fact = typed_fact(prompt, subject, target, exact=exact_target, occurrence=occurrence)
+    settings: dict[str, Any] = {"window": window, "samples": samples, "seed": seed, "steps": steps, "rule": rule}
+    level = noise_level_of(noise)
+    reference = load_facts(facts)
     network = load(model, device, dtype)
-    place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
-    with keeping(place), bar("locating", units="units") as advance:
-        run = locate_facts(network, candidates, place, settings, source=facts, progress=advance)
-        averages = class_averages(run)
-    draw_figure1(averages, figures or place / "figures", width)
-    messages.print(f"records: {place}", soft_wrap=True)
+    described: dict[str, Any] = {"fact": repr(fact), "facts": facts, "locators": names, "noise": level, **settings}
+    run, described = single_run("locate", network, described, out)
+    level = noise_level(network, reference) if level == "3sigma" else level
+    found = {}
+    for name in names:
+        locator = locator_named(name)
+        with bar(locator.doing) as advance:
+            task = LocateTask(model=network, fact=fact, noise=level, progress=advance, **settings)
+            found[name] = locator.run(task)
+    run = run.open(run.path, described)
+    for name, record in found.items():
+        run.put(name, record)
+    _show(found, run.path, target_text(network, fact).removeprefix("; "), as_json)
 
 
-def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None:
-    """Figure 1 in every format, its numbers, and where each row peaks."""
-    from rich.table import Table
-
+def _show(found: dict[str, MapRecord], place: Path, said: str, as_json: bool) -> None:
     from interp import plots
     from interp.results.record import write_atomically
 
-    written = plots.save_figure(plots.figure1(averages, width=width), folder / "figure1")
-    for name, text in (("figure1.html", plots.figure1_html(averages)), ("figure1.csv", plots.figure1_csv(averages))):
-        write_atomically(folder / name, text.encode())
-        written.append(folder / name)
-    table = Table("layer of the largest mean [those not told from it, 95%]", *(average.method for average in averages))
-    for row, name in enumerate(averages[0].token_classes):
-        spans = [f"[{a.peak_low[row]}, {a.peak_high[row]}]" if a.peak_low[row] >= 0 else "[-]" for a in averages]
-        cells = [f"{a.peak[row]} {span}" if a.n_facts[row] else "-" for a, span in zip(averages, spans, strict=True)]
-        table.add_row(f"{name} (n = {averages[0].n_facts[row]})", *cells)
-    screen.print(table)
-    for path in written:
-        messages.print(f"wrote {path}", soft_wrap=True)
-
-
-def draw_first_fact(run: Any, folder: Path) -> None:
-    """The maps of one fact, as an example."""
-    from interp import plots
-    from interp.study.locating import located
-
-    fact = located(run)[0]
-    for name, found in fact.records.items():
-        shown = found.map()
-        figure = plots.heatmap(replace(shown, title=f"Answer:{shown.answer}"))
-        plots.save_figure(figure, folder / f"one-fact-{name}")
+    shown = {name: record.map() for name, record in found.items()}
+    panels = list(shown.values())
+    title = next(iter(found.values())).fact.prompt
+    plots.save_figure(plots.maps(panels, title=title), place / "maps")
+    for name, text in (("maps.html", plots.maps_html(panels, title=title)), ("maps.csv", plots.maps_csv(panels))):
+        write_atomically(place / name, text.encode())
+    warn_of_letters(panels[0])
+    if as_json:
+        maps = {
+            name: {"title": one.title, "unit": one.unit, "tokens": one.tokens, "values": one.values.tolist()}
+            for name, one in shown.items()
+        }
+        print_json({"maps": maps, "run": str(place)})
+        return
+    for name, one in shown.items():
+        for line in (f"{one.title} ({one.unit})", *found[name].remarks()):
+            screen.print(line, soft_wrap=True, markup=False)
+        show_map(one)
+    if said:
+        messages.print(said, soft_wrap=True)
+    messages.print(f"records and figures: {place}", soft_wrap=True)

@@ -13,7 +13,7 @@ from interp.cli.progress import bar
 from interp.errors import DataError
 
 if TYPE_CHECKING:
-    from interp.locate.knowledge import Answer
+    from interp.locate.knowledge import TopAnswer
 
 
 @app.command("facts")
@@ -28,14 +28,14 @@ def list_facts(
 ) -> None:
     """Which facts the model knows, with the probability of the right answer."""
     from interp.facts.fact_files import load_facts
-    from interp.locate.knowledge import answers
+    from interp.locate.knowledge import top_answers
 
     chosen = [fact for fact in load_facts(facts) if relation in (None, fact.relation)]
     if not chosen:
         raise DataError(f"{facts}: no fact has the relation {relation!r}")
     network = load(model, device, dtype)
     with bar("asking") as advance:
-        found = answers(network, chosen, progress=advance)
+        found = top_answers(network, chosen, progress=advance)
     shown = [answer for answer in found if answer.known or not known]
     if as_json:
         print_json([_answer_row(answer) for answer in shown])
@@ -61,7 +61,7 @@ def list_facts(
 @app.command("models")
 def list_models(as_json: Json = False) -> None:
     """Names to start from; any model of these families works, by name or folder."""
-    from interp.models.load import KNOWN_MODELS
+    from interp.models.hub import KNOWN_MODELS
 
     if as_json:
         print_json(dict(KNOWN_MODELS))
@@ -74,7 +74,7 @@ def list_models(as_json: Json = False) -> None:
     screen.print(table)
 
 
-def _answer_row(answer: Answer) -> dict[str, Any]:
+def _answer_row(answer: TopAnswer) -> dict[str, Any]:
     return {
         "prompt": answer.fact.prompt,
         "subject": answer.fact.subject,

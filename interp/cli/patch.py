@@ -11,6 +11,7 @@ from interp.cli.common import Cases, Device, DType, FluencyTokens, Json, app, lo
 from interp.cli.console import messages, print_json, screen
 from interp.cli.progress import bar
 from interp.errors import DataError, OptionError
+from interp.evaluation.measures import MEASURES
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -23,10 +24,14 @@ patch_app = typer.Typer(no_args_is_help=True, help="Look at a saved patch, ask t
 app.add_typer(patch_app, name="patch")
 
 PatchFile = Annotated[Path, path_argument(help="A file written by interp edit.")]
+EVALUATE = (
+    "What a patch did, question by question, before and after. "
+    f"Measured as far as one case tells it: {', '.join(MEASURES)}."
+)
 TOP = 5
 
 
-@app.command()
+@app.command(help=EVALUATE)
 def evaluate(
     patch_file: PatchFile,
     cases: Cases = "builtin",
@@ -38,7 +43,7 @@ def evaluate(
     dtype: DType = "float32",
     as_json: Json = False,
 ) -> None:
-    """Reliability, generality, locality, portability and fluency of a patch, question by question."""
+    """Show what a patch did to cases (:data:`EVALUATE`)."""
     from interp.evaluation import evaluate_each
     from interp.facts.case_files import load_cases
     from interp.options import check_positive
@@ -157,7 +162,7 @@ def _loaded(path: Path) -> Patch:
 def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dict[str, Any]:
     import torch
 
-    from interp.engine.sweep import unembed
+    from interp.engine.forward import unembed
     from interp.models.tokens import encode_continuation, token_text
 
     ids, target_ids = encode_continuation(network, prompt, target)
@@ -218,6 +223,7 @@ def _evaluation_data(evaluation: CaseEvaluation) -> dict[str, Any]:
 
     from interp.evaluation import PROTOCOLS
 
+    before, after = evaluation.scores(None, edited=False), evaluation.scores(None)
     return {
         "case": evaluation.case,
         "method": evaluation.method,
@@ -226,7 +232,7 @@ def _evaluation_data(evaluation: CaseEvaluation) -> dict[str, Any]:
             protocol: {"before": evaluation.scores(protocol, edited=False), "after": evaluation.scores(protocol)}
             for protocol in PROTOCOLS
         },
-        "fluency": {"before": evaluation.fluency_before, "after": evaluation.fluency_after},
+        **{name: {"before": before[name], "after": after[name]} for name in after},
         "questions": [
             {**asdict(question), "before": asdict(before), "after": asdict(after)}
             for question, before, after in zip(evaluation.questions, evaluation.before, evaluation.after, strict=True)
@@ -237,20 +243,25 @@ def _evaluation_data(evaluation: CaseEvaluation) -> dict[str, Any]:
 def _show_evaluation(evaluation: CaseEvaluation) -> None:
     from rich.table import Table
 
-    from interp.evaluation import METRICS, PROTOCOLS
+    from interp.evaluation import PERCENT, PROTOCOLS, measure_named
 
     asked = Table("", "prompt", "expected", "before", "after", title=evaluation.case, title_justify="left", box=None)
     for question, before, after in zip(evaluation.questions, evaluation.before, evaluation.after, strict=True):
         kind = f"{question.metric}{'/' if question.kind else ''}{question.kind}"
         asked.add_row(kind, question.prompt, question.target, before.text, after.text)
     screen.print(asked)
-    table = Table("protocol", *METRICS)
-    for protocol in PROTOCOLS:
-        was, now = evaluation.scores(protocol, edited=False), evaluation.scores(protocol)
-        table.add_row(protocol, *(_arrow(was[metric], now[metric]) for metric in METRICS))
+    table = Table("", *PROTOCOLS)
+    under = [(evaluation.scores(protocol, edited=False), evaluation.scores(protocol)) for protocol in PROTOCOLS]
+    for name in evaluation.scores():
+        unit = measure_named(name).unit
+        heading = name if unit == PERCENT else f"{name}, {unit.name}"
+        table.add_row(heading, *(_arrow(was[name], now[name], unit.scale, ".0f") for was, now in under))
     screen.print(table)
-    screen.print(f"fluency {evaluation.fluency_before:.1f} -> {evaluation.fluency_after:.1f}")
+    was, now = evaluation.scores(None, edited=False), evaluation.scores(None)
+    for name in now:
+        unit = measure_named(name).unit
+        screen.print(f"{name} {_arrow(was[name], now[name], unit.scale, '.1f')}")
 
 
-def _arrow(before: float | None, after: float | None) -> str:
-    return "-" if before is None or after is None else f"{100 * before:.0f} -> {100 * after:.0f}"
+def _arrow(before: float | None, after: float | None, scale: float, form: str) -> str:
+    return "-" if before is None or after is None else f"{scale * before:{form}} -> {scale * after:{form}}"

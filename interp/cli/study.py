@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,24 +25,40 @@ from interp.cli.common import (
     digest,
     load,
     locate_settings,
+    names_typed,
     path_option,
     slug,
 )
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
-from interp.cli.locate import draw_figure1, draw_first_fact
+from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
+from interp.editing.methods import EDITORS
+from interp.errors import OptionError
+from interp.locate.methods import LOCATORS, locator_named
+from interp.study import paper
 
 if TYPE_CHECKING:
-    from interp.study.edited import Relocated
-    from interp.study.locating import LocateSettings
-    from interp.study.plan import EditStudySettings
+    from interp.results.token_map import TokenMap
+    from interp.study.again import Relocated
+    from interp.study.settings import EditStudySettings, LocateSettings
 
 CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
 Preset = Annotated[
     str, typer.Option(help="default (12 facts and cases), or paper (all; its layers of GPT2-XL, contexts, Wikipedia).")
 ]
+Editors = Annotated[
+    str, typer.Option(help=f"Which edit, by commas, of {', '.join(EDITORS)}; the first also at every few layers.")
+]
+Locators = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Which locate, by commas, of {', '.join(LOCATORS)}; each one's layers are edited. By default all locate"
+        f" and the layers of {' and '.join(paper.LOCATORS)} are edited, as in the paper."
+    ),
+]
+THE_PAPERS = ",".join(paper.EDITORS)
 LIMITS = {"default": 12, "paper": None}
 
 
@@ -69,6 +86,8 @@ def study(
     model: Model = "smollm2-135m",
     facts: Facts = "builtin",
     cases: Cases = "builtin",
+    editors: Editors = THE_PAPERS,
+    locators: Locators = None,
     preset: Preset = "default",
     limit: Limit = None,
     case_limit: CaseLimit = None,
@@ -86,7 +105,14 @@ def study(
 ) -> None:
     """Locate, edit at the layers that each locator points to and at every few layers, evaluate, write Table 1."""
     settings = _edit_settings(preset, case_limit, stride, fluency_tokens, seed, corpus, corpus_tokens)
-    locating = locate_settings(limit=limit, default_limit=LIMITS[preset])
+    settings = replace(settings, editors=names_typed(editors))
+    located: dict[str, Any] = {}
+    if locators is not None:
+        chosen = names_typed(locators)
+        located = {"locators": chosen}
+        layers = None if settings.layers is None else _of(chosen, settings.layers)
+        settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
+    locating = locate_settings(limit=limit, default_limit=LIMITS[preset], **located)
     _study(model, facts, cases, locating, settings, out, figures, device, dtype)
 
 
@@ -97,9 +123,21 @@ def table1(
 ) -> None:
     """Table 1 and the figures of the layer sweep again, from the records of a study."""
     from interp.results.run_folder import RunFolder
-    from interp.study.locating import class_averages
+    from interp.study.located import class_averages
 
     _draw_edits(RunFolder(from_run / "edits"), class_averages(RunFolder(from_run)), figures or from_run / "figures")
+
+
+def _of(locators: tuple[str, ...], layers: Mapping[str, int]) -> dict[str, int]:
+    """A preset's layers of these locators.
+
+    Raises:
+        OptionError: If it has none of one of them.
+    """
+    for name in locators:
+        if name not in layers:
+            raise OptionError(f"locators: the preset has layers of {', '.join(layers)}, not of {name}")
+    return {name: layers[name] for name in locators}
 
 
 def _edit_settings(
@@ -112,7 +150,7 @@ def _edit_settings(
     corpus_tokens: int | None,
 ) -> EditStudySettings:
     from interp.options import check_choice
-    from interp.study.plan import PRESETS
+    from interp.study.settings import PRESETS
 
     check_choice("preset", preset, tuple(PRESETS))
     base = PRESETS[preset]
@@ -137,7 +175,8 @@ def _study(
         from interp.facts.case_files import load_cases
         from interp.facts.fact_files import load_facts
         from interp.study.editing import edit_cases
-        from interp.study.locating import class_averages, locate_facts, selection
+        from interp.study.located import class_averages, selection
+        from interp.study.locating import locate_facts
 
         candidates = load_facts(facts)
         to_edit = load_cases(cases)
@@ -154,7 +193,7 @@ def _study(
             averages = class_averages(run)
         draw_figure1(averages, drawn, "page")
         draw_first_fact(run, drawn)
-        noise = selection(run)[1]
+        noise = selection(run).noise
         with bar("editing", units="units") as advance:
             edits = edit_cases(
                 network, to_edit, averages, place / "edits", editing, noise=noise, source=cases, progress=advance
@@ -168,30 +207,31 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
     from rich.table import Table
 
     from interp import plots
+    from interp.evaluation.measures import measures
     from interp.results.record import write_atomically
-    from interp.study.edited import edit_results, relocated
+    from interp.study.again import relocated
+    from interp.study.edited import read_edit_results
 
-    found = edit_results(edits, averages)
+    found = read_edit_results(edits, averages)
     written = []
     texts = {
         "table1.md": plots.table1_markdown(found.rows, found.comparisons),
         "table1.tex": plots.table1_latex(found.rows, found.comparisons),
         "table1.csv": plots.table1_csv(found.rows, found.comparisons),
     }
-    texts["edit-layers.csv"] = plots.edit_layers_csv(found.by_layer, found.strengths)
+    texts["edit-layers.csv"] = plots.scores_by_layer_csv(found.by_layer, found.strengths)
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
         written.append(folder / name)
-    written += plots.save_figure(plots.edit_layers(found.by_layer, found.strengths), folder / "edit-layers")
+    written += plots.save_figure(plots.scores_by_layer(found.by_layer, found.strengths), folder / "edit-layers")
     panels = _before_after_panels(relocated(edits))
     written += plots.save_figure(plots.before_after(panels), folder / "before-after")
 
-    columns = {"reliability": "reliab.", "locality": "local.", "portability": "port.", "score": "score"}
-    table = Table("located by", "editor", "layers", *columns.values(), "fluency")
+    columns = measures()
+    table = Table("located by", "editor", "layers", *(column.short or column.name for column in columns))
     for row in found.rows:
-        scores = row.scores["teacher-forced"]
-        means = [f"{scores[name].mean:.1f}" for name in columns]
-        table.add_row(row.locator, row.method, row.layers, *means, f"{row.fluency.mean:.1f}")
+        means = [f"{row.measured(column.name).mean:.1f}" for column in columns]
+        table.add_row(row.locator, row.method, row.layers, *means)
     screen.print(table)
     skipped = dict.fromkeys(text for row in found.rows for text in row.skipped)
     left_out = f"; {len(skipped)} left out" if skipped else ""
@@ -202,7 +242,9 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
         messages.print(f"wrote {path}", soft_wrap=True)
 
 
-def _before_after_panels(again: Relocated) -> Any:
-    traces = [replace(trace.map("scores"), title="Causal tracing: residual stream") for trace in again.trace]
-    attributions = [replace(found.map(), title="Attribution score") for found in again.attribution]
-    return [tuple(traces), tuple(attributions)]
+def _before_after_panels(again: Relocated) -> list[tuple[TokenMap, TokenMap]]:
+    found = []
+    for name, (before, after) in again.records.items():
+        beside = locator_named(name).beside
+        found.append((beside(before), beside(after)))
+    return found

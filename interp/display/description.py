@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -20,7 +21,7 @@ from interp.plots.style import PaperFigure
 from interp.results.token_map import TokenMap
 from interp.system.readable import in_html, neutral
 
-__all__ = ["Description", "Table", "as_html", "as_text", "describe", "probability", "shaded"]
+__all__ = ["Description", "Table", "as_html", "as_text", "describe", "shaded"]
 
 TEXT_WIDTH = 140
 DPI = 160
@@ -87,11 +88,6 @@ def as_html(result: Any) -> str:
     return "<div>" + "\n".join(parts) + "</div>"
 
 
-def probability(value: float) -> str:
-    """A probability as it is read: three decimals, and no 0 that is none."""
-    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
-
-
 def shaded(shown: TokenMap) -> str:
     """A map in letters, as wide as the window: the darker, the larger (:mod:`interp.plots.text_map`)."""
     columns = shutil.get_terminal_size().columns
@@ -121,12 +117,20 @@ def _text_table(table: Table) -> str:
     shown = RichTable(
         box=box.SIMPLE_HEAD, title=Text(neutral(table.title)) if table.title else None, title_justify="left"
     )
-    for column, name in enumerate(table.header):
+    for column, cells in enumerate(zip(table.header, *table.rows, strict=True)):
+        texts = [Text(neutral(cell)) for cell in cells]
+        whole = column >= table.left  # numbers are neither broken nor cut
         shown.add_column(
-            Text(neutral(name)), justify="left" if column < table.left else "right", no_wrap=column >= table.left
+            texts[0],
+            justify="right" if whole else "left",
+            no_wrap=whole,
+            min_width=max(text.cell_len for text in texts) if whole else None,
         )
     for row in table.rows:
         shown.add_row(*(Text(neutral(text)) for text in row))
     text = io.StringIO()
-    Console(file=text, width=TEXT_WIDTH, no_color=True, force_terminal=False, force_jupyter=False).print(shown)
+    console = Console(file=text, width=TEXT_WIDTH, no_color=True, force_terminal=False, force_jupyter=False)
+    least = console.measure(shown, options=console.options.update_width(sys.maxsize)).minimum
+    console.width = max(TEXT_WIDTH, least)
+    console.print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from interp.display.description import Description, Table, describe, probability
+from interp.display.description import Description, Table, describe
+from interp.editing.methods import editor_title
 from interp.editing.moments import SecondMoments
-from interp.evaluation.protocol import METRICS, Answers, CaseEvaluation
-from interp.evaluation.summary import Comparison, TableRow
+from interp.evaluation.answers import Answers
+from interp.evaluation.case_evaluation import CaseEvaluation
+from interp.evaluation.measure import PERCENT
+from interp.evaluation.measures import measures
+from interp.evaluation.summary import NOTHING, Comparison, TableRow
 from interp.patches.patch import Patch
-from interp.plots.panel import number, token_label
 from interp.statistics.estimates import Interval
 from interp.study.edited import EditResults
+from interp.system.readable import number, probability, token_label
 
-__all__ = ["describe_patch"]
+__all__: list[str] = []
 
-COLUMNS = ("reliability", "generality", "locality", "portability", "score")
-DIFFERENCES = (*METRICS, "score")
 PROTOCOL = "teacher-forced"
 
 
 @describe.register
-def describe_patch(patch: Patch) -> Description:
+def _patch(patch: Patch) -> Description:
     """A patch: what it edits, whether the patched model says so, how much it adds where."""
     requests = [
         (
@@ -41,7 +43,7 @@ def describe_patch(patch: Patch) -> Description:
         for layer, norm in patch.norms().items()
     ]
     return Description(
-        heading=f"{patch.method.upper()} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
+        heading=f"{editor_title(patch.method)} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
         lines=[
             f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}",
             *(["NOT EVERY EDIT TOOK: the patched model does not give the new answer"] if patch.took is False else []),
@@ -59,7 +61,6 @@ def describe_patch(patch: Patch) -> Description:
 
 @describe.register
 def _case_evaluation(found: CaseEvaluation) -> Description:
-    before, after = found.scores(edited=False), found.scores()
     rows = [
         (
             question.metric + (f" ({question.kind})" if question.kind else ""),
@@ -72,21 +73,31 @@ def _case_evaluation(found: CaseEvaluation) -> Description:
         )
         for question, was, now in zip(found.questions, found.before, found.after, strict=True)
     ]
-    scores = ", ".join(
-        f"{name} {100 * a:.0f}" + ("" if name == "locality" or b is None else f" (before {100 * b:.0f})")
-        for name in METRICS
-        if (a := after[name]) is not None
-        for b in (before[name],)
-    )
     return Description(
-        heading=f"{found.case}: {found.method.upper()} at layer(s) {', '.join(map(str, found.layers))}",
-        lines=[f"percent, {PROTOCOL}: {scores}"],
+        heading=f"{found.case}: {editor_title(found.method)} at layer(s) {', '.join(map(str, found.layers))}",
+        lines=_scores(found),
         tables=[
             Table(
                 header=("asked for", "prompt", "expected", "before", "after", "P before", "P after"), rows=rows, left=5
             )
         ],
     )
+
+
+def _scores(found: CaseEvaluation) -> list[str]:
+    """The case's measures, a line for each unit."""
+    lines: dict[str, list[str]] = {}
+    for protocol in (PROTOCOL, None):
+        before, after = found.scores(protocol, edited=False), found.scores(protocol)
+        for measure in measures(by_protocol=protocol is not None):
+            value = after.get(measure.name)
+            if value is None:
+                continue
+            was = None if measure.by_definition else before[measure.name]
+            about = "" if was is None else f" (before {measure.unit.scale * was:.0f})"
+            unit = f"{measure.unit.name}, {protocol}" if protocol else measure.unit.name
+            lines.setdefault(unit, []).append(f"{measure.name} {measure.unit.scale * value:.0f}{about}")
+    return [f"{unit}: {', '.join(scores)}" for unit, scores in lines.items()]
 
 
 @describe.register
@@ -107,20 +118,22 @@ def _row(row: TableRow) -> Description:
 
 @describe.register
 def _results(results: EditResults) -> Description:
+    names = _names()
     sweep = [
-        (str(layer), *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS))
+        (str(layer), *(_interval(row.measured(name, PROTOCOL)) for name in names))
         for layer, row in results.by_layer.items()
     ]
+    editor = next(iter(results.by_layer.values())).method
     correlations = [
         (strength.locator, str(strength.chosen), _correlation(strength.correlation)) for strength in results.strengths
     ]
     return Description(
         heading=f"Edits by locator, n = {results.rows[0].n_cases} cases",
-        lines=[f"percent ({PROTOCOL}), mean [95% interval over cases; –: none]"],
+        lines=[f"percent ({'; '.join((PROTOCOL, *_units()))}), mean [95% interval over cases; –: none]"],
         tables=[
             _table(results.rows),
             _differences(results.comparisons),
-            Table(title="ROME by layer", header=("layer", *COLUMNS), rows=sweep),
+            Table(title=f"{editor_title(editor)} by layer", header=("layer", *names), rows=sweep),
             Table(
                 title="Does localisation predict editing? Rank correlation over the swept layers",
                 header=("locator", "layer chosen", "correlation with the edit score"),
@@ -144,27 +157,40 @@ def _table(rows: Sequence[TableRow]) -> Table:
     cells = [
         (
             row.locator,
-            "–" if row.method == "none" else row.method.upper(),
+            "–" if row.method == "none" else editor_title(row.method),
             row.layers,
-            *(_interval(row.scores[PROTOCOL][name]) for name in COLUMNS),
-            f"{row.fluency.mean:.0f}",
+            *(_interval(row.measured(name, PROTOCOL)) for name in _names()),
         )
         for row in rows
     ]
-    return Table(header=("located by", "editor", "layers", *COLUMNS, "fluency"), rows=cells, left=3)
+    return Table(header=("located by", "editor", "layers", *_names()), rows=cells, left=3)
 
 
 def _differences(comparisons: Sequence[Comparison]) -> Table:
+    names = _names()
     rows = [
-        (f"{c.first} against {c.second}", c.method.upper(), *(_interval(c.differences[name]) for name in DIFFERENCES))
+        (
+            f"{c.first} against {c.second}",
+            editor_title(c.method),
+            *(_interval(c.differences.get(name, NOTHING)) for name in names),
+        )
         for c in comparisons
     ]
     return Table(
         title="Differences, paired by case (positive: the first is higher)",
-        header=("locators", "editor", *DIFFERENCES),
+        header=("locators", "editor", *names),
         rows=rows,
         left=2,
     )
+
+
+def _names() -> list[str]:
+    return [measure.name for measure in measures()]
+
+
+def _units() -> list[str]:
+    """What is not in percent."""
+    return [f"{measure.name} in {measure.unit.name}" for measure in measures() if measure.unit != PERCENT]
 
 
 def _interval(found: Interval) -> str:

@@ -1,4 +1,4 @@
-"""Located facts: traces, attributions, patched runs and class averages."""
+"""Located facts: the maps of one prompt, patched runs and class averages."""
 
 from __future__ import annotations
 
@@ -6,72 +6,29 @@ from dataclasses import replace
 
 import torch
 
-from interp.display.description import Description, Table, describe, probability, shaded
+from interp.display.description import Description, Table, describe, shaded
 from interp.engine.cells import STATE_NAMES, Cell
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.class_average import ClassAverage
-from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 from interp.plots.figure1 import figure1
 from interp.plots.heatmap import heatmap
-from interp.plots.panel import number, token_label
+from interp.results.mapped import MapRecord
+from interp.system.readable import number, probability, token_label
 
-__all__ = ["cell_text", "describe_trace"]
+__all__ = ["cell_text"]
 
-NEURONS = 5
 ANSWERS = 5
 
 
 @describe.register
-def describe_trace(trace: CausalTrace) -> Description:
-    """A causal trace: its map of indirect effects."""
-    shown = trace.map()
+def _map_record(record: MapRecord) -> Description:
+    shown = record.map()
     return Description(
-        heading=f"Causal trace of “{trace.fact.prompt}” → “{token_label(trace.answer)}”",
-        lines=[
-            f"{trace.restored}; P(answer) {probability(trace.clean_probability)} clean,"
-            f" {probability(trace.corrupted_probability)} corrupted ({_corruption(trace)})"
-            + ("" if trace.known else f"; the model answers “{token_label(trace.top_answer)}”"),
-            f"{trace.provenance.model}, weights {trace.provenance.weights_hash[:8]}",
-        ],
-        figure=lambda: heatmap(
-            replace(shown, title=f"{trace.fact.prompt} → {token_label(trace.answer)}"), width="page"
-        ),
+        heading=record.heading,
+        lines=[*record.remarks(), f"{record.provenance.model}, weights {record.provenance.weights_hash[:8]}"],
+        figure=lambda: heatmap(replace(shown, title=record.heading), width="page"),
         text=f"{shown.unit}\n{shaded(shown)}",
-    )
-
-
-@describe.register
-def _attribution(result: Attribution) -> Description:
-    gap = float(result.completeness_gap.abs().max())
-    shown = replace(result.map(), unit="sum of attribution scores")
-    best = result.top_neurons(min(NEURONS, result.scores.numel()))
-    return Description(
-        heading=f"Attribution of “{result.fact.prompt}” → “{token_label(result.answer)}”",
-        lines=[
-            f"scaled: {result.scaled_tokens} token(s), {result.rule}, n = {result.steps}; P(answer)"
-            f" {probability(result.probability)}; largest completeness gap {number(gap)}",
-            f"{result.provenance.model}, weights {result.provenance.weights_hash[:8]}",
-        ],
-        figure=lambda: heatmap(
-            replace(shown, title=f"{result.fact.prompt} → {token_label(result.answer)}"), width="page"
-        ),
-        text=f"{shown.unit}\n{shaded(shown)}",
-        tables=[
-            Table(
-                title="Neurons with the highest scores",
-                header=("token", "layer", "neuron", "score"),
-                rows=[
-                    (
-                        "last" if n.token is None else f"{n.token} {token_label(result.tokens[n.token])}",
-                        str(n.layer),
-                        str(n.neuron),
-                        number(n.score),
-                    )
-                    for n in best
-                ],
-            )
-        ],
+        tables=[Table(title=found.title, header=found.header, rows=found.rows) for found in record.listings()],
     )
 
 
@@ -130,9 +87,3 @@ def cell_text(cell: Cell) -> str:
     """A cell in words."""
     window = "" if cell.state == "resid" else f" (window of {cell.window})"
     return f"{STATE_NAMES[cell.state]}{window} at token {cell.token}, layer {cell.layer}"
-
-
-def _corruption(trace: CausalTrace) -> str:
-    if trace.corruption == "symmetric":
-        return f"{trace.samples} other subject(s)"
-    return f"{trace.samples} samples of {trace.corruption} noise {number(trace.noise)}"

@@ -16,8 +16,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.editing.bare_rows import BareRows, bare_rows
+from interp.engine.batches import halving
+from interp.engine.forward import unembed
 from interp.engine.suffix import padded
-from interp.engine.sweep import halving, unembed
 from interp.errors import InterpWarning
 from interp.patches.patch import Outcome, Patch
 from interp.patches.row_hooks import row_hooks, under_patches

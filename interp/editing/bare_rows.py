@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.rows import edit_rows
-from interp.engine.sweep import groups
+from interp.engine.batches import groups
 from interp.facts.records import EditRequest
 
 __all__ = ["BareRows", "bare_rows"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from interp.errors import OptionError
 from interp.options import check_layers, check_positive, python_numbers, real_number
@@ -34,9 +34,11 @@ class EditConfig:
     Attributes:
         origin: Where the settings come from: ``"given"``, ``"rule"`` (a guess for a model that nobody published any
             for), or which model they were published for. It does not count when configs are compared.
+        width: How many layers a study gives the editor; 0: it chooses its layers.
     """
 
     origin: str
+    width: ClassVar[int] = 0
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -71,6 +73,7 @@ class AtOneLayer(EditConfig):
     """Settings of an editor of one layer."""
 
     layer: int
+    width: ClassVar[int] = 1
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -137,6 +140,7 @@ class SpreadConfig(TargetConfig):
     layers: tuple[int, ...]
     clamp: float = 0.75
     second_moment_weight: float = 20_000
+    width: ClassVar[int] = 5  # as published for GPT2-XL
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,5 +157,5 @@ class SpreadConfig(TargetConfig):
         return self._with(layers=tuple(layers))
 
     def up_to(self: C, layer: int) -> C:
-        """The same settings at the five layers that end there."""
-        return self.at(range(max(0, layer - 4), layer + 1))
+        """The same settings at the ``width`` layers that end there, fewer near the first layer."""
+        return self.at(range(max(0, layer + 1 - self.width), layer + 1))

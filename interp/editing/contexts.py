@@ -34,6 +34,11 @@ def write_contexts(
 ) -> Contexts:
     """Let the model write short texts.
 
+    Example:
+        >>> contexts = interp.write_contexts(model, kinds=((5, 3), (10, 2)))
+        >>> contexts[0], [len(kind) for kind in contexts]
+        (('{}',), [1, 3, 2])
+
     Args:
         model: The model.
         kinds: (tokens, texts) of each kind beside the bare prompt. MEMIT's: ``((10, 5),)``; ROME's

@@ -15,6 +15,11 @@ __all__ = ["check_config", "default_config"]
 def default_config(model: HookedTransformer, method: str, layer: int | None = None) -> EditConfig:
     """The published settings of a known model, or a rule's for others; the config's ``origin`` says which.
 
+    Example:
+        >>> config = interp.default_config(model, "rome")
+        >>> config.layer, config.steps, config.origin
+        (2, 20, 'rule')
+
     :mod:`interp.editing.published` has the models and the rule. What is optimised stays as published for GPT2-XL
     (PMET: GPT-J). Where only PMET was not published for a model, it takes the layers and the weight of MEMIT; where
     only FT-L was not, ROME's layer.

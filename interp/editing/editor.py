@@ -18,8 +18,8 @@ from transformer_lens import HookedTransformer
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
-from interp.editing.making import Maker, checked_requests
-from interp.editing.methods import editor_named
+from interp.editing.making import Given, Maker, checked_requests
+from interp.editing.methods import DEFAULT_EDITOR, editor_named
 from interp.errors import OptionError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -34,7 +34,7 @@ def edit(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -43,6 +43,12 @@ def edit(
     progress: Progress | None = None,
 ) -> Patch:
     """One patch that edits all requests together.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patch = interp.edit(model, [request], method="rome", config=config)
+        >>> patch.took, patch.layers
+        (True, (1,))
 
     Args:
         model: The model; it is left as it is. If it carries patches, the edit is made on top of them, with the second
@@ -76,9 +82,7 @@ def edit(
             f"{method} edits one fact at a time, got {len(requests)} requests: use edit_sequentially (one after the"
             " other) or edit_each (one patch each)"
         )
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
@@ -86,6 +90,7 @@ def edit(
         max_batch_tokens=max_batch_tokens,
         model_provenance=model_provenance,
     )
+    maker = Maker(model, requests, given)
     made = maker.patch(requests, maker.targets(requests, progress), progress)
     (patch,) = answered(model, [made], max_batch_tokens=max_batch_tokens)
     warn_of_missed([patch], stacklevel=3)
@@ -97,7 +102,7 @@ def edit_each(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -107,19 +112,23 @@ def edit_each(
 ) -> list[Patch]:
     """One patch per request, each as if it were the only one; their optimisations share batches.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, requests, method="rome", config=config)
+        >>> [patch.took for patch in patches]
+        [True, True]
+
     Args, Raises, Warns: See :func:`edit`.
     """
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
         contexts=contexts,
         max_batch_tokens=max_batch_tokens,
         model_provenance=model_provenance,
-        together=False,
     )
+    maker = Maker(model, requests, given, together=False)
     requests = maker.requests
     targets = maker.targets(requests, progress)
     made = [

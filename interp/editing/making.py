@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -23,13 +23,13 @@ from interp.editing.unedited import unedited, unedited_provenance
 from interp.editing.whitening import Moments, Whitening
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.load import check_differentiable, check_linear_output
 from interp.models.tokens import tokenize
+from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_positive
 from interp.patches.patch import Outcome, Patch, check_unprocessed
 from interp.results.record import Provenance, provenance
 
-__all__ = ["Maker", "checked_requests"]
+__all__ = ["Given", "Maker", "checked_requests"]
 
 
 def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) -> list[EditRequest]:
@@ -52,50 +52,51 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
     return list(requests)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What an edit is given beside the model and its requests, unchecked; :func:`interp.editing.editor.edit` says what.
+
+    None stands for what is filled in.
+    """
+
+    method: str
+    config: EditConfig | None
+    second_moments: object
+    contexts: object
+    max_batch_tokens: int
+    model_provenance: Provenance | None = None
+
+
 class Maker:
     """Makes patches from checked arguments; second moments are factorised once for all of them."""
 
     def __init__(
-        self,
-        model: HookedTransformer,
-        requests: Sequence[EditRequest],
-        *,
-        method: str,
-        config: EditConfig | None,
-        second_moments: object,
-        contexts: object,
-        max_batch_tokens: int,
-        model_provenance: Provenance | None = None,
-        together: bool = True,
+        self, model: HookedTransformer, requests: Sequence[EditRequest], given: Given, *, together: bool = True
     ) -> None:
         """Check and complete the arguments.
 
-        Args: See :func:`interp.editing.editor.edit`; also:
+        Args:
+            model: The model.
+            requests: The edits.
+            given: All else.
             together: Whether all requests go into one solve, so that they may not contradict each other.
+
+        Raises: See :func:`interp.editing.editor.edit`.
         """
         self.requests = checked_requests(model, requests)
-        check_positive(max_batch_tokens=max_batch_tokens)
-        self.model, self.method, self.max_batch_tokens = model, method, max_batch_tokens
-        self.config = config if config is not None else default_config(model, method)
-        check_config(model, method, self.config)
+        check_positive(max_batch_tokens=given.max_batch_tokens)
+        self.model, self.method, self.max_batch_tokens = model, given.method, given.max_batch_tokens
+        self.config = given.config if given.config is not None else default_config(model, self.method)
+        check_config(model, self.method, self.config)
         if together:
             check_requests(model, self.requests)
-        self.editor = editor_named(method)
+        self.editor = editor_named(self.method)
         self.optimises = bool(self.editor.sites)
-        if not self.optimises and (second_moments is not None or contexts is not None):
-            given = "second moments" if second_moments is not None else "contexts"
-            raise OptionError(f"{method} takes no {given}: leave second_moments and contexts at None")
-        self.contexts: Contexts = (("{}",),)
-        if self.optimises:
-            if contexts is None:
-                with unedited(model):
-                    self.contexts = write_contexts(model)
-            else:
-                self.contexts = context_kinds(contexts)  # type: ignore[arg-type]
+        self.contexts = self._contexts(given)
         self._check_rows(alone=not together)
-        self.provenance = model_provenance or provenance(model)
+        self.provenance = given.model_provenance or provenance(model)
         self.unedited = unedited_provenance(model, self.provenance)
-        self.whitening, self.made_with = self._moments(second_moments)
+        self.whitening, self.made_with = self._moments(given.second_moments)
 
     def targets(self, requests: Sequence[EditRequest], progress: Progress | None = None) -> list[TargetValue]:
         """The optimised target values; none for editors that have no such."""
@@ -142,6 +143,18 @@ class Maker:
             right=_plain(change.right),
             dense=_plain(change.dense),
         )
+
+    def _contexts(self, given: Given) -> Contexts:
+        """The contexts, written by the model if there are none; the bare prompt alone for editors that take none."""
+        if self.optimises:
+            if given.contexts is not None:
+                return context_kinds(given.contexts)  # type: ignore[arg-type]
+            with unedited(self.model):
+                return write_contexts(self.model)
+        if given.second_moments is not None or given.contexts is not None:
+            what = "second moments" if given.second_moments is not None else "contexts"
+            raise OptionError(f"{self.method} takes no {what}: leave second_moments and contexts at None")
+        return (("{}",),)
 
     def _moments(self, given: object) -> tuple[Whitening, dict[str, Any]]:
         """Second moments, ready to solve with, and what a patch records of all that it is made with."""

@@ -98,6 +98,11 @@ def second_moments(
 ) -> SecondMoments:
     """Estimate the second moments of some layers.
 
+    Example:
+        >>> moments = interp.second_moments(model, [1], interp.Corpus(tokens=2560))
+        >>> moments.moments[1].shape  # [d_mlp, d_mlp]
+        torch.Size([256, 256])
+
     Args:
         model: The model.
         layers: Which layers.
@@ -131,33 +136,14 @@ def second_moments(
         raise NumericalError(
             f"{corpus.tokens} tokens leave the second moment of {d_mlp} neurons singular: take at least {4 * d_mlp}"
         )
-    described = unedited_provenance(model)
-    key = {
-        "weights": described.weights_hash,
-        "dtype": described.dtype,
-        "revision": corpus.revision(),
-        **asdict(corpus),
-    }
-    folder = None
-    if cache is not None:
-        root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
-        folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-    found = {layer: record for layer in wanted if (record := _cached(folder, layer)) is not None}
+    text = _text(model, corpus, cache)
+    found = {layer: record for layer in wanted if (record := _cached(text.folder, layer)) is not None}
     if shrinkage is not None:  # what earlier versions stored lacks its sums
         found = {layer: record for layer, record in found.items() if record.ledoit_wolf}
     missing = [layer for layer in wanted if layer not in found]
     if missing:
-        source = {**asdict(corpus), "revision": str(key["revision"])}
-        with unedited(model):
-            said = _LastSaid(progress)
-            rows = _rows(model, corpus, folder, described, said)
-            sums = accumulate(model, missing, rows, max_batch_tokens=max_batch_tokens, beat=said.again)
-        for layer in missing:
-            record = _estimated(layer, sums.products.pop(layer), sums.fourth[layer], sums.counts, described, source)
-            if folder is not None and not _kept(record, folder / f"layer-{layer}.safetensors"):
-                folder = None
-            found[layer] = record
-    moments = _joined([found[layer] for layer in wanted], described, shrinkage)
+        found |= _estimate(model, missing, text, max_batch_tokens, progress)
+    moments = _joined([found[layer] for layer in wanted], text.described, shrinkage)
     if math.isinf(max(moments.held_out_error)):
         warn_of_held_out_error(moments, wanted, stacklevel=2)
     return moments
@@ -191,6 +177,51 @@ def _existing(model: HookedTransformer, layers: Sequence[int]) -> tuple[int, ...
     if not wanted:
         raise OptionError("second moments of no layer were asked for")
     return tuple(wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """What second moments are estimated on.
+
+    Args:
+        corpus: The text, with a number of tokens.
+        revision: Of its source.
+        described: The unedited model that reads it.
+        folder: Where the cache keeps what belongs to these three.
+    """
+
+    corpus: Corpus
+    revision: str
+    described: Provenance
+    folder: Path | None
+
+
+def _text(model: HookedTransformer, corpus: Corpus, cache: str | Path | None) -> _Text:
+    described, revision = unedited_provenance(model), corpus.revision()
+    folder = None
+    if cache is not None:
+        key = {"weights": described.weights_hash, "dtype": described.dtype, "revision": revision, **asdict(corpus)}
+        root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
+        folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+    return _Text(corpus=corpus, revision=revision, described=described, folder=folder)
+
+
+def _estimate(
+    model: HookedTransformer, layers: Sequence[int], text: _Text, max_batch_tokens: int, progress: Progress | None
+) -> dict[int, SecondMoments]:
+    """Layers that are not in the cache, in one pass over the text; they are put there, until that fails once."""
+    with unedited(model):
+        said = _LastSaid(progress)
+        rows = _rows(model, text, said)
+        sums = accumulate(model, layers, rows, max_batch_tokens=max_batch_tokens, beat=said.again)
+    source = {**asdict(text.corpus), "revision": text.revision}
+    found, folder = {}, text.folder
+    for layer in layers:
+        record = _estimated(layer, sums.products.pop(layer), sums.fourth[layer], sums.counts, text.described, source)
+        if folder is not None and not _kept(record, folder / f"layer-{layer}.safetensors", stacklevel=3):
+            folder = None
+        found[layer] = record
+    return found
 
 
 def _estimated(
@@ -233,13 +264,15 @@ def _joined(found: Sequence[SecondMoments], described: Provenance, shrinkage: st
     )
 
 
-def _kept(record: Record, path: Path) -> bool:
+def _kept(record: Record, path: Path, *, stacklevel: int) -> bool:
     """Put a record into the cache; what cost minutes is not lost where that cannot be written."""
     try:
         save_record(record, path, unit=path.stem, run=path.parent.name)
     except DataError as error:
         warnings.warn(
-            f"second moments and their text are not kept for the next time: {error}", InterpWarning, stacklevel=3
+            f"second moments and their text are not kept for the next time: {error}",
+            InterpWarning,
+            stacklevel=stacklevel + 1,
         )
         return False
     return True
@@ -267,18 +300,13 @@ class _LastSaid:
             self._progress(*self._last)
 
 
-def _rows(
-    model: HookedTransformer,
-    corpus: Corpus,
-    folder: Path | None,
-    described: Provenance,
-    progress: Progress | None,
-) -> Iterator[Int[Tensor, "row token"]]:
+def _rows(model: HookedTransformer, text: _Text, progress: Progress | None) -> Iterator[Int[Tensor, "row token"]]:
     """The corpus in its batches; what the model writes itself is kept for the next layers."""
-    if corpus.source != "self" or folder is None:
+    corpus = text.corpus
+    if corpus.source != "self" or text.folder is None:
         yield from corpus_rows(model, corpus, progress)
         return
-    path = folder / "text.safetensors"
+    path = text.folder / "text.safetensors"
     try:
         batches = _load(_Written, path).tokens.to(model.W_E.device).split(BATCH)
     except DataError as error:
@@ -288,7 +316,7 @@ def _rows(
         for batch in corpus_rows(model, corpus, progress):
             written.append(batch)
             yield batch
-        _kept(_Written(provenance=described, tokens=torch.cat(written)), path)
+        _kept(_Written(provenance=text.described, tokens=torch.cat(written)), path, stacklevel=2)
         return
     assert corpus.tokens is not None
     done = 0

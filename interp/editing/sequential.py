@@ -19,7 +19,8 @@ from transformer_lens import HookedTransformer
 from interp.editing.answers import answered, warn_of_missed
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
-from interp.editing.making import Maker
+from interp.editing.making import Given, Maker
+from interp.editing.methods import DEFAULT_EDITOR
 from interp.errors import InterpError
 from interp.facts.records import EditRequest
 from interp.options import Progress
@@ -33,7 +34,7 @@ def edit_sequentially(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     *,
-    method: str = "rome",
+    method: str = DEFAULT_EDITOR,
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -41,6 +42,12 @@ def edit_sequentially(
     progress: Progress | None = None,
 ) -> Patch:
     """One request after the other, each on the weights that the ones before left; their patches composed.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patch = interp.edit_sequentially(model, requests, method="rome", config=config)
+        >>> patch.took, len(patch.requests)
+        (True, 2)
 
     Second moments and contexts are those of the unedited model throughout, as published. A fact may be edited again:
     the later request is an update, and the earlier one's outcome says that it no longer holds.
@@ -55,16 +62,14 @@ def edit_sequentially(
         InterpWarning: If at the end the patched model does not give the new answer of a request (unless a later
             request gave its prompt another one).
     """
-    maker = Maker(
-        model,
-        requests,
+    given = Given(
         method=method,
         config=config,
         second_moments=second_moments,
         contexts=contexts,
         max_batch_tokens=max_batch_tokens,
-        together=False,
     )
+    maker = Maker(model, requests, given, together=False)
     patches: list[Patch] = []
     running = _Running(model, maker)
     try:

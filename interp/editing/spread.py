@@ -22,15 +22,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.config import SpreadConfig
-from interp.editing.contexts import Contexts
 from interp.editing.method import Change, Editor, Task
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
+from interp.engine.batches import groups, halving
 from interp.engine.suffix import padded, run_rows
-from interp.engine.sweep import groups, halving
-from interp.facts.records import EditRequest
 
-__all__ = ["Keys", "Solve", "regularised", "spread", "spread_editor"]
+__all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
 
 Factors = dict[int, tuple[Float[Tensor, "d_mlp fact"], Float[Tensor, "fact d_model"]]]
 
@@ -61,59 +59,54 @@ def regularised(given: Keys) -> Float[Tensor, "d_mlp fact"]:
     return given.whitening.regularised(given.layer, given.keys, given.config.second_moment_weight)
 
 
-def spread(
-    model: HookedTransformer,
-    requests: Sequence[EditRequest],
-    contexts: Contexts,
-    targets: Float[Tensor, "fact d_model"],
-    *,
-    config: SpreadConfig,
-    site: str,
-    divisor: Callable[[int], float],
-    whitening: Whitening,
-    solve: Solve = regularised,
-    max_batch_tokens: int = 1024,
-) -> Factors:
-    """The changes of W_out that bring ``site`` at the last edited layer to its targets.
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How a change is spread.
 
     Args:
-        model: The model, left as it is.
-        requests: The edits; one solve for all of them.
-        contexts: Kinds of context.
-        targets: The values wanted in the bare prompts.
-        config: The editor's settings, with the edited layers.
-        site: ``resid_post`` or ``mlp_out``.
+        site: What the layers bring to its target, one of ``resid_post`` and ``mlp_out``.
         divisor: Of the residual, from the number of layers left.
-        whitening: The second moments.
         solve: From a layer's keys to what is multiplied with the residual.
-        max_batch_tokens: The most tokens that go up the network at once.
+    """
+
+    site: str
+    divisor: Callable[[int], float]
+    solve: Solve = regularised
+
+
+def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> Factors:
+    """The changes of W_out that bring a site at the last edited layer to its targets.
+
+    Args:
+        task: The edits, one solve for all of them; its settings name the edited layers.
+        targets: The values wanted in the bare prompts.
+        how: Which site, and what each layer does for it.
 
     Returns:
         Per layer the factors of dW = left @ right.
     """
-    rows = edit_rows(model, requests, contexts)
+    model, layers = task.model, task.config.layers
+    rows = edit_rows(model, task.requests, task.contexts)
     per = rows.n_contexts + 1
     # nothing after the last subject token is read
     ids = [rows.ids[row][: rows.subject_last[row] + 1] for row in range(len(rows.ids)) if (row + 1) % per]
-    weights = key_weights(contexts, model.W_E.device)
-
-    layers = config.layers
+    weights = key_weights(task.contexts, model.W_E.device)
 
     def work(limit: int) -> Factors:
         batches = _batches(model, ids, rows.n_contexts, limit)
         factors: Factors = {}
         for index, layer in enumerate(layers):
             read = [batch.climb(model, layer) for batch in batches]
-            current = [batch.current(model, layer, layers[-1], site) for batch in batches]
+            current = [batch.current(model, layer, layers[-1], how.site) for batch in batches]
             keys = torch.einsum("c,fck->kf", weights, _in_order(batches, read).unflatten(0, (-1, rows.n_contexts)))
-            residual = (targets - _in_order(batches, current, bare=True)) / divisor(len(layers) - index)
-            left = solve(Keys(layer=layer, keys=keys, config=config, whitening=whitening)).float()
+            residual = (targets - _in_order(batches, current, bare=True)) / how.divisor(len(layers) - index)
+            left = how.solve(Keys(layer=layer, keys=keys, config=task.config, whitening=task.whitening)).float()
             factors[layer] = (left, residual)
             for batch in batches:
                 batch.change(left, residual)
         return factors
 
-    return halving(work, max_batch_tokens)
+    return halving(work, task.max_batch_tokens)
 
 
 class _Batch:
@@ -209,24 +202,13 @@ def spread_editor(
 
     Args:
         name, title, config, default, sites: See :class:`~interp.editing.method.Editor`.
-        spread_site: What the layers bring to its target, one of ``resid_post`` and ``mlp_out``.
-        divisor: Of the residual, from the number of layers left.
-        solve: From a layer's keys to what is multiplied with the residual; MEMIT's if it is left out.
+        spread_site, divisor, solve: See :class:`Spread`, whose ``site`` is the first; MEMIT's solve if it is left out.
     """
 
+    how = Spread(site=spread_site, divisor=divisor, solve=solve)
+
     def change(task: Task) -> Change:
-        factors = spread(
-            task.model,
-            task.requests,
-            task.contexts,
-            torch.stack([target.value(spread_site) for target in task.targets]),
-            config=task.config,
-            site=spread_site,
-            divisor=divisor,
-            whitening=task.whitening,
-            solve=solve,
-            max_batch_tokens=task.max_batch_tokens,
-        )
+        factors = spread(task, torch.stack([target.value(spread_site) for target in task.targets]), how)
         return Change(
             left={layer: left for layer, (left, _) in factors.items()},
             right={layer: right for layer, (_, right) in factors.items()},

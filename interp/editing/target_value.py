@@ -31,8 +31,9 @@ from transformer_lens.hook_points import HookPoint
 from interp.editing.config import TargetConfig
 from interp.editing.contexts import Contexts
 from interp.editing.rows import EditRows, edit_rows, subject_keys
+from interp.engine.batches import groups, halving
+from interp.engine.forward import unembed
 from interp.engine.suffix import Suffixes, passes, suffixes
-from interp.engine.sweep import groups, halving, unembed
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
 from interp.options import Progress

@@ -6,8 +6,8 @@ Sources: Meng et al. 2022, section 2 and appendix B (noise of three standard dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,19 +18,75 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import Hook
-from interp.engine.sweep import unembed, wide
+from interp.engine.forward import unembed, wide
 from interp.errors import FactError
 from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, subject_tokens, tokenize
 
-__all__ = ["CORRUPTIONS", "Corruption", "noise_hook", "noise_level", "replacement_facts"]
+__all__ = [
+    "CORRUPTIONS",
+    "CorruptedRows",
+    "Corruption",
+    "noise_hook",
+    "noise_level",
+    "replacement_facts",
+    "with_noise",
+    "with_other_subjects",
+]
 
 Corruption = Literal["gaussian", "uniform", "symmetric"]
 CORRUPTIONS: tuple[Corruption, ...] = ("gaussian", "uniform", "symmetric")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CorruptedRows:
+    """A prompt and its corrupted forms, ready to run.
+
+    Args:
+        ids: The clean prompt first.
+        hooks: What corrupts some of the rows while they run.
+        noise: Its level; 0 without.
+        replacements: The subjects in the place of this one, if that is how they are corrupted.
+    """
+
+    ids: Int[Tensor, "row token"]
+    hooks: Callable[[slice], list[Hook]]
+    noise: float = 0.0
+    replacements: tuple[str, ...] = ()
+
+
+def with_noise(
+    model: HookedTransformer,
+    tokenized: TokenizedFact,
+    samples: int,
+    level: float,
+    seed: int,
+    corruption: Corruption,
+    replace: bool,
+) -> CorruptedRows:
+    """A prompt whose subject gets noise (:func:`noise_hook` has the arguments)."""
+    return CorruptedRows(
+        ids=tokenized.ids.expand(1 + samples, -1),
+        hooks=lambda rows: [noise_hook(model, tokenized, samples, level, seed, corruption, replace, rows)],
+        noise=level,
+    )
+
+
+def with_other_subjects(tokenized: TokenizedFact, others: Sequence[tuple[Fact, Int[Tensor, "token"]]]) -> CorruptedRows:
+    """A prompt and those with another subject, as :func:`replacement_facts` finds them."""
+    return CorruptedRows(
+        ids=torch.stack([tokenized.ids, *(ids for _, ids in others)]),
+        hooks=lambda rows: [],
+        replacements=tuple(other.subject for other, _ in others),
+    )
+
+
 def noise_level(model: HookedTransformer, facts: Sequence[Fact], *, deviations: float = 3.0) -> float:
     """Three (or ``deviations``) standard deviations of all subject-token embeddings, pooled (Meng et al. 2022).
+
+    Example:
+        >>> round(interp.noise_level(model, interp.load_facts()), 3)
+        0.306
 
     Raises:
         FactError: If there are no facts.

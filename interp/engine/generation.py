@@ -18,8 +18,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from interp.engine.base_runs import Hook
+from interp.engine.forward import unembed
 from interp.engine.suffix import padded
-from interp.engine.sweep import unembed
 from interp.errors import OptionError
 from interp.options import check_positive, check_seed
 
@@ -55,20 +55,8 @@ def generate(
         NumericalError: If logits are NaN or infinite.
     """
     check_positive(n_tokens=n_tokens, **({} if top_k is None else {"top_k": top_k}))
-    for row, prompt in enumerate(prompts):
-        if not 0 < len(prompt) <= model.cfg.n_ctx - n_tokens:
-            raise OptionError(
-                f"prompt {row} has {len(prompt)} tokens: with {n_tokens} more, the model's context holds 1 to"
-                f" {model.cfg.n_ctx - n_tokens}"
-            )
-    uniform: Float[np.ndarray, "row token"] | None = None
-    if top_k != 1:
-        if seeds is None or len(seeds) != len(prompts):
-            raise OptionError(f"sampling needs one seed per prompt: {len(prompts)} prompts, {seeds!r}")
-        for seed in seeds:
-            check_seed(seed)
-        uniform = np.stack([np.random.RandomState(seed).random_sample(n_tokens) for seed in seeds])
-
+    _check_room(model, prompts, n_tokens)
+    uniform = None if top_k == 1 else _uniform(seeds, len(prompts), n_tokens)
     device = model.W_E.device
     tokens, present = padded(prompts, device, side="left")
     cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(prompts))
@@ -92,6 +80,25 @@ def generate(
             if progress:
                 progress(step + 1, n_tokens)
     return torch.stack(added, 1)
+
+
+def _check_room(model: HookedTransformer, prompts: Sequence[Sequence[int]], n_tokens: int) -> None:
+    """Refuse prompts that do not fit the context with what is added."""
+    for row, prompt in enumerate(prompts):
+        if not 0 < len(prompt) <= model.cfg.n_ctx - n_tokens:
+            raise OptionError(
+                f"prompt {row} has {len(prompt)} tokens: with {n_tokens} more, the model's context holds 1 to"
+                f" {model.cfg.n_ctx - n_tokens}"
+            )
+
+
+def _uniform(seeds: Sequence[int] | None, n_prompts: int, n_tokens: int) -> Float[np.ndarray, "row token"]:
+    """Each row's own numbers, one a step."""
+    if seeds is None or len(seeds) != n_prompts:
+        raise OptionError(f"sampling needs one seed per prompt: {n_prompts} prompts, {seeds!r}")
+    for seed in seeds:
+        check_seed(seed)
+    return np.stack([np.random.RandomState(seed).random_sample(n_tokens) for seed in seeds])
 
 
 def _draw(

@@ -6,21 +6,25 @@ the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
 
-from interp.engine.base_runs import BaseRun
+from interp.engine.base_runs import BaseRun, base_run
 from interp.engine.batches import batch_cost, groups
-from interp.engine.sweep import Join, sweep, unembed, wide
+from interp.engine.forward import unembed, wide
+from interp.engine.sweep import Join, sweep
+from interp.models.tokens import TokenizedFact
 from interp.options import Progress, check_choice, whole_number
 
-__all__ = ["RULES", "Rule", "integrate", "quadrature"]
+__all__ = ["RULES", "AnsweredRun", "Quadrature", "Rule", "Scaled", "answered_run", "integrate", "quadrature"]
 
 Rule = Literal["riemann", "gauss-legendre"]
 
@@ -28,7 +32,14 @@ RULES: tuple[Rule, ...] = ("riemann", "gauss-legendre")
 MOST_NODES = 1_000
 
 
-def quadrature(rule: Rule, steps: int) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
+class Quadrature(NamedTuple):
+    """Nodes a_k and weights c_k on [0, 1]."""
+
+    nodes: Float[np.ndarray, "step"]
+    weights: Float[np.ndarray, "step"]
+
+
+def quadrature(rule: Rule, steps: int) -> Quadrature:
     """Nodes a_k and weights c_k on [0, 1].
 
     Raises:
@@ -40,22 +51,91 @@ def quadrature(rule: Rule, steps: int) -> tuple[Float[np.ndarray, "step"], Float
         most, why = MOST_NODES, "a hundred nodes are exact to what float32 keeps, and finding them takes steps^2 memory"
     steps = whole_number("steps", steps, most=most, why=why)
     if rule == "riemann":
-        return np.arange(1, steps + 1) / steps, np.full(steps, 1 / steps)
+        return Quadrature(np.arange(1, steps + 1) / steps, np.full(steps, 1 / steps))
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return (nodes + 1) / 2, weights / 2
+    return Quadrature((nodes + 1) / 2, weights / 2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnsweredRun:
+    """The clean run over a prompt and its answer.
+
+    Args:
+        model: The model that ran.
+        ids: What it read: the prompt and all tokens of the answer but the last.
+        base: Its run, with MLP outputs.
+        w: What entered W_out.
+        answers_at: The first position that predicts a token of the answer.
+        answer_ids: The answer.
+        probabilities: Of its tokens, each given those before it.
+        top_id: What the model answers first.
+    """
+
+    model: HookedTransformer
+    ids: Int[Tensor, "token"]
+    base: BaseRun
+    w: Float[Tensor, "layer token neuron"]
+    answers_at: int
+    answer_ids: Int[Tensor, "answer"]
+    probabilities: Float[Tensor, "answer"]
+    top_id: int
+
+    @property
+    def exact(self) -> dict[str, Any]:
+        """What sums and scores are kept in: float32 whatever the model's number format, or what is wider."""
+        return {"dtype": torch.promote_types(self.w.dtype, torch.float32), "device": self.w.device}
+
+
+def answered_run(model: HookedTransformer, tokenized: TokenizedFact) -> AnsweredRun:
+    """Run a prompt with its target; without one the model's own top answer is the answer.
+
+    Raises:
+        ModelError: If the model's runs cannot be continued.
+        NumericalError: If the model returns NaN or infinite logits.
+    """
+    prompt = tokenized.ids
+    ids = torch.cat([prompt, torch.tensor(tokenized.target_ids[:-1], dtype=prompt.dtype, device=prompt.device)])
+    stored: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        stored[str(hook.name)] = value[0]
+
+    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    base = base_run(model, ids[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
+    answers_at = len(prompt) - 1
+    with torch.no_grad():
+        logits = unembed(model, base.resid[-1, 0, answers_at:])
+    top_id = int(logits[0].argmax())
+    answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
+    return AnsweredRun(
+        model=model,
+        ids=ids,
+        base=base,
+        w=torch.stack([stored[name] for name in names]),
+        answers_at=answers_at,
+        answer_ids=answer_ids,
+        probabilities=logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0],
+        top_id=top_id,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """Tokens that are scaled together, and for which of the answer's tokens.
+
+    Args:
+        tokens: Their places in what the model read.
+        answers: Places in the answer.
+    """
+
+    tokens: range
+    answers: range
 
 
 def integrate(
-    model: HookedTransformer,
-    base: BaseRun,
-    w: Float[Tensor, "layer token neuron"],
-    clean: Float[Tensor, "answer"],
-    answer_ids: Tensor,
-    answers_at: int,
-    scaled: tuple[int, int],
-    answers: tuple[int, int],
-    nodes: Iterable[float],
-    weights: Iterable[float],
+    run: AnsweredRun,
+    scaled: Scaled,
+    points: Quadrature,
     max_batch_tokens: int,
     progress: Progress,
     arrived: Callable[[Tensor, Tensor], None],
@@ -64,74 +144,109 @@ def integrate(
 
     Both are sums over the answer tokens divided by the number of *all* answer tokens, so that parts add up.
     """
-    n_layers, n_answers = model.cfg.n_layers, len(answer_ids)
-    mlps: list[Any] = [block.mlp for block in model.blocks]
-    start, stop = scaled
-    wanted = answer_ids[answers[0] : answers[1]]
-    # nothing after the last answer is read
-    first_read, end = answers_at + answers[0], answers_at + answers[1]
-    truncated = base if end == base.resid.shape[2] else _until(base, end)
-    read_at = range(first_read - start, end - start)
-    # nodes, sums and scores in float32 whatever the model's number format: bfloat16 would round the nodes to 3 digits
-    exact: Any = {"dtype": torch.promote_types(w.dtype, torch.float32), "device": w.device}
-    scale, weight = torch.tensor([*nodes], **exact), torch.tensor([*weights], **exact)
+    path, n_layers = _path(run, scaled), run.model.cfg.n_layers
+    # in the wider format: bfloat16 would round the nodes to 3 digits
+    scales, weights = (torch.tensor([*values], **run.exact) for values in points)
+    activations = wide(run.w[:, scaled.tokens.start : scaled.tokens.stop])
+    change = _change(path, max_batch_tokens, lambda: progress(0, n_layers))
 
-    def rows(layer: int, scales: Tensor) -> Tensor:
-        bias = mlps[layer].b_out.detach()
-        before = truncated.resid[layer + 1, :, start:]
-        contribution = wide(truncated.output("mlp_out")[layer, 0, start:stop]) - wide(bias)
-        resid = wide(before).expand(len(scales), -1, -1).clone()
-        resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
-        return resid.to(before.dtype)
-
-    def probability(joins: list[Join]) -> Float[Tensor, "row"]:
-        final = sweep(model, truncated, start, joins, read_at)
-        logits = unembed(model, final)
-        index = wanted[None, :, None].expand(len(final), -1, 1)
-        log_probability = logits.gather(-1, index)[..., 0] - logits.logsumexp(-1)
-        return log_probability.exp().sum(-1) / n_answers
-
-    def samples(count: int) -> Tensor:
-        return torch.zeros(count, dtype=torch.long, device=w.device)
-
-    layers = list(range(n_layers))
-    # no token reads another above the last attention: there, scaling acts only if a scaled token is itself read
-    if not max(start, first_read) < min(stop, end):
-        layers = layers[:-1]
-    length = end - start
-    cost = batch_cost(length, end)
-    scores = torch.zeros(n_layers, stop - start, w.shape[-1], **exact)
-    activations = wide(w[:, start:stop])
-    without = (clean[answers[0] : answers[1]].sum() / n_answers).repeat(n_layers)
-    change = without.clone()
-
-    zero = torch.zeros(1, **exact)
-    for group in groups(layers, [1] * len(layers), cost, max_batch_tokens):
-        with torch.no_grad():
-            joins = [Join(layer=layer + 1, resid=rows(layer, zero), samples=samples(1)) for layer in group]
-            without[group] = probability(joins)
-        progress(0, n_layers)
-    change = change - without
-
-    chunks = [(layer, chosen) for layer in layers for chosen in _chunks(len(scale), cost, max_batch_tokens)]
-    sizes = [len(range(*chosen.indices(len(scale)))) for _, chosen in chunks]
+    scores = torch.zeros(activations.shape, **run.exact)
+    chunks = [(layer, part) for layer in path.layers for part in _chunks(len(scales), path.cost, max_batch_tokens)]
+    sizes = [len(range(*part.indices(len(scales)))) for _, part in chunks]
     done = 0.0
-    for pieces in groups(chunks, sizes, cost, max_batch_tokens):
-        leaves = [rows(layer, scale[chosen]).requires_grad_() for layer, chosen in pieces]
-        with torch.enable_grad():
-            joins = [
-                Join(layer=layer + 1, resid=leaf, samples=samples(len(leaf)))
-                for (layer, _), leaf in zip(pieces, leaves, strict=True)
-            ]
-            gradients = torch.autograd.grad(probability(joins).sum(), leaves)
-        for (layer, chosen), gradient in zip(pieces, gradients, strict=True):
-            mean = torch.einsum("r,rtm->tm", weight[chosen], wide(gradient[:, : stop - start]))
-            scores[layer] += mean @ wide(mlps[layer].W_out.detach()).T
-            done += len(gradient) / len(scale)
+    for pieces in groups(chunks, sizes, path.cost, max_batch_tokens):
+        gradients = path.gradients([(layer, scales[part]) for layer, part in pieces])
+        for (layer, part), gradient in zip(pieces, gradients, strict=True):
+            mean = torch.einsum("r,rtm->tm", weights[part], wide(gradient))
+            W_out: Any = run.model.blocks[layer].mlp.W_out
+            scores[layer] += mean @ wide(W_out.detach()).T
+            done += len(gradient) / len(scales)
         progress(round(done), n_layers)
         arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
     return scores * activations, change
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Path:
+    """The path of some scaled tokens in each layer: the rows that lie on it, and the probabilities that they end in.
+
+    Args:
+        run: The clean run, with which it ends.
+        base: That run until the last token that is read: nothing after it is.
+        scaled: What is scaled, and for which answers.
+        read: The tokens that predict these answers.
+    """
+
+    run: AnsweredRun
+    base: BaseRun
+    scaled: Scaled
+    read: range
+
+    @property
+    def cost(self) -> int:
+        """What a row takes of a batch limit."""
+        return batch_cost(self.read.stop - self.scaled.tokens.start, self.read.stop)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers in which scaling can act."""
+        layers, tokens = list(range(self.run.model.cfg.n_layers)), self.scaled.tokens
+        # no token reads another above the last attention: there, scaling acts only if a scaled token is itself read
+        is_read = max(tokens.start, self.read.start) < min(tokens.stop, self.read.stop)
+        return layers if is_read else layers[:-1]
+
+    def rows(self, layer: int, scales: Float[Tensor, "scale"]) -> Float[Tensor, "scale token d_model"]:
+        """The residual stream after a layer with the scaled tokens' w there times each of some scales."""
+        start, stop = self.scaled.tokens.start, self.scaled.tokens.stop
+        mlp: Any = self.run.model.blocks[layer].mlp
+        after = self.base.resid[layer + 1, :, start:]
+        contribution = wide(self.base.output("mlp_out")[layer, 0, start:stop]) - wide(mlp.b_out.detach())
+        resid = wide(after).expand(len(scales), -1, -1).clone()
+        resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
+        return resid.to(after.dtype)
+
+    def probability(self, layers: Sequence[int], rows: Sequence[Tensor]) -> Float[Tensor, "row"]:
+        """What the answers' tokens add to the probability of the answer if rows join above some layers."""
+        start, device = self.scaled.tokens.start, self.run.w.device
+        joins = [
+            Join(layer=layer + 1, resid=resid, samples=torch.zeros(len(resid), dtype=torch.long, device=device))
+            for layer, resid in zip(layers, rows, strict=True)
+        ]
+        read = range(self.read.start - start, self.read.stop - start)
+        final = sweep(self.run.model, self.base, start, joins, read)
+        logits = unembed(self.run.model, final)
+        wanted = self.run.answer_ids[self.scaled.answers.start : self.scaled.answers.stop]
+        index = wanted[None, :, None].expand(len(final), -1, 1)
+        log_probability = logits.gather(-1, index)[..., 0] - logits.logsumexp(-1)
+        return log_probability.exp().sum(-1) / len(self.run.answer_ids)
+
+    def gradients(self, pieces: Sequence[tuple[int, Float[Tensor, "_"]]]) -> list[Float[Tensor, "_ scaled d_model"]]:
+        """dP/d(mlp_out) of the scaled tokens at some scales of some layers: one sweep, one backward pass."""
+        leaves = [self.rows(layer, scales).requires_grad_() for layer, scales in pieces]
+        with torch.enable_grad():
+            probability = self.probability([layer for layer, _ in pieces], leaves)
+            gradients = torch.autograd.grad(probability.sum(), leaves)
+        return [gradient[:, : len(self.scaled.tokens)] for gradient in gradients]
+
+
+def _path(run: AnsweredRun, scaled: Scaled) -> _Path:
+    read = range(run.answers_at + scaled.answers.start, run.answers_at + scaled.answers.stop)
+    base = run.base if read.stop == run.base.resid.shape[2] else _until(run.base, read.stop)
+    return _Path(run=run, base=base, scaled=scaled, read=read)
+
+
+def _change(path: _Path, max_batch_tokens: int, beat: Callable[[], None]) -> Float[Tensor, "layer"]:
+    """P(w) - P(0) of each layer."""
+    run, answers = path.run, path.scaled.answers
+    share = run.probabilities[answers.start : answers.stop].sum() / len(run.answer_ids)
+    clean = share.repeat(run.model.cfg.n_layers)
+    without, zero = clean.clone(), torch.zeros(1, **run.exact)
+    for layers in groups(path.layers, [1] * len(path.layers), path.cost, max_batch_tokens):
+        with torch.no_grad():
+            without[layers] = path.probability(layers, [path.rows(layer, zero) for layer in layers])
+        beat()
+    return clean - without
 
 
 def _until_layer(scores: Tensor, change: Tensor, n_done: int) -> tuple[Tensor, Tensor]:

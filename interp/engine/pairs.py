@@ -20,10 +20,18 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.engine.base_runs import BaseRun, Hook, Site, base_run, check_decoder, run_bytes, sublayers
+from interp.engine.base_runs import BaseRun, Site, base_run, check_decoder, run_bytes, sublayers
 from interp.engine.batches import check_fits, halving
-from interp.engine.corruption import CORRUPTIONS, Corruption, noise_hook, noise_level, replacement_facts
-from interp.engine.sweep import unembed
+from interp.engine.corruption import (
+    CORRUPTIONS,
+    CorruptedRows,
+    Corruption,
+    noise_level,
+    replacement_facts,
+    with_noise,
+    with_other_subjects,
+)
+from interp.engine.forward import unembed
 from interp.errors import OptionError
 from interp.facts.fact_files import load_facts
 from interp.facts.records import Fact
@@ -93,6 +101,12 @@ def clean_and_corrupted(
 ) -> RunPair:
     """Run a fact's prompt clean and with its subject corrupted.
 
+    Example:
+        >>> runs = interp.clean_and_corrupted(model, fact, samples=10)
+        >>> clean, corrupted = runs.source_logits.softmax(-1), runs.base_logits.softmax(-1).mean(0)
+        >>> round(clean[runs.answer_id].item(), 2), round(corrupted[runs.answer_id].item(), 2)
+        (0.99, 0.13)
+
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
         fact: The fact. Its answer is the first token of its target, or the model's own top answer.
@@ -121,38 +135,21 @@ def clean_and_corrupted(
     check_decoder(model)
     record = sublayers(model) if record is None else record
     tokenized = tokenize(model, fact)
-    replacements: tuple[str, ...] = ()
-    level = 0.0
     if corruption == "symmetric":
-        candidates = load_facts("builtin") if reference_facts is None else reference_facts
-        others = replacement_facts(model, fact, candidates, samples, seed=seed, max_batch_tokens=max_batch_tokens)
-        replacements = tuple(other.subject for other, _ in others)
-        batch = torch.stack([tokenized.ids, *(ids for _, ids in others)])
+        known = _given_or_built_in(reference_facts)
+        others = replacement_facts(model, fact, known, samples, seed=seed, max_batch_tokens=max_batch_tokens)
+        rows = with_other_subjects(tokenized, others)
     else:
-        if noise == "3sigma":
-            level = noise_level(model, load_facts("builtin") if reference_facts is None else reference_facts)
-        else:
-            level = float(noise)
-        batch = tokenized.ids.expand(1 + samples, -1)
-
-    def hooks(rows: slice) -> list[Hook]:
-        if corruption == "symmetric":
-            return []
-        return [noise_hook(model, tokenized, samples, level, seed, corruption, replace, rows)]
-
-    check_fits(
-        f"the clean and the corrupted run of {batch.shape[1]} tokens with {len(batch) - 1} samples",
-        run_bytes(model, len(batch), batch.shape[1], record) + 4 * len(batch) * model.cfg.d_vocab,
-        model.W_E.device,
-        "take fewer samples, a shorter prompt or a narrower number format",
-    )
+        level = noise_level(model, _given_or_built_in(reference_facts)) if noise == "3sigma" else float(noise)
+        rows = with_noise(model, tokenized, samples, level, seed, corruption, replace)
+    _check_memory(model, rows, record)
     weights = _weights(model)
-    # row 0 is the clean run
     runs = halving(
-        lambda limit: base_run(model, batch, hooks=hooks, record=record, max_batch_tokens=limit), max_batch_tokens
+        lambda limit: base_run(model, rows.ids, hooks=rows.hooks, record=record, max_batch_tokens=limit),
+        max_batch_tokens,
     )
     with torch.no_grad():
-        logits = torch.cat([unembed(model, rows) for rows in runs.resid[-1, :, -1].split(_READOUT_ROWS)])
+        logits = torch.cat([unembed(model, some) for some in runs.resid[-1, :, -1].split(_READOUT_ROWS)])
     top_id = int(logits[0].argmax())
     return RunPair(
         model=model,
@@ -166,8 +163,8 @@ def clean_and_corrupted(
         counterparts=tuple(range(len(tokenized.ids))),
         answer_id=tokenized.target_ids[0] if tokenized.target_ids else top_id,
         top_id=top_id,
-        noise=level,
-        replacements=replacements,
+        noise=rows.noise,
+        replacements=rows.replacements,
         seed=seed,
         corruption=corruption,
         replace=replace,
@@ -175,8 +172,29 @@ def clean_and_corrupted(
     )
 
 
+def _given_or_built_in(facts: Sequence[Fact] | None) -> Sequence[Fact]:
+    return load_facts("builtin") if facts is None else facts
+
+
+def _check_memory(model: HookedTransformer, rows: CorruptedRows, record: Sequence[Site]) -> None:
+    """Refuse a prompt whose runs and logits do not fit."""
+    n_rows, n_tokens = rows.ids.shape
+    check_fits(
+        f"the clean and the corrupted run of {n_tokens} tokens with {n_rows - 1} samples",
+        run_bytes(model, n_rows, n_tokens, record) + 4 * n_rows * model.cfg.d_vocab,
+        model.W_E.device,
+        "take fewer samples, a shorter prompt or a narrower number format",
+    )
+
+
 def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
     """Run a fact's prompt, to put states into, and another prompt, to take them from.
+
+    Example:
+        >>> runs = interp.prompt_pair(model, fact, other)
+        >>> patched = interp.patch_activations(runs, [interp.Cell(token=9, layer=5)])
+        >>> patched.source.top[0].token, patched.base.top[0].token, patched.patched.top[0].token
+        (' tennis', ' Paris', ' tennis')
 
     Raises:
         FactError: If a fact does not fit the model.
@@ -227,7 +245,7 @@ def check_current(pair: RunPair) -> None:
 def _weights(model: HookedTransformer) -> str:
     """A checksum of all parameters' content, computed where they are.
 
-    Unlike :func:`interp.models.load.weights_hash` it may depend on the layout in memory and the device, and copies
+    Unlike :func:`interp.models.weights.weights_hash` it may depend on the layout in memory and the device, and copies
     nothing."""
     digest = xxhash.xxh3_128()
     for name, parameter in model.named_parameters():

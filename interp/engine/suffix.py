@@ -25,7 +25,7 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import check_decoder, frozen_cache, noting_cache
-from interp.engine.sweep import until_read
+from interp.engine.forward import until_read
 
 __all__ = ["Suffixes", "padded", "passes", "run_rows", "suffixes"]
 

@@ -8,7 +8,8 @@ A restored (or scaled) run differs from a finished *base run* only at tokens >= 
    (a frozen ``past_kv_cache``).
 3. Go up the network once. Before block l, append to the batch the rows that differ from the base from there on
    (a :class:`Join`); then run block l (``start_at_layer=l, stop_at_layer=l+1``) on everything that has joined.
-4. After the attention of the last block only the tokens that are read go on (:func:`until_read`); unembed those.
+4. After the attention of the last block only the tokens that are read go on
+   (:func:`interp.engine.forward.until_read`); unembed those.
 
 One block call per (token, layer) instead of one forward pass per cell, large matrix products, and no arithmetic
 that the answer does not depend on: for T tokens and L layers about T*L/4 block rows of full length instead of
@@ -18,7 +19,7 @@ suffix (windows, severing). Everything goes through HookedTransformer, so any ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -30,26 +31,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
-from interp.engine.base_runs import BaseRun, Hook, base_run, frozen_cache
-from interp.engine.batches import groups, halving
-from interp.errors import NumericalError
+from interp.engine.base_runs import BaseRun, frozen_cache
+from interp.engine.forward import until_read
 
-__all__ = [
-    "BaseRun",
-    "Hook",
-    "Join",
-    "Pin",
-    "Place",
-    "base_run",
-    "check_finite",
-    "enter_block",
-    "groups",
-    "halving",
-    "sweep",
-    "unembed",
-    "until_read",
-    "wide",
-]
+__all__ = ["Join", "Pin", "Place", "sweep"]
 
 Place = Literal["attn_out", "mlp_out", "resid_post"]
 
@@ -138,108 +123,6 @@ def sweep(
     assert x is not None
     blocks = [x[first : first + len(join.resid)] for first, join in zip(first_row, waiting, strict=True)]
     return torch.cat([blocks[order.index(i)] for i in range(len(joins))])
-
-
-def enter_block(
-    model: HookedTransformer,
-    base: BaseRun,
-    layer: int,
-    tokens: slice,
-    *,
-    attn_out: Float[Tensor, "#sample token d_model"],
-    mlp_out: Float[Tensor, "#sample token d_model"] | None = None,
-    max_batch_tokens: int | None = None,
-) -> Float[Tensor, "sample token d_model"]:
-    """The residual stream after block ``layer`` if each of some tokens, by itself, had other sublayer outputs there.
-
-    What is restored inside a block changes that block's output at its own token alone; with the attention output
-    given, no token reads another, so all tokens go through the block at once, as rows of one token.
-
-    Args:
-        model: The model of the base run.
-        base: The run whose residual stream enters the block.
-        layer: The block.
-        tokens: Which tokens.
-        attn_out: The attention output at each.
-        mlp_out: The MLP output at each; what the block computes if None.
-        max_batch_tokens: The most tokens at once; all of them if None.
-    """
-    x = base.resid[layer, :, tokens]
-    size = x.shape[0] * x.shape[1] if max_batch_tokens is None else max_batch_tokens
-
-    def rows(of: Tensor) -> Tensor:
-        return of.expand(x.shape).reshape(-1, 1, x.shape[-1])
-
-    def put(output: Tensor, hook: HookPoint, *, value: Tensor) -> Tensor:
-        return value.reshape(output.shape)
-
-    entering, put_in = rows(x), {"attn_out": rows(attn_out)}
-    if mlp_out is not None:
-        put_in["mlp_out"] = rows(mlp_out)
-    after = []
-    for first in range(0, len(entering), size):
-        part = slice(first, first + size)
-        hooks: list[Any] = [
-            (f"blocks.{layer}.hook_{site}", partial(put, value=value[part])) for site, value in put_in.items()
-        ]
-        after.append(
-            model.run_with_hooks(entering[part], start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
-        )
-    return torch.cat(after).reshape(x.shape)
-
-
-def until_read(model: HookedTransformer, take: Callable[[Tensor], Tensor]) -> tuple[Hook, ...]:
-    """Lets only what is read go on after the attention of the last block: no token reads another above it.
-
-    Args:
-        model: The model. Where a block's MLP runs beside its attention there is nothing to save, and no hook.
-        take: Picks tokens (and rows) out of a residual stream.
-    """
-    name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_mid"
-
-    def hook(resid: Tensor, hook: HookPoint) -> Tensor:
-        return take(resid)
-
-    return ((name, hook),) if name in model.hook_dict else ()
-
-
-def wide(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 if that is what they are: what sums and probabilities are computed in."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def unembed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-    """Logits of final residual streams: the last norm and the unembedding, nothing else.
-
-    They come in float32 whatever the model's number format, so that every probability, score and mean that is read off
-    them is computed in float32.
-
-    Raises:
-        NumericalError: If a logit is NaN or infinite.
-    """
-    flat = resid.reshape(-1, 1, resid.shape[-1])
-    logits = model(flat, start_at_layer=model.cfg.n_layers)
-    check_finite(logits)
-    return wide(logits).reshape(*resid.shape[:-1], -1)
-
-
-def check_finite(logits: Float[Tensor, "*batch d_vocab"]) -> None:
-    """Refuse to go on with numbers that mean nothing.
-
-    Raises:
-        NumericalError: If a logit is NaN or infinite.
-    """
-    # one pass; any NaN or infinity survives a sum
-    if torch.isfinite(logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))):
-        return
-    bad = int((~torch.isfinite(logits)).sum())
-    if bad:
-        narrow = torch.finfo(logits.dtype).bits < 32
-        format_ = str(logits.dtype).removeprefix("torch.")
-        raise NumericalError(
-            f"{bad} of {logits.numel()} logits are NaN or infinite: the weights are damaged"
-            + (f", or {format_} is too narrow for this model (try float32)" if narrow else "")
-        )
 
 
 def _run_block(

@@ -7,34 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.errors import InterpWarning, OptionError
-from interp.evaluation.questions import Question, questions
+from interp.evaluation.measures import questions
+from interp.evaluation.questions import Question, Reading
 from interp.facts.records import EditCase
 from interp.results.record import Provenance, Record, check_same_weights
 
-__all__ = ["Answers", "Reading", "check_before"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a model says to one question.
-
-    Args:
-        predicted: The top token wherever a target token stands, given the target's tokens before it.
-        generated: Greedy continuation, as many tokens as the target has, and their text.
-        log_probability: Of the target, mean per token, in nats.
-        rival_log_probability: Of the rival.
-    """
-
-    predicted: tuple[int, ...]
-    generated: tuple[int, ...]
-    text: str
-    log_probability: float
-    rival_log_probability: float | None
+__all__ = ["Answers", "check_before"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Answers(Record):
-    """A model's readings of one case's questions, in the order of :func:`questions`.
+    """A model's readings of one case's questions, in the order of :func:`~interp.evaluation.measures.questions`.
 
     Args:
         case: The case's id.

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformer_lens import HookedTransformer
 
+from interp.engine.forward import unembed
 from interp.engine.generation import generate
 from interp.engine.suffix import padded
-from interp.engine.sweep import unembed
 from interp.models.tokens import decode
 from interp.patches.patch import Patch
 from interp.patches.row_hooks import row_hooks

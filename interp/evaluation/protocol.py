@@ -1,7 +1,7 @@
 """Ask a model the questions of edit cases, before and after an edit, and keep every answer.
 
-1. Each case gives questions: the edit prompt, its paraphrases, locality and portability prompts, each with the text
-   that should follow (locality: that is true).
+1. Each measure asks its questions of each case: the edit prompt, its paraphrases, locality and portability prompts,
+   each with the text that should follow (locality: that is true).
 2. Teacher-forced, all questions of all cases in one batch: the top token wherever a target token stands, and the
    probability of the target; on edit, paraphrase and locality prompts also that of the rival answer (the old one; on
    locality prompts the new one), for ROME's comparison.
@@ -18,106 +18,26 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformer_lens import HookedTransformer
 
-from interp.engine.sweep import halving
+from interp.engine.batches import halving
 from interp.errors import FactError, OptionError
-from interp.evaluation.answers import Answers, Reading, check_before
+from interp.evaluation.answers import Answers, check_before
 from interp.evaluation.asking import greedy, sampled, teacher_forced
-from interp.evaluation.metrics import agreement, exact_match, fluency, token_accuracy
-from interp.evaluation.questions import METRICS, PROTOCOLS, Question, questions
+from interp.evaluation.case_evaluation import CaseEvaluation
+from interp.evaluation.measures import questions
+from interp.evaluation.metrics import fluency
+from interp.evaluation.questions import Question, Reading
 from interp.facts.records import EditCase
 from interp.models.tokens import decode, encode_continuation
-from interp.options import check_choice, check_positive, check_seed
-from interp.patches.patch import Outcome, Patch, check_fits, check_unpatched
+from interp.options import check_positive, check_seed
+from interp.patches.patch import Patch, check_fits, check_unpatched
 from interp.patches.row_hooks import under_patches
-from interp.results.record import Provenance, Record, provenance
+from interp.results.record import Provenance, provenance
 
-__all__ = [
-    "METRICS",
-    "PROTOCOLS",
-    "Answers",
-    "CaseEvaluation",
-    "Question",
-    "Reading",
-    "ask",
-    "check_case",
-    "evaluate",
-    "evaluate_each",
-    "questions",
-]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CaseEvaluation(Record):
-    """One case before and after one edit.
-
-    Args:
-        case: Its id.
-        method, layers: The edit.
-        outcome: How the case's request ended in the patch; None if the patch does not edit it.
-        questions, targets: What was asked, and the token ids of each target.
-        before, after: The readings.
-        continuation_before, continuation_after: Sampled from the edit prompt.
-        fluency_before, fluency_after: Of these.
-    """
-
-    case: str
-    method: str
-    layers: tuple[int, ...]
-    outcome: Outcome | None
-    questions: tuple[Question, ...]
-    targets: tuple[tuple[int, ...], ...]
-    before: tuple[Reading, ...]
-    after: tuple[Reading, ...]
-    continuation_before: str
-    continuation_after: str
-    fluency_before: float | None
-    fluency_after: float | None
-
-    @property
-    def took(self) -> bool:
-        """Whether the edited model answers the edit prompt anew: each token of it on top, those before it given."""
-        edited = [i for i, question in enumerate(self.questions) if question.metric == "reliability"]
-        return all(self.after[i].predicted == self.targets[i] for i in edited)
-
-    def scores(self, protocol: str = "teacher-forced", *, edited: bool = True) -> dict[str, float | None]:
-        """The case's metrics, in [0, 1]: the mean within each kind, then over kinds; None where nothing was asked.
-
-        Args:
-            protocol: One of :data:`PROTOCOLS`.
-            edited: Of the edited model, or of the model before.
-
-        Raises:
-            OptionError: If the protocol does not exist.
-        """
-        check_choice("protocol", protocol, PROTOCOLS)
-        found: dict[str, float | None] = {}
-        for metric in METRICS:
-            kinds: dict[str, list[float]] = {}
-            for i, question in enumerate(self.questions):
-                if question.metric == metric:
-                    value = self._value(i, protocol, edited)
-                    if value is not None:
-                        kinds.setdefault(question.kind, []).append(value)
-            means = [sum(values) / len(values) for values in kinds.values()]
-            found[metric] = sum(means) / len(means) if means else None
-        return found
-
-    def _value(self, i: int, protocol: str, edited: bool) -> float | None:
-        reading, question = (self.after if edited else self.before)[i], self.questions[i]
-        if protocol == "probability":
-            if reading.rival_log_probability is None:
-                return None
-            return float(reading.log_probability > reading.rival_log_probability)
-        if question.metric == "locality":
-            if protocol == "teacher-forced":
-                return agreement(self.before[i].predicted, reading.predicted)
-            return float(self.before[i].generated == reading.generated)
-        if protocol == "teacher-forced":
-            return token_accuracy(reading.predicted, self.targets[i])
-        return float(exact_match(reading.generated, self.targets[i]))
+__all__ = ["Answers", "CaseEvaluation", "ask", "check_case", "evaluate", "evaluate_each"]
 
 
 def evaluate(
@@ -129,7 +49,14 @@ def evaluate(
     seed: int = 0,
     model_provenance: Provenance | None = None,
 ) -> CaseEvaluation:
-    """One case before and after a patch (see :func:`evaluate_each`)."""
+    """One case before and after a patch (see :func:`evaluate_each`).
+
+    Example:
+        >>> patch = interp.edit(model, [case.request], config=interp.default_config(model, "rome", layer=1))
+        >>> found = interp.evaluate(model, patch, case, fluency_tokens=20)
+        >>> found.scores("teacher-forced")
+        {'reliability': 1.0, 'generality': 1.0, 'locality': 1.0, 'portability': 1.0}
+    """
     return evaluate_each(
         model, [patch], [case], fluency_tokens=fluency_tokens, seed=seed, model_provenance=model_provenance
     )[0]
@@ -147,6 +74,12 @@ def evaluate_each(
     max_batch_tokens: int = 4096,
 ) -> list[CaseEvaluation]:
     """Cases before and after each one's own patch.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, [case.request for case in cases], config=config)
+        >>> [found.took for found in interp.evaluate_each(model, patches, cases, fluency_tokens=20)]
+        [True, True]
 
     Args:
         model: The unedited model; it is left as it is.
@@ -178,33 +111,42 @@ def evaluate_each(
         check_before(before, cases, described, fluency_tokens, seed)
     for patch in patches:
         check_fits(patch, model, described.weights_hash)
-    options = {
-        "fluency_tokens": fluency_tokens,
-        "seed": seed,
-        "model_provenance": described,
-        "max_batch_tokens": max_batch_tokens,
-    }
+    answers = partial(
+        ask,
+        model,
+        cases,
+        fluency_tokens=fluency_tokens,
+        seed=seed,
+        model_provenance=described,
+        max_batch_tokens=max_batch_tokens,
+    )
     if before is None:
-        before = ask(model, cases, **options)  # type: ignore[arg-type]
-    after = ask(model, cases, patches, **options)  # type: ignore[arg-type]
+        before = answers()
     return [
-        CaseEvaluation(
-            provenance=described,
-            case=case.id,
-            method=patch.method,
-            layers=patch.layers,
-            outcome=patch.outcome_of(case.request),
-            questions=(asked := questions(case)),
-            targets=tuple(_ids(model, case, question.prompt, question.target)[1] for question in asked),
-            before=was.readings,
-            after=now.readings,
-            continuation_before=was.continuation,
-            continuation_after=now.continuation,
-            fluency_before=was.fluency,
-            fluency_after=now.fluency,
-        )
-        for case, patch, was, now in zip(cases, patches, before, after, strict=True)
+        _evaluation(model, patch, case, was, now)
+        for case, patch, was, now in zip(cases, patches, before, answers(patches), strict=True)
     ]
+
+
+def _evaluation(
+    model: HookedTransformer, patch: Patch, case: EditCase, before: Answers, after: Answers
+) -> CaseEvaluation:
+    asked = questions(case)
+    return CaseEvaluation(
+        provenance=after.provenance,
+        case=case.id,
+        method=patch.method,
+        layers=patch.layers,
+        outcome=patch.outcome_of(case.request),
+        questions=asked,
+        targets=tuple(_ids(model, case, question.prompt, question.target)[1] for question in asked),
+        before=before.readings,
+        after=after.readings,
+        continuation_before=before.continuation,
+        continuation_after=after.continuation,
+        fluency_before=before.fluency,
+        fluency_after=after.fluency,
+    )
 
 
 def ask(
@@ -227,87 +169,102 @@ def ask(
     check_positive(max_batch_tokens=max_batch_tokens)
     check_seed(seed)
     check_unpatched(model, "ask")
-    described = model_provenance or provenance(model)
-    options = {
-        "fluency_tokens": fluency_tokens,
-        "seed": seed,
-        "described": described,
-        "max_batch_tokens": max_batch_tokens,
-    }
+    asking = _Asking(model, model_provenance or provenance(model), fluency_tokens, seed, max_batch_tokens)
     return under_patches(
         model,
         patches if patches is not None else [None] * len(cases),
-        lambda members, hooked: _answers(model, [cases[i] for i in members], hooked, **options),  # type: ignore[arg-type]
+        lambda members, hooked: asking.answers([cases[i] for i in members], hooked),
     )
 
 
-def _answers(
-    model: HookedTransformer,
-    cases: Sequence[EditCase],
-    patches: Sequence[Patch | None],
-    *,
-    fluency_tokens: int,
-    seed: int,
-    described: Provenance,
-    max_batch_tokens: int,
-) -> list[Answers]:
-    """The cases' answers, with patches as hooks."""
-    asked = [
-        (case, patch, question) for case, patch in zip(cases, patches, strict=True) for question in questions(case)
-    ]
-    read = [_ids(model, case, question.prompt, question.target) for case, _, question in asked]
-    prompts, targets = [prompt for prompt, _ in read], [target for _, target in read]
-    rivals = [_ids(model, case, q.prompt, q.rival)[1] if q.rival is not None else () for case, _, q in asked]
-    for (case, _, question), ids, target, rival in zip(asked, prompts, targets, rivals, strict=True):
-        _check_room(model, case, question.prompt, ids, max(len(target), len(rival)))
-    of_row = [patch for _, patch, _ in asked]
+@dataclass(frozen=True)
+class _Row:
+    """A question as token ids, and the patch that it is read under."""
 
-    def work(limit: int) -> list[Reading]:
-        with_rival = [i for i, rival in enumerate(rivals) if rival]
-        pairs = [*zip(prompts, targets, strict=True), *((prompts[i], rivals[i]) for i in with_rival)]
-        forced = teacher_forced(model, pairs, [*of_row, *(of_row[i] for i in with_rival)], limit)
-        rival_of = {i: forced[len(asked) + place][1] for place, i in enumerate(with_rival)}
-        generated = [predicted for predicted, _ in forced[: len(asked)]]
+    prompt: list[int]
+    target: tuple[int, ...]
+    rival: tuple[int, ...]
+    patch: Patch | None
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A model that is asked, with patches as hooks, and how."""
+
+    model: HookedTransformer
+    described: Provenance
+    fluency_tokens: int
+    seed: int
+    max_batch_tokens: int
+
+    def answers(self, cases: Sequence[EditCase], patches: Sequence[Patch | None]) -> list[Answers]:
+        """The cases' answers, each under its own patch."""
+        asked = [questions(case) for case in cases]
+        rows = [
+            self._row(case, patch, question)
+            for case, patch, own in zip(cases, patches, asked, strict=True)
+            for question in own
+        ]
+        readings = iter(halving(partial(self._readings, rows), self.max_batch_tokens))
+        return [
+            Answers(
+                provenance=self.described,
+                case=case.id,
+                readings=tuple(next(readings) for _ in own),
+                continuation=text,
+                fluency=fluency(text) if self.fluency_tokens else None,
+                questions=own,
+                fluency_tokens=self.fluency_tokens,
+                seed=self.seed,
+            )
+            for case, own, text in zip(cases, asked, self._continuations(cases, patches), strict=True)
+        ]
+
+    def _row(self, case: EditCase, patch: Patch | None, question: Question) -> _Row:
+        prompt, target = _ids(self.model, case, question.prompt, question.target)
+        rival = _ids(self.model, case, question.prompt, question.rival)[1] if question.rival is not None else ()
+        _check_room(self.model, case, question.prompt, prompt, max(len(target), len(rival)))
+        return _Row(prompt, target, rival, patch)
+
+    def _readings(self, rows: Sequence[_Row], limit: int) -> list[Reading]:
+        """What is said to each question, at most ``limit`` tokens at once."""
+        with_rival = [i for i, row in enumerate(rows) if row.rival]
+        pairs = [*((row.prompt, row.target) for row in rows), *((rows[i].prompt, rows[i].rival) for i in with_rival)]
+        patches = [row.patch for row in (*rows, *(rows[i] for i in with_rival))]
+        forced = teacher_forced(self.model, pairs, patches, limit)
+        rival_of = {i: forced[len(rows) + place][1] for place, i in enumerate(with_rival)}
+        generated = [predicted for predicted, _ in forced[: len(rows)]]
         # where the target's first n tokens are the top ones, greedy generation is the target
-        free = [i for i, target in enumerate(targets) if len(target) > 1 and generated[i] != target]
-        lengths = [len(targets[i]) for i in free]
-        written = greedy(model, [prompts[i] for i in free], lengths, [of_row[i] for i in free], limit)
+        free = [i for i, row in enumerate(rows) if len(row.target) > 1 and generated[i] != row.target]
+        lengths = [len(rows[i].target) for i in free]
+        prompts = [rows[i].prompt for i in free]
+        written = greedy(self.model, prompts, lengths, [rows[i].patch for i in free], limit)
         for i, tokens in zip(free, written, strict=True):
             generated[i] = tokens
         return [
             Reading(
                 predicted=forced[i][0],
                 generated=generated[i],
-                text=decode(model, generated[i]),
+                text=decode(self.model, generated[i]),
                 log_probability=forced[i][1],
                 rival_log_probability=rival_of.get(i),
             )
-            for i in range(len(asked))
+            for i in range(len(rows))
         ]
 
-    readings = iter(halving(work, max_batch_tokens))
-    continuations = [""] * len(cases)
-    if fluency_tokens:
-        openings = [_ids(model, case, case.request.fact.prompt, None)[0] for case in cases]
-        for case, ids in zip(cases, openings, strict=True):
-            _check_room(model, case, case.request.fact.prompt, ids, fluency_tokens)
-        seeds = [_case_seed(case, seed) for case in cases]
-        continuations = halving(
-            lambda limit: sampled(model, openings, fluency_tokens, seeds, patches, limit), max_batch_tokens
+    def _continuations(self, cases: Sequence[EditCase], patches: Sequence[Patch | None]) -> list[str]:
+        """What is sampled after each edit prompt; nothing if no tokens are wanted."""
+        if not self.fluency_tokens:
+            return [""] * len(cases)
+        prompts = [case.request.fact.prompt for case in cases]
+        openings = [_ids(self.model, case, prompt, None)[0] for case, prompt in zip(cases, prompts, strict=True)]
+        for case, prompt, ids in zip(cases, prompts, openings, strict=True):
+            _check_room(self.model, case, prompt, ids, self.fluency_tokens)
+        seeds = [(zlib.crc32(case.id.encode()) + self.seed) % 2**32 for case in cases]
+        return halving(
+            lambda limit: sampled(self.model, openings, self.fluency_tokens, seeds, patches, limit),
+            self.max_batch_tokens,
         )
-    return [
-        Answers(
-            provenance=described,
-            case=case.id,
-            readings=tuple(next(readings) for _ in questions(case)),
-            continuation=text,
-            fluency=fluency(text) if fluency_tokens else None,
-            questions=questions(case),
-            fluency_tokens=fluency_tokens,
-            seed=seed,
-        )
-        for case, text in zip(cases, continuations, strict=True)
-    ]
 
 
 def check_case(model: HookedTransformer, case: EditCase, *, fluency_tokens: int = 100) -> None:
@@ -342,7 +299,3 @@ def _check_room(model: HookedTransformer, case: EditCase, prompt: str, ids: list
             f"case {case.id}: {prompt[:60]!r} takes {len(ids)} tokens and what follows {more};"
             f" the context holds {model.cfg.n_ctx}"
         )
-
-
-def _case_seed(case: EditCase, seed: int) -> int:
-    return (zlib.crc32(case.id.encode()) + seed) % 2**32

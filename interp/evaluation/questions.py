@@ -1,4 +1,4 @@
-"""What is asked of a model about an edit case, and which cases ask about the edits of a patch."""
+"""What is asked of a model about an edit case, what it says, and which cases ask about the edits of a patch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from interp.errors import InterpWarning, OptionError
 from interp.facts.records import EditCase, EditRequest
 from interp.patches.patch import Patch
 
-__all__ = ["METRICS", "PROTOCOLS", "Question", "cases_of", "questions"]
-
-METRICS = ("reliability", "generality", "locality", "portability")
-"""What is asked of an edit."""
-
-PROTOCOLS = ("teacher-forced", "probability", "exact-match")
-"""Token accuracy with the target given (EasyEdit, KnowEdit); ROME's comparison of the new answer's probability with the
-old one's (locality: of the true answer's with the new one's; nothing for portability); greedy generation that gives the
-target (locality: the same text as before)."""
+__all__ = ["Question", "Reading", "cases_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +18,8 @@ class Question:
     """A prompt, what should follow, and the answer it competes with.
 
     Args:
-        metric: One of :data:`METRICS`.
-        kind: Within the metric: ``near``, ``alias``, ...; empty where there are no kinds.
+        metric: The name of the measure that asks it (:data:`~interp.evaluation.measures.MEASURES`).
+        kind: Within the measure: ``near``, ``alias``, ...; empty where there are no kinds.
     """
 
     metric: str
@@ -37,27 +29,22 @@ class Question:
     rival: str | None = None
 
 
-def questions(case: EditCase) -> tuple[Question, ...]:
-    """What is asked of a model about a case."""
-    fact, new = case.request.fact, case.request.new_target
-    asked = [Question(metric="reliability", kind="", prompt=fact.prompt, target=new, rival=fact.target)]
-    asked += [
-        Question(metric="generality", kind="", prompt=prompt, target=new, rival=fact.target)
-        for prompt in case.paraphrases
-    ]
-    for metric, kinds in (("locality", case.locality), ("portability", case.portability)):
-        for kind, probes in kinds.items():
-            asked += [
-                Question(
-                    metric=metric,
-                    kind=kind,
-                    prompt=probe.prompt,
-                    target=probe.target,
-                    rival=new if metric == "locality" else None,
-                )
-                for probe in probes
-            ]
-    return tuple(asked)
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model says to one question.
+
+    Args:
+        predicted: The top token wherever a target token stands, given the target's tokens before it.
+        generated: Greedy continuation, as many tokens as the target has, and their text.
+        log_probability: Of the target, mean per token, in nats.
+        rival_log_probability: Of the rival.
+    """
+
+    predicted: tuple[int, ...]
+    generated: tuple[int, ...]
+    text: str
+    log_probability: float
+    rival_log_probability: float | None
 
 
 def cases_of(patch: Patch, cases: Sequence[EditCase]) -> list[EditCase]:

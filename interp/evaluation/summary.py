@@ -6,23 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from interp.errors import OptionError
-from interp.evaluation.protocol import METRICS, PROTOCOLS, CaseEvaluation
+from interp.evaluation.averaging import Columns
+from interp.evaluation.case_evaluation import CaseEvaluation
+from interp.evaluation.measure import Measure
+from interp.evaluation.measures import measure_named, measures
+from interp.evaluation.protocols import PROTOCOLS
+from interp.options import check_choice
 from interp.results.shown import Shown
-from interp.statistics.estimates import (
-    PARTS,
-    SHARE,
-    Interval,
-    bootstrap_mean,
-    bootstrap_score,
-    paired_difference,
-    score_difference,
-)
-from interp.statistics.significance import paired_p_value, score_p_value
+from interp.statistics.estimates import Interval
 
-__all__ = ["Comparison", "TableRow", "compared", "table_row"]
+__all__ = ["NOTHING", "Comparison", "TableRow", "compare", "table_row"]
 
-PERCENT = 100.0
 NAN = float("nan")
+NOTHING = Interval(mean=NAN, low=NAN, high=NAN, n=0)
+"""Of what was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -36,9 +33,8 @@ class TableRow(Shown):
         n_cases: How many cases were edited and evaluated.
         n_took: In how many the patched model gives the new answer to the edit prompt: every token of it on top, those
             before it given. None before any edit.
-        scores: By protocol and metric (``reliability``, ``generality``, ``locality``, ``portability``, ``score``), in
-            percent.
-        fluency: In bits x 100.
+        scores: By protocol and measure, in the measure's unit; under None those that go by no protocol
+            (:data:`~interp.evaluation.measures.MEASURES`).
         skipped: The cases that could not be edited or evaluated, each with the reason.
     """
 
@@ -47,9 +43,18 @@ class TableRow(Shown):
     layers: str
     n_cases: int
     n_took: int | None
-    scores: Mapping[str, Mapping[str, Interval]]
-    fluency: Interval
+    scores: Mapping[str | None, Mapping[str, Interval]]
     skipped: tuple[str, ...] = ()
+
+    def measured(self, name: str, protocol: str = "teacher-forced") -> Interval:
+        """A measure of the row, whether it goes by a protocol or by none; one without a mean if it was not taken.
+
+        Raises:
+            OptionError: If there is no such measure or protocol.
+        """
+        check_choice("protocol", protocol, tuple(PROTOCOLS))
+        under = protocol if measure_named(name).by_protocol else None
+        return self.scores.get(under, {}).get(name, NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class Comparison:
         method: The editor.
         first, second: The locators; positive differences favour the first.
         protocol: Of the scores.
-        differences: By metric, and of the score, in percentage points (fluency: bits x 100).
+        differences: By measure, in the measure's unit; those that go by no protocol come last.
         p_values: Of the same, by a paired permutation test, each by itself
             (:func:`~interp.statistics.significance.holm` corrects them for their number).
     """
@@ -84,11 +89,19 @@ def table_row(
 ) -> TableRow:
     """Average cases that were edited by one method at layers that one locator chose.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patches = interp.edit_each(model, [case.request for case in cases], config=config)
+        >>> found = interp.evaluate_each(model, patches, cases, fluency_tokens=20)
+        >>> row = interp.table_row(found, locator="attribution", layers="1")
+        >>> row.n_took, row.scores["teacher-forced"]["reliability"].mean
+        (2, 100.0)
+
     Args:
         evaluations: One per case.
         locator, layers: See :class:`TableRow`.
-        edited: The edited model, or the model before. Its locality is 100 by definition, not by measuring, so it has
-            no interval.
+        edited: The edited model, or the model before. What that has by definition, not by measuring, as its locality
+            of 100, has no interval.
         skipped: See :class:`TableRow`.
         seed: Of the bootstrap.
 
@@ -99,14 +112,11 @@ def table_row(
         raise OptionError(f"no cases to average for {locator}")
     if len({(e.method, e.provenance.weights_hash) for e in evaluations}) != 1:
         raise OptionError(f"the evaluations of {locator} differ in method or model")
-    scores: dict[str, dict[str, Interval]] = {}
-    for protocol in PROTOCOLS:
+    scores: dict[str | None, dict[str, Interval]] = {}
+    for protocol in (*PROTOCOLS, None):
         values = _values(evaluations, protocol, edited)
-        found = {name: bootstrap_mean(values[name], bounds=SHARE, seed=seed) for name in METRICS}
-        found["score"] = bootstrap_score(*(values[name] for name in PARTS), seed=seed)
-        if not edited and found["locality"].n:
-            found["locality"] = replace(found["locality"], low=NAN, high=NAN, why="100 by definition")
-        scores[protocol] = {name: _percent(interval) for name, interval in found.items()}
+        under = measures(by_protocol=protocol is not None)
+        scores[protocol] = {measure.name: _mean(measure, values, edited, seed) for measure in under}
     return TableRow(
         locator=locator,
         method=evaluations[0].method if edited else "none",
@@ -114,12 +124,11 @@ def table_row(
         n_cases=len(evaluations),
         n_took=sum(e.took for e in evaluations) if edited else None,
         scores=scores,
-        fluency=bootstrap_mean(_fluencies(evaluations, edited), seed=seed),
         skipped=tuple(skipped),
     )
 
 
-def compared(
+def compare(
     first: Sequence[CaseEvaluation],
     second: Sequence[CaseEvaluation],
     *,
@@ -127,7 +136,17 @@ def compared(
     protocol: str = "teacher-forced",
     seed: int = 0,
 ) -> Comparison:
-    """Two locators' cases, paired by id.
+    """Compare two locators with the same editor over the same cases, paired by id.
+
+    Example:
+        >>> found = {}
+        >>> for layer in (0, 1):
+        ...     config = interp.default_config(model, "rome", layer)
+        ...     patches = interp.edit_each(model, requests, config=config, second_moments="identity")
+        ...     found[layer] = interp.evaluate_each(model, patches, cases, fluency_tokens=20)
+        >>> comparison = interp.compare(found[0], found[1], names=("attribution", "tracing"))
+        >>> comparison.differences["reliability"].mean  # in percentage points
+        0.0
 
     Raises:
         OptionError: If their cases, methods or weights differ.
@@ -137,15 +156,12 @@ def compared(
     weights = sorted({e.provenance.weights_hash for e in (*first, *second)})
     if len(weights) != 1:
         raise OptionError(f"{names[0]} and {names[1]} edited models of different weights: {', '.join(weights)}")
-    one, other = _values(first, protocol, True), _values(second, protocol, True)
-    differences = {m: _percent(paired_difference(one[m], other[m], bounds=SHARE, seed=seed)) for m in METRICS}
-    p_values = {m: paired_p_value(one[m], other[m], seed=seed) for m in METRICS}
-    parts = [[values[name] for name in PARTS] for values in (one, other)]
-    differences["score"] = _percent(score_difference(*parts, seed=seed))
-    p_values["score"] = score_p_value(*parts, seed=seed)
-    fluencies = _fluencies(first, True), _fluencies(second, True)
-    differences["fluency"] = paired_difference(*fluencies, seed=seed)
-    p_values["fluency"] = paired_p_value(*fluencies, seed=seed)
+    one, other = (_values(side, protocol, True) for side in (first, second))
+    differences, p_values = {}, {}
+    for measure in (*measures(by_protocol=True), *measures(by_protocol=False)):
+        columns = _columns(measure, one), _columns(measure, other)
+        differences[measure.name] = _scaled(measure, measure.average.difference(*columns, seed))
+        p_values[measure.name] = measure.average.p_value(*columns, seed)
     return Comparison(
         method=first[0].method,
         first=names[0],
@@ -156,19 +172,34 @@ def compared(
     )
 
 
-def _values(evaluations: Sequence[CaseEvaluation], protocol: str, edited: bool) -> dict[str, list[float]]:
-    each = [evaluation.scores(protocol, edited=edited) for evaluation in evaluations]
-    return {metric: _measured([scores[metric] for scores in each]) for metric in METRICS}
+def _values(evaluations: Sequence[CaseEvaluation], protocol: str | None, edited: bool) -> Columns:
+    """The cases' numbers by measure: those under the protocol, and those that go by none."""
+    under = dict.fromkeys((protocol, None))
+    each = [{k: v for p in under for k, v in e.scores(p, edited=edited).items()} for e in evaluations]
+    return {name: [NAN if (value := scores[name]) is None else value for scores in each] for name in each[0]}
 
 
-def _fluencies(evaluations: Sequence[CaseEvaluation], edited: bool) -> list[float]:
-    return _measured([e.fluency_after if edited else e.fluency_before for e in evaluations])
+def _columns(measure: Measure, values: Columns) -> Columns:
+    """What a measure is the average of.
+
+    Raises:
+        OptionError: If one of its parts has no numbers of cases.
+    """
+    names = measure.parts or (measure.name,)
+    for name in names:
+        if name not in values:
+            raise OptionError(f"the measure {measure.name!r} averages {name!r}, which has no value of a case there")
+    return {name: values[name] for name in names}
 
 
-def _measured(values: Sequence[float | None]) -> list[float]:
-    return [NAN if value is None else value for value in values]
+def _mean(measure: Measure, values: Columns, edited: bool, seed: int) -> Interval:
+    found = measure.average.interval(_columns(measure, values), seed)
+    if not edited and measure.by_definition and found.n:
+        found = replace(found, low=NAN, high=NAN, why=measure.by_definition)
+    return _scaled(measure, found)
 
 
-def _percent(interval: Interval) -> Interval:
-    scaled = {name: PERCENT * getattr(interval, name) for name in ("mean", "low", "high")}
-    return replace(interval, **scaled)
+def _scaled(measure: Measure, found: Interval) -> Interval:
+    """In the measure's unit."""
+    scale = measure.unit.scale
+    return replace(found, mean=scale * found.mean, low=scale * found.low, high=scale * found.high)

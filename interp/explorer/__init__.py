@@ -19,6 +19,14 @@ __all__ = ["Controls", "explore"]
 def explore(model: HookedTransformer, fact: Fact | None = None, *, controls: Controls | None = None) -> Explorer:
     """A widget to explore a model with; show it as the last line of a Jupyter cell.
 
+    Example:
+        >>> explorer = interp.explore(model, fact)  # as the last line of a cell it shows itself
+        >>> explorer.run(["attribution"])
+        >>> explorer.wait()
+        >>> explorer.located["attribution"].scores.shape  # [layer, token, neuron]
+        torch.Size([6, 10, 256])
+        >>> explorer.close()
+
     The model is never changed: the explorer works on a view that shares its weights, and edits layers of its own.
 
     Args:

@@ -12,13 +12,13 @@ from interp.explorer.session import Session
 from interp.models.tokens import token_text
 from interp.options import check_choice
 from interp.plots.maps import maps, maps_csv, maps_html
-from interp.plots.panel import token_label
 from interp.plots.save import save_figure
+from interp.system.readable import token_label
 
-__all__ = ["FORMATS", "exported"]
+__all__ = ["EXPORTS", "exported"]
 
 FIGURES = ("pdf", "svg", "png")
-FORMATS = (*FIGURES, "html", "csv", "patch")
+EXPORTS = (*FIGURES, "html", "csv", "patch")
 
 
 def exported(session: Session, form: str) -> bytes:
@@ -27,7 +27,7 @@ def exported(session: Session, form: str) -> bytes:
     Raises:
         OptionError: If the format does not exist, or there is nothing to write yet.
     """
-    check_choice("format", form, FORMATS)
+    check_choice("format", form, EXPORTS)
     if form == "patch":
         patch = session.patch
         if patch is None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from interp.display.description import probability
 from interp.editing.methods import EDITORS, editor_named
 from interp.engine.cells import STATE_NAMES, Cell, window_layers
 from interp.evaluation.protocol import CaseEvaluation
@@ -16,14 +15,14 @@ from interp.explorer.session import Session, map_names
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun, Readout
 from interp.locate.methods import locator_named
-from interp.locate.methods.attribution import Attribution
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.patches.patch import Patch
 from interp.plots.heatmap import numbers
-from interp.plots.panel import number, token_label, token_labels
+from interp.plots.panel import token_labels
 from interp.plots.style import colour_scale
+from interp.results.mapped import MapRecord
 from interp.results.token_map import TokenMap
-from interp.system.readable import neutral
+from interp.system.readable import neutral, number, probability, token_label
 
 __all__ = [
     "edit_data",
@@ -36,7 +35,6 @@ __all__ = [
     "runs_data",
 ]
 
-NEURONS = 5
 SHOWN = 6  # next tokens a run
 PALETTE = 64  # colours of a map
 
@@ -114,7 +112,7 @@ def runs_data(session: Session, patched: PatchedRun | None, chosen: Sequence[dic
         "noise": number(pair.noise),
         "other": None if session.other is None else _other(session, session.other),
         "cells": [
-            {**each, "text": _cell_text(session, pair.tokenized, cell), **_neurons(session, each)}
+            {**each, "text": _cell_text(session, pair.tokenized, cell), "more": _more(session, each)}
             for each, cell in zip(chosen, patched.cells if patched else (), strict=True)
         ],
     }
@@ -187,12 +185,11 @@ def _cell_text(session: Session, tokenized: TokenizedFact, cell: Cell) -> str:
     return f"{STATE_NAMES[cell.state]} at “{label}” ({cell.token}), {layers}"
 
 
-def _neurons(session: Session, chosen: dict[str, Any]) -> dict[str, Any]:
-    found = session.maps.get("attribution")
-    if chosen["method"] != "attribution" or not isinstance(found, Attribution):
-        return {}
-    best = found.top_neurons(NEURONS, layer=chosen["layer"], token=chosen["token"])
-    return {"neurons": ", ".join(f"{neuron.neuron} ({number(neuron.score)})" for neuron in best)}
+def _more(session: Session, chosen: dict[str, Any]) -> str:
+    """What else the map that was clicked says of a cell."""
+    found = session.maps.get(chosen["method"])
+    more = found.at(chosen["token"], chosen["layer"]) if isinstance(found, MapRecord) else {}
+    return "; ".join(f"{name} {value}" for name, value in more.items())
 
 
 def editors_data(model: HookedTransformer) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.defaults import check_config, default_config
 from interp.editing.editor import edit
-from interp.editing.methods import editor_named
+from interp.editing.methods import DEFAULT_EDITOR, editor_named
 from interp.editing.moments import second_moments
 from interp.engine.cells import Cell
 from interp.engine.corruption import noise_level
@@ -276,7 +276,7 @@ class Session:
         return found
 
     def edit(
-        self, new_target: str, *, method: str = "rome", layer: int, progress: StepProgress | None = None
+        self, new_target: str, *, method: str = DEFAULT_EDITOR, layer: int, progress: StepProgress | None = None
     ) -> CaseEvaluation:
         """Edit the view at a layer (editors of several: at those that end there) and ask before and after.
 

@@ -18,19 +18,20 @@ import anywidget
 import traitlets
 from transformer_lens import HookedTransformer
 
+from interp.editing.methods import DEFAULT_EDITOR, editor_title
 from interp.errors import InterpError, OptionError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.explorer.exports import FORMATS, exported
+from interp.explorer.exports import EXPORTS, exported
 from interp.explorer.growing import GrowingMaps
 from interp.explorer.page import edit_data, editors_data, fact_data, file_name, map_data, maps_data, runs_data
+from interp.explorer.script import SCRIPT, STYLE
 from interp.explorer.session import Session, map_names
 from interp.explorer.worker import Worker
 from interp.facts.records import Fact
 from interp.locate.activation_patching import PatchedRun
 from interp.locate.methods import locator_named
-from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 from interp.patches.patch import Patch
+from interp.results.mapped import MapRecord
 from interp.results.record import write_atomically
 from interp.system.readable import neutral
 
@@ -38,7 +39,6 @@ __all__ = ["Explorer"]
 
 logger = logging.getLogger(__name__)
 
-HERE = Path(__file__).parent
 IDLE = {"busy": False, "doing": "", "fraction": 0.0}
 
 
@@ -49,8 +49,8 @@ class Explorer(anywidget.AnyWidget):
     The model is never changed: edits live on a private view of it (:attr:`model`), and closing the explorer drops it.
     """
 
-    _esm = HERE / "explorer.js"
-    _css = HERE / "explorer.css"
+    _esm = SCRIPT
+    _css = STYLE
 
     setup = traitlets.Dict().tag(sync=True)
     controls = traitlets.Dict().tag(sync=True)
@@ -76,7 +76,7 @@ class Explorer(anywidget.AnyWidget):
                 "model": session.model.cfg.model_name,
                 "n_layers": session.model.cfg.n_layers,
                 "maps": maps_data(),
-                "formats": list(FORMATS),
+                "formats": list(EXPORTS),
                 "editors": editors_data(session.model),
                 "facts": [f"{f.prompt} …{(f.target or '')}" for f in session.facts],
             },
@@ -99,15 +99,9 @@ class Explorer(anywidget.AnyWidget):
         return self._session.fact
 
     @property
-    def traces(self) -> dict[str, CausalTrace]:
-        """The finished causal traces, by state."""
-        return {method: found for method, found in self._session.maps.items() if isinstance(found, CausalTrace)}
-
-    @property
-    def attribution(self) -> Attribution | None:
-        """The finished attribution scores."""
-        found = self._session.maps.get("attribution")
-        return found if isinstance(found, Attribution) else None
+    def located(self) -> dict[str, MapRecord]:
+        """The finished results, by locator."""
+        return dict(self._session.maps)
 
     @property
     def patched(self) -> PatchedRun | None:
@@ -152,12 +146,12 @@ class Explorer(anywidget.AnyWidget):
         self._submit(partial(self._set_other, other), "running the other prompt", quick=True)
 
     def set_controls(self, **changes: float) -> None:
-        """Move sliders (:class:`interp.Controls`)."""
+        """Move sliders (:class:`interp.explorer.Controls`)."""
         self._submit(partial(self._set_controls, changes), "")
 
-    def edit(self, new_target: str, *, method: str = "rome", layer: int) -> None:
+    def edit(self, new_target: str, *, method: str = DEFAULT_EDITOR, layer: int) -> None:
         """Edit the view."""
-        self._submit(partial(self._edit, new_target, method, layer), f"editing with {method.upper()}")
+        self._submit(partial(self._edit, new_target, method, layer), f"editing with {editor_title(method)}")
 
     def undo(self) -> None:
         """Take the edit back."""

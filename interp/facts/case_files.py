@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from interp.errors import DataError, FactError, excerpt
 from interp.facts.case_fields import Record, without_nulls
-from interp.facts.case_formats import FORMATS, Format, check_supported, format_of, shape_of
+from interp.facts.case_formats import CASE_FORMATS, CaseFormat, Shape, check_supported, format_of, shape_of
 from interp.facts.json_records import Notes, check_known, fields, read_records
-from interp.facts.records import EditCase, EditRequest, Probe
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
 
-__all__ = ["FORMATS", "case_around", "load_cases"]
+__all__ = ["CASE_FORMATS", "case_around", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_cases(source: str | Path = "builtin", *, format: Format | None = None) -> list[EditCase]:
+def load_cases(source: str | Path = "builtin", *, format: CaseFormat | None = None) -> list[EditCase]:
     """Read edit cases.
+
+    Example:
+        >>> case = interp.load_cases("builtin")[0]
+        >>> case.request.fact.prompt, case.request.new_target
+        ('The Eiffel Tower is a famous sight in the city of', ' Rome')
 
     - ``"interp"``: the fields ``id``, ``template``, ``subject``, ``new_target``, and if wanted ``target``,
       ``relation``, ``paraphrases`` (whole prompts), ``locality`` and ``portability`` (lists of ``prompt`` and
@@ -58,29 +63,19 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
             differ in number, if two records have one id, or if every record was left out.
         OptionError: If the format does not exist.
     """
-    check_choice("format", format, (None, *FORMATS))
+    check_choice("format", format, (None, *CASE_FORMATS))
     records = read_records(source, builtin="cases.jsonl", check_whole=check_supported)
     name, notes = shown_name(source), Notes()
     if format is None:
-        first = fields(records[0], f"{name}: record 0")
-        check_supported(first, f"{name}: record 0")
-        format = format_of(first, f"{name}: record 0")
+        format = _format_told(records[0], f"{name}: record 0")
     cases: list[EditCase] = []
     seen: dict[str, int] = {}
-    unused: Counter[str] = Counter()
+    unused: set[str] = set()
     for index, found in enumerate(records):
         where = f"{name}: record {index}"
-        found = fields(found, where)
-        if format != "interp":
-            check_supported(found, where)
-            found = without_nulls(found)
-        shape = shape_of(format, found)
-        try:
-            case = shape.read(Record(found, index, name, notes))
-        except FactError as error:
-            raise DataError(f"{where}: {shorten(error)}") from error
-        check_known(found, (*shape.used, *shape.unused), where)
-        unused.update(set(shape.unused) & set(found))
+        checked = _checked(found, format, where)
+        case, ignored = _read(Record(checked, index, name, notes), shape_of(format, checked))
+        unused |= ignored
         if case is None:
             continue
         if case.id in seen:
@@ -96,8 +91,41 @@ def load_cases(source: str | Path = "builtin", *, format: Format | None = None) 
     return cases
 
 
+def _format_told(found: object, where: str) -> CaseFormat:
+    """The format that the first record's fields tell."""
+    first = fields(found, where)
+    check_supported(first, where)
+    return format_of(first, where)
+
+
+def _checked(found: object, format: CaseFormat, where: str) -> Mapping[str, Any]:
+    """A record's fields; in a published format those without a value count as not there."""
+    checked = fields(found, where)
+    if format == "interp":
+        return checked
+    check_supported(checked, where)
+    return without_nulls(checked)
+
+
+def _read(record: Record, shape: Shape) -> tuple[EditCase | None, set[str]]:
+    """The case that a record is, None if it is left out; and which of its fields are not read."""
+    try:
+        case = shape.read(record)
+    except FactError as error:
+        raise DataError(f"{record.where}: {shorten(error)}") from error
+    check_known(record.fields, (*shape.used, *shape.unused), record.where)
+    return case, set(shape.unused) & set(record.fields)
+
+
 def case_around(request: EditRequest, facts: Sequence[Fact], *, neighbours: int = 4, far: int = 2) -> EditCase:
     """An edit case from facts at hand: the fact's own paraphrases, and other facts as locality prompts.
+
+    Example:
+        >>> case = interp.case_around(request, interp.load_facts())
+        >>> case.paraphrases[0]
+        'The Eiffel Tower is a famous sight in the city of'
+        >>> case.locality["near"][0]
+        Probe(prompt='The Colosseum is a famous sight in the city of', target=' Rome')
 
     A request that says no relation gets that of a given fact with the same subject, and its prompts as paraphrases.
 

@@ -16,12 +16,12 @@ from interp.facts.case_fields import Record, case_id, first_text, inner, kinds, 
 from interp.facts.json_records import CHOSEN, check_known, fact_of_prompt, optional_text, text, texts
 from interp.facts.records import EditCase, EditRequest, Fact, Probe, runs_into, spaced_answer
 
-__all__ = ["FORMATS", "Format", "Shape", "check_supported", "format_of", "shape_of"]
+__all__ = ["CASE_FORMATS", "CaseFormat", "Shape", "check_supported", "format_of", "shape_of"]
 
-Format = Literal["interp", "counterfact", "zsre", "knowedit"]
-FORMATS: tuple[Format, ...] = ("interp", "counterfact", "zsre", "knowedit")
+CaseFormat = Literal["interp", "counterfact", "zsre", "knowedit"]
+CASE_FORMATS: tuple[CaseFormat, ...] = ("interp", "counterfact", "zsre", "knowedit")
 
-_MARKS: dict[str, Format] = {
+_MARKS: dict[str, CaseFormat] = {
     "requested_rewrite": "counterfact",
     "alt": "zsre",
     "target_new": "knowedit",
@@ -273,7 +273,7 @@ _FLAT = Shape(
 _PASSAGE = Shape(_passage, (*_IDS, "text", "labels", "concept", "locality", "portability"))
 
 
-def shape_of(format: Format, fields: Mapping[str, Any]) -> Shape:
+def shape_of(format: CaseFormat, fields: Mapping[str, Any]) -> Shape:
     """The layout of one record of a format."""
     if format == "counterfact":
         return _FLAT if "requested_rewrite" not in fields and "target_new" in fields else _NESTED
@@ -282,7 +282,7 @@ def shape_of(format: Format, fields: Mapping[str, Any]) -> Shape:
     return _OWN if format == "interp" else _ZSRE
 
 
-def format_of(fields: Mapping[str, Any], where: str) -> Format:
+def format_of(fields: Mapping[str, Any], where: str) -> CaseFormat:
     """The format that a record's fields tell.
 
     Raises:

@@ -23,16 +23,21 @@ from interp.facts.records import Fact, spaced_answer
 from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
 
-__all__ = ["FORMATS", "load_facts"]
+__all__ = ["FACT_FORMATS", "load_facts"]
 
 logger = logging.getLogger(__name__)
 
-Format = Literal["interp", "known"]
-FORMATS: tuple[Format, ...] = ("interp", "known")
+FactFormat = Literal["interp", "known"]
+FACT_FORMATS: tuple[FactFormat, ...] = ("interp", "known")
 
 
-def load_facts(source: str | Path = "builtin", *, format: Format | None = None) -> list[Fact]:
+def load_facts(source: str | Path = "builtin", *, format: FactFormat | None = None) -> list[Fact]:
     """Read facts.
+
+    Example:
+        >>> fact = interp.load_facts("builtin")[0]
+        >>> fact.prompt, fact.subject, fact.target
+        ('The government of France sits in its capital city of', 'France', ' Paris')
 
     Args:
         source: ``"builtin"``, a ``.json`` (one list) or ``.jsonl`` (one record a line) file, or
@@ -48,7 +53,7 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
             malformed (names the record, counted from 0, and the field).
         OptionError: If the format does not exist.
     """
-    check_choice("format", format, (None, *FORMATS))
+    check_choice("format", format, (None, *FACT_FORMATS))
     records = read_records(source, builtin="facts.jsonl", check_whole=_check_facts)
     if format is None:
         first = records[0]
@@ -63,7 +68,7 @@ def load_facts(source: str | Path = "builtin", *, format: Format | None = None) 
     return [fact for fact, _ in found]
 
 
-def _fact(record: Any, format: Format, where: str) -> tuple[Fact, bool]:
+def _fact(record: Any, format: FactFormat, where: str) -> tuple[Fact, bool]:
     record = fields(record, where)
     _check_facts(record, where)
     try:

@@ -16,6 +16,11 @@ __all__ = ["EditCase", "EditRequest", "Fact", "Probe", "runs_into", "spaced_answ
 class Fact:
     """A statement about a subject, and the answer a model should continue it with.
 
+    Example:
+        >>> fact = interp.Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris")
+        >>> fact.prompt
+        'The Eiffel Tower is located in the city of'
+
     Args:
         template: The statement with exactly one ``{}`` where the subject goes. It ends right before the
             answer and without white space, which belongs to the target.
@@ -144,6 +149,11 @@ class Fact:
 @dataclass(frozen=True)
 class EditRequest:
     """Make a model answer a fact's prompt with something else.
+
+    Example:
+        >>> request = interp.EditRequest(fact, new_target=" Rome")
+        >>> request.fact.target, request.new_target
+        (' Paris', ' Rome')
 
     Args:
         fact: The fact; its ``target`` is the answer so far, if it is known.

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from interp.engine.base_runs import check_site
 from interp.engine.cells import SITES, Cell, check_cells, window_layers
+from interp.engine.forward import unembed, wide
 from interp.engine.pairs import RunPair, check_current
-from interp.engine.sweep import Join, Pin, Place, sweep, unembed, wide
+from interp.engine.sweep import Join, Pin, Place, sweep
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.models.tokens import token_text
@@ -88,6 +89,12 @@ def patch_activations(
     pair: RunPair, cells: Sequence[Cell], *, top: int = 10, model_provenance: Provenance | None = None
 ) -> PatchedRun:
     """Put states of the source run into the base runs, all together.
+
+    Example:
+        >>> runs = interp.clean_and_corrupted(model, fact, noise=0.3)
+        >>> patched = interp.patch_activations(runs, [interp.Cell(token=9, layer=4)])
+        >>> [round(run.probability, 2) for run in (patched.source, patched.base, patched.patched)]
+        [0.99, 0.14, 0.98]
 
     Args:
         pair: Runs of :func:`interp.clean_and_corrupted` or :func:`interp.prompt_pair`.

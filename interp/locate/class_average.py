@@ -87,20 +87,65 @@ def class_average(
     method = maps[0].locator
     if len({(r.provenance.model, r.provenance.weights_hash) for r in records}) != 1:
         raise OptionError(f"the {method} results come from different models and cannot be averaged")
-    n_layers = maps[0].values.shape[1]
-    sums = np.zeros((len(TOKEN_CLASSES), len(maps), n_layers))
+    sums, counts = _pooled(maps)
+    shown = _statistics(sums, counts, resamples=resamples, seed=seed)
+    return ClassAverage(
+        provenance=records[0].provenance,
+        method=method,
+        title=maps[0].title,
+        unit=maps[0].unit,
+        token_classes=TOKEN_CLASSES,
+        mean=torch.from_numpy(shown.mean).float(),
+        low=torch.from_numpy(shown.low).float(),
+        high=torch.from_numpy(shown.high).float(),
+        peak=tuple(shown.peak),
+        peak_low=tuple(shown.peak_low),
+        peak_high=tuple(shown.peak_high),
+        n_facts=tuple(int(n) for n in (counts > 0).sum(1)),
+        n_tokens=tuple(int(n) for n in counts.sum(1)),
+        left_out=tuple(left_out),
+    )
+
+
+def _pooled(
+    maps: Sequence[TokenMap],
+) -> tuple[Float[np.ndarray, "token_class fact layer"], Float[np.ndarray, "token_class fact"]]:
+    """Per class and fact the sum over the class's tokens, and how many they are."""
+    sums = np.zeros((len(TOKEN_CLASSES), len(maps), maps[0].values.shape[1]))
     counts = np.zeros((len(TOKEN_CLASSES), len(maps)))
     for column, entry in enumerate(maps):
         values, span = entry.values.double().numpy(), entry.subject_span
         if span is None:
-            raise OptionError(f"the {method} map of fact {column} has no subject, so its tokens have no class")
+            raise OptionError(f"the {entry.locator} map of fact {column} has no subject, so its tokens have no class")
         for row, positions in enumerate(token_classes(len(values), span).values()):
             sums[row, column] = values[list(positions)].sum(0)
             counts[row, column] = len(positions)
+    return sums, counts
 
-    shape = (len(TOKEN_CLASSES), n_layers)
-    mean, low, high = (np.full(shape, np.nan) for _ in range(3))
-    peak, peak_low, peak_high = ([-1] * len(TOKEN_CLASSES) for _ in range(3))
+
+@dataclass(frozen=True, kw_only=True)
+class _Statistics:
+    """Means, intervals and peaks, as :class:`ClassAverage` has them."""
+
+    mean: Float[np.ndarray, "token_class layer"]
+    low: Float[np.ndarray, "token_class layer"]
+    high: Float[np.ndarray, "token_class layer"]
+    peak: list[int]
+    peak_low: list[int]
+    peak_high: list[int]
+
+
+def _statistics(
+    sums: Float[np.ndarray, "token_class fact layer"],
+    counts: Float[np.ndarray, "token_class fact"],
+    *,
+    resamples: int,
+    seed: int,
+) -> _Statistics:
+    """What the values of each class come to, as far as there are facts enough."""
+    classes, _, layers = sums.shape
+    mean, low, high = (np.full((classes, layers), np.nan) for _ in range(3))
+    peak, peak_low, peak_high = ([-1] * classes for _ in range(3))
     for row, n_facts in enumerate((counts > 0).sum(1)):
         if not n_facts:
             continue
@@ -110,19 +155,4 @@ def class_average(
             low[row], high[row] = ratio_intervals(sums[row], counts[row], resamples=resamples, seed=seed)
         if n_facts >= MIN_PEAK:
             peak_low[row], peak_high[row] = largest_columns(sums[row], counts[row], resamples=resamples, seed=seed)
-    return ClassAverage(
-        provenance=records[0].provenance,
-        method=method,
-        title=maps[0].title,
-        unit=maps[0].unit,
-        token_classes=TOKEN_CLASSES,
-        mean=torch.from_numpy(mean).float(),
-        low=torch.from_numpy(low).float(),
-        high=torch.from_numpy(high).float(),
-        peak=tuple(peak),
-        peak_low=tuple(peak_low),
-        peak_high=tuple(peak_high),
-        n_facts=tuple(int(n) for n in (counts > 0).sum(1)),
-        n_tokens=tuple(int(n) for n in counts.sum(1)),
-        left_out=tuple(left_out),
-    )
+    return _Statistics(mean=mean, low=low, high=high, peak=peak, peak_low=peak_low, peak_high=peak_high)

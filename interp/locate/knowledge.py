@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.engine.sweep import halving, unembed
+from interp.engine.batches import halving
+from interp.engine.forward import unembed
 from interp.facts.records import Fact
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress
 
-__all__ = ["Answer", "answers", "known_facts", "spread_over_relations"]
+__all__ = ["TopAnswer", "known_facts", "spread_over_relations", "top_answers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class TopAnswer:
     """What a model answers to a prompt, beside what is expected, by the first token of each.
 
     Without a target, the model's own top answer is expected.
@@ -33,13 +34,13 @@ class Answer:
     known: bool
 
 
-def answers(
+def top_answers(
     model: HookedTransformer,
     facts: Sequence[Fact],
     *,
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
-) -> list[Answer]:
+) -> list[TopAnswer]:
     """The model's top answer to each fact's prompt; one batch per prompt length, one row of logits per fact.
 
     Raises:
@@ -50,7 +51,7 @@ def answers(
     by_length: dict[int, list[int]] = {}
     for index, entry in enumerate(tokenized):
         by_length.setdefault(len(entry.ids), []).append(index)
-    found: dict[int, Answer] = {}
+    found: dict[int, TopAnswer] = {}
 
     def run(length: int, members: list[int], limit: int) -> None:
         size = max(1, limit // length)
@@ -63,7 +64,7 @@ def answers(
             top_probability, top = probabilities.max(-1)
             for row, i in enumerate(chunk):
                 expected = tokenized[i].target_ids[0] if tokenized[i].target_ids else int(top[row])
-                found[i] = Answer(
+                found[i] = TopAnswer(
                     fact=facts[i],
                     expected=token_text(model, expected),
                     probability=float(probabilities[row, expected]),
@@ -85,15 +86,21 @@ def known_facts(
     *,
     limit: int | None = None,
     accept: Callable[[Fact], bool] | None = None,
-) -> Iterator[Answer]:
+) -> Iterator[TopAnswer]:
     """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs.
+
+    Example:
+        >>> for known in interp.known_facts(model, facts, limit=2):
+        ...     print(known.fact.prompt, known.top_answer, round(known.probability, 2))
+        The Eiffel Tower is located in the city of  Paris 0.99
+        The capital of Japan is  Tokyo 0.97
 
     ``accept`` may turn known facts down.
     """
     size = max(1, len(facts)) if limit is None else max(16, 2 * limit)
     count = 0
     for first in range(0, len(facts), size):
-        for answer in answers(model, facts[first : first + size]):
+        for answer in top_answers(model, facts[first : first + size]):
             if answer.known and (limit is None or count < limit) and (accept is None or accept(answer.fact)):
                 count += 1
                 yield answer

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformer_lens import HookedTransformer
 
 from interp.engine.cells import Cell
 from interp.facts.records import Fact
 from interp.options import Progress
-from interp.results.record import Provenance, Record
+from interp.results.mapped import MapRecord
+from interp.results.record import Provenance
 from interp.results.token_map import TokenMap
 
 __all__ = ["LocateTask", "Locator"]
@@ -65,6 +66,11 @@ class LocateTask:
         }
 
 
+def _own_map(record: Any) -> TokenMap:
+    found: TokenMap = record.map()
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Locator:
     """A locator.
@@ -76,12 +82,16 @@ class Locator:
         row: The row of Figure 1 that it stands in.
         turn: Where several maps are computed for someone who waits, the lowest comes first.
         doing: What is being done meanwhile.
-        record: The class of its results; they have a ``map()``.
+        record: The class of its results.
         run: Its work.
         averaged: One result as the map that Figure 1 averages.
+        beside: One result as a map to stand beside that of another model; its ``map()`` by default.
         about: What the record of a fact must be about, by field.
         cell: The state that a click on its map stands for: from token, layer and window.
         depends: The settings of a task that its numbers depend on.
+        located_by: How Table 1 names it; its title if None.
+        window: Where an editor of several layers edits: ``"from"`` the layer that the locator points to on, or up
+            ``"to"`` it.
     """
 
     name: str
@@ -90,9 +100,12 @@ class Locator:
     row: int
     turn: int
     doing: str
-    record: type[Record]
-    run: Callable[[LocateTask], Record]
+    record: type[MapRecord]
+    run: Callable[[LocateTask], MapRecord]
     averaged: Callable[[Any], TokenMap]
     about: Callable[[Fact], dict[str, Any]]
     cell: Callable[[int, int, int], Cell]
     depends: frozenset[str]
+    located_by: str | None = None
+    beside: Callable[[Any], TokenMap] = _own_map
+    window: Literal["from", "to"] = "to"

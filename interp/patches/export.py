@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,25 +21,23 @@ from transformer_lens import HookedTransformer
 from transformers.utils import logging as transformers_logging
 
 from interp.errors import DataError, ModelError, OptionError
-from interp.models.load import from_hugging_face, load_hugging_face, weights_hash
+from interp.models.families import FAMILIES, family_of
+from interp.models.load import from_hugging_face, load_hugging_face
+from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches, check_fits
 from interp.system.files import reason, temporary_folder
 
 __all__ = ["export_hugging_face", "export_lora"]
 
-_DOWN_PROJECTION: Mapping[str, str] = {
-    "GPT2LMHeadModel": "transformer.h.{}.mlp.c_proj",
-    "GPTJForCausalLM": "transformer.h.{}.mlp.fc_out",
-    "GPTNeoXForCausalLM": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
-    "LlamaForCausalLM": "model.layers.{}.mlp.down_proj",
-    "MistralForCausalLM": "model.layers.{}.mlp.down_proj",
-    "Qwen2ForCausalLM": "model.layers.{}.mlp.down_proj",
-}
-_AS_W_OUT = "GPT2LMHeadModel"  # its Conv1D keeps [d_in, d_out]; the linear modules of the others [d_out, d_in]
-
 
 def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> Path:
     """Write the patch as a LoRA adapter, for ``peft.PeftModel.from_pretrained(hugging_face_model, folder)``.
+
+    Example:
+        >>> patch = interp.edit(model, [request], method="kn")
+        >>> folder = interp.export_lora(patch, model, "adapter")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
 
     The adapter adds exactly the patch: its scaling is 1 in every layer. A dense layer gets full rank. The base
     model is named as here (``cfg.model_name``), which for the embedded model is no name on the hub.
@@ -60,7 +58,7 @@ def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> P
     """
     from peft import LoraConfig
 
-    module = _checked(patch, model)
+    module, d_in_first = _checked(patch, model)
     factors = {module.format(layer): _factors(patch, layer) for layer in patch.layers}
     factors = {name: (left, right) for name, (left, right) in factors.items() if left.shape[1]}
     if not factors:
@@ -77,7 +75,7 @@ def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> P
         rank_pattern=pattern,
         alpha_pattern=pattern,
         target_modules=list(ranks),
-        fan_in_fan_out=model.cfg.original_architecture == _AS_W_OUT,
+        fan_in_fan_out=d_in_first,
     )
     config.target_modules = list(ranks)  # as a list again: a set would be written in any order
     state: dict[str, Tensor] = {}
@@ -92,6 +90,12 @@ def export_lora(patch: Patch, model: HookedTransformer, folder: str | Path) -> P
 
 def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Path) -> Path:
     """Write the edited model and its tokenizer in Hugging Face format; :func:`interp.load_model` reads it too.
+
+    Example:
+        >>> patch = interp.edit(model, [request], method="kn")
+        >>> edited = interp.load_model(interp.export_hugging_face(patch, model, "edited-model"))
+        >>> interp.locate.top_answers(edited, [fact])[0].top_answer
+        ' Rome'
 
     The model is loaded anew under its name; ``model`` itself, and patches on it, play no part in what is written.
 
@@ -108,7 +112,7 @@ def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Pa
             processed, is of no supported family, or has other weights (both hashes named) when loaded anew.
         DataError: If the folder is not empty or cannot be written.
     """
-    module = _checked(patch, model)
+    module, d_in_first = _checked(patch, model)
     with _new_folder(Path(folder)) as temporary:
         name = model.cfg.model_name
         hf_model, tokenizer = load_hugging_face(name, next(model.parameters()).dtype)
@@ -120,7 +124,7 @@ def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Pa
             )
         for layer in patch.layers:
             weight = hf_model.get_parameter(f"{module.format(layer)}.weight").data
-            W_out = weight if model.cfg.original_architecture == _AS_W_OUT else weight.T
+            W_out = weight if d_in_first else weight.T
             W_out.copy_(W_out.float() + patch.delta(layer).to("cpu", torch.float32))
         tokenizer.init_kwargs.pop("local_files_only", None)  # how it was read, not what it is
         show_bar = transformers_logging.is_progress_bar_enabled()
@@ -134,8 +138,10 @@ def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Pa
     return Path(folder)
 
 
-def _checked(patch: Patch, model: HookedTransformer) -> str:
-    """The name of the module that holds W_out, with a gap for the layer, if the patch can be exported."""
+def _checked(patch: Patch, model: HookedTransformer) -> tuple[str, bool]:
+    """If the patch can be exported, of the modules that hold W_out: their name with a gap for the layer, and whether
+    they keep it as [d_in, d_out].
+    """
     current = weights_hash(model) if applied_patches(model) else None
     check_fits(patch, model, current)
     if current == patch.provenance.weights_hash:
@@ -144,12 +150,13 @@ def _checked(patch: Patch, model: HookedTransformer) -> str:
             " (interp.compose) and export that"
         )
     architecture = str(model.cfg.original_architecture)
-    if architecture not in _DOWN_PROJECTION:
-        raise ModelError(
-            f"{model.cfg.model_name}: patches of architecture {architecture} cannot be exported; supported are "
-            + ", ".join(_DOWN_PROJECTION)
-        )
-    return _DOWN_PROJECTION[architecture]
+    refusal = f"{model.cfg.model_name}: patches of architecture {architecture} cannot be exported"
+    if architecture not in FAMILIES:
+        raise ModelError(f"{refusal}; supported are {', '.join(FAMILIES)}")
+    family = family_of(model)
+    if family.down_projection is None:
+        raise ModelError(f"{refusal}: no single module holds its W_out")
+    return f"{family.block}.{family.down_projection}", family.d_in_first
 
 
 def _factors(patch: Patch, layer: int) -> tuple[Float[Tensor, "d_mlp rank"], Float[Tensor, "rank d_model"]]:

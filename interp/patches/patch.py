@@ -23,7 +23,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.results.record import Record, content_hash
 
@@ -191,6 +191,14 @@ class Patch(Record):
     def applied(self, model: HookedTransformer) -> AbstractContextManager[HookedTransformer]:
         """The patched model within a ``with`` block; afterwards, also after an exception, what was before.
 
+        Example:
+            >>> patch = interp.edit(model, [request], method="kn")
+            >>> with patch.applied(model):
+            ...     interp.locate.top_answers(model, [fact])[0].top_answer
+            ' Rome'
+            >>> interp.locate.top_answers(model, [fact])[0].top_answer
+            ' Paris'
+
         Raises: See :meth:`apply`.
         """
         return Applied(self, model)
@@ -213,7 +221,14 @@ class Patch(Record):
 
 
 def applied_patches(model: HookedTransformer) -> tuple[Patch, ...]:
-    """The patches that are on a model, in their order."""
+    """The patches that are on a model, in their order.
+
+    Example:
+        >>> patch = interp.edit(model, [request], method="kn")
+        >>> with patch.applied(model):
+        ...     [found.method for found in interp.applied_patches(model)]
+        ['kn']
+    """
     on = state_of(model)
     return () if on is None else on.patches
 
@@ -263,6 +278,12 @@ def check_unpatched(model: HookedTransformer, doing: str) -> None:
 def compose(patches: Sequence[Patch]) -> Patch:
     """One patch that does what the patches do one after the other.
 
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> patch = interp.compose(interp.edit_each(model, requests, method="rome", config=config))
+        >>> [request.fact.subject for request in patch.requests], patch.layers
+        (['Eiffel Tower', 'Japan'], (1,))
+
     They are made for the same weights, or each on the model that carried those before it, in their order (sequential
     editing). MEMIT is not additive: patches of single facts composed are not the patch of the batch. Outcomes are those
     of each patch by itself.
@@ -304,7 +325,14 @@ def compose(patches: Sequence[Patch]) -> Patch:
 
 
 def overlap(one: Patch, other: Patch) -> dict[int, float]:
-    """Cosine between what two patches add, in the layers that both change."""
+    """Cosine between what two patches add, in the layers that both change.
+
+    Example:
+        >>> config = interp.default_config(model, "rome", layer=1)
+        >>> one, other = interp.edit_each(model, requests, method="rome", config=config)
+        >>> {layer: round(cosine, 2) for layer, cosine in interp.overlap(one, other).items()}
+        {1: -0.01}
+    """
     shared = sorted(set(one.layers) & set(other.layers))
     return {
         layer: float(torch.cosine_similarity(one.delta(layer).flatten(), other.delta(layer).flatten(), dim=0))

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.engine.sweep import Hook
+from interp.engine.base_runs import Hook
 from interp.patches.patch import Patch
 
 __all__ = ["row_hooks", "under_patches"]

@@ -5,11 +5,11 @@ layer and as Table 1; one fact before and after its edit.
 """
 
 from interp.plots.before_after import before_after
-from interp.plots.edit_layers import edit_layers, edit_layers_csv
 from interp.plots.figure1 import figure1, figure1_csv, figure1_html
 from interp.plots.heatmap import heatmap, heatmap_html, heatmap_text
 from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.save import save_figure
+from interp.plots.scores_by_layer import scores_by_layer, scores_by_layer_csv
 from interp.plots.style import DIVERGING, WIDTHS, paper_style, sequential
 from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_latex, table1_markdown
 
@@ -19,8 +19,6 @@ __all__ = [
     "WIDTHS",
     "PaperRow",
     "before_after",
-    "edit_layers",
-    "edit_layers_csv",
     "figure1",
     "figure1_csv",
     "figure1_html",
@@ -32,6 +30,8 @@ __all__ = [
     "maps_html",
     "paper_style",
     "save_figure",
+    "scores_by_layer",
+    "scores_by_layer_csv",
     "sequential",
     "table1_csv",
     "table1_latex",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from interp.results.token_map import TokenMap
 
 __all__ = ["before_after"]
 
-COLUMNS = {"column": 1, "page": 2, "slide": 2}
+PANELS_PER_ROW = {"column": 1, "page": 2, "slide": 2}
 TIMES = ("Before the edit", "After the edit")
 
 
@@ -24,6 +25,13 @@ Pair = tuple[TokenMap, TokenMap]
 
 def before_after(panels: Sequence[Pair], *, width: str = "page") -> PaperFigure:
     """Draw each method's maps before and after an edit with the same colours; an asterisk marks the subject's tokens.
+
+    Example:
+        >>> before = interp.causal_trace(model, fact, noise=0.3)
+        >>> with interp.edit(model, [request], method="kn").applied(model):
+        ...     after = interp.causal_trace(model, fact, noise=0.3)
+        >>> interp.before_after([(before.map(), after.map())])
+        <PaperFigure size 690x... with 3 Axes>
 
     Args:
         panels: A map before and after the edit for each locator; they say what was located, and its probability.
@@ -35,59 +43,131 @@ def before_after(panels: Sequence[Pair], *, width: str = "page") -> PaperFigure:
     check_choice("width", width, tuple(WIDTHS))
     if not panels:
         raise OptionError("panels is empty; expected at least one method to draw")
-    columns = COLUMNS[width]
     for before, after in panels:
         if (before.tokens, before.subject_span) != (after.tokens, after.subject_span):
             raise OptionError(f"{before.title!r} before and after the edit are over different tokens")
-    maps = [[numbers(shown) for shown in pair] for pair in panels]
-    labels = [token_labels(before.tokens, before.subject_span, in_figure=True) for before, _ in panels]
     with paper_style(width) as scale:
-        full_width = WIDTHS[width]
-        left = max(text_width(plain(label), 6.5 * scale) for each in labels for label in each) + 0.12 * scale
-        between, gap, bar_room = 0.15 * scale, 0.08 * scale, 0.58 * scale
-        cells = (full_width - left - (columns - 1) * between - gap - bar_room) / columns
-        room = cells + (0 if columns > 1 else gap)  # for a title
-        heads = [[wrapped(title, room, 7.5 * scale) for title in _titles(p)] for p in panels]
-        names = [
-            wrapped(before.title, full_width - left, 8.8 * scale) for before, _ in panels
-        ]  # bold letters are wider
-        above = [0.14 * scale * (name.count("\n") + 1) for name in names]
-        heights = [max(0.135 * len(each), 0.7) * scale for each in labels]
-        heading = [(0.08 + 0.125 * (max(h.count("\n") for h in head) + 1)) * scale for head in heads]
-        below, foot = 0.36 * scale, 0.12 * scale
-        times = len(TIMES) // columns  # rows of maps per method
-        full_height = foot + sum(a + times * (h + b + below) for a, h, b in zip(above, heading, heights, strict=True))
-        figure = PaperFigure(figsize=(full_width, full_height))
-        y = full_height
-        for row, pair in enumerate(panels):
-            figure.text(
-                left / full_width, (y - 0.04 * scale) / full_height, names[row], va="top", fontsize=7.5 * scale,
-                fontweight="bold", fontfamily=font_family(names[row]),
-            )  # fmt: skip
-            y -= above[row]
-            colours = colour_scale(np.concatenate(maps[row]), hue=pair[0].hue)
-            for index, (values, title) in enumerate(zip(maps[row], _titles(pair), strict=True)):
-                column = index % columns
-                if column == 0:
-                    y -= heading[row] + heights[row]
-                draw_panel(
-                    figure,
-                    (left + column * (cells + between), y, cells, heights[row]),
-                    values,
-                    labels=labels[row] if column == 0 else None,
-                    colours=colours,
-                    title=title,
-                    unit=pair[0].unit if column == columns - 1 else None,
-                    bar_gap=gap,
-                    scale=scale,
-                )
-                if column == columns - 1:
-                    y -= below
+        page = _layout(panels, width, scale)
+        figure = PaperFigure(figsize=(page.width, page.height))
+        y = page.height
+        for pair, room in zip(panels, page.rooms, strict=True):
+            y = _draw(figure, page, pair, room, y)
         if any(before.subject_span for before, _ in panels):
             figure.text(
-                0.99, 0.03 * scale / full_height, "* subject", ha="right", va="bottom", fontsize=6 * scale, color=QUIET
+                0.99, 0.03 * scale / page.height, "* subject", ha="right", va="bottom", fontsize=6 * scale, color=QUIET
             )
     return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """What one method takes of the page.
+
+    Args:
+        name: The method, in lines that fit.
+        labels: Of the rows of its maps.
+        above: Height of its name.
+        heading: Height of the titles of its maps.
+        cells: Height of their cells.
+    """
+
+    name: str
+    labels: list[str]
+    above: float
+    heading: float
+    cells: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Page:
+    """Where everything stands, in inches.
+
+    Args:
+        scale: Of letters and lines.
+        columns: Maps beside each other.
+        width, height: Of the page.
+        left: What labels take.
+        between: Between two maps.
+        gap: Between a map and its colour bar.
+        cells: Width of the cells of a map.
+        below: Under each row of maps.
+        rooms: From the top down.
+    """
+
+    scale: float
+    columns: int
+    width: float
+    height: float
+    left: float
+    between: float
+    gap: float
+    cells: float
+    below: float
+    rooms: tuple[_Room, ...]
+
+
+def _layout(panels: Sequence[Pair], width: str, scale: float) -> _Page:
+    columns, full_width = PANELS_PER_ROW[width], WIDTHS[width]
+    labels = [token_labels(before.tokens, before.subject_span, in_figure=True) for before, _ in panels]
+    left = max(text_width(plain(label), 6.5 * scale) for each in labels for label in each) + 0.12 * scale
+    between, gap, bar_room = 0.15 * scale, 0.08 * scale, 0.58 * scale
+    cells = (full_width - left - (columns - 1) * between - gap - bar_room) / columns
+    title_width = cells + (0 if columns > 1 else gap)
+    rooms = []
+    for pair, own in zip(panels, labels, strict=True):
+        name = wrapped(pair[0].title, full_width - left, 8.8 * scale)  # bold letters are wider
+        lines = max(wrapped(title, title_width, 7.5 * scale).count("\n") for title in _titles(pair)) + 1
+        room = _Room(
+            name=name,
+            labels=own,
+            above=0.14 * scale * (name.count("\n") + 1),
+            heading=(0.08 + 0.125 * lines) * scale,
+            cells=max(0.135 * len(own), 0.7) * scale,
+        )
+        rooms.append(room)
+    below, foot = 0.36 * scale, 0.12 * scale
+    times = len(TIMES) // columns  # rows of maps per method
+    return _Page(
+        scale=scale,
+        columns=columns,
+        width=full_width,
+        height=foot + sum(room.above + times * (room.heading + room.cells + below) for room in rooms),
+        left=left,
+        between=between,
+        gap=gap,
+        cells=cells,
+        below=below,
+        rooms=tuple(rooms),
+    )
+
+
+def _draw(figure: PaperFigure, page: _Page, pair: Pair, room: _Room, y: float) -> float:
+    """Draw one method's maps from a height down; where they end."""
+    figure.text(
+        page.left / page.width, (y - 0.04 * page.scale) / page.height, room.name, va="top",
+        fontsize=7.5 * page.scale, fontweight="bold", fontfamily=font_family(room.name),
+    )  # fmt: skip
+    y -= room.above
+    values = [numbers(shown) for shown in pair]
+    colours = colour_scale(np.concatenate(values), hue=pair[0].hue)
+    for index, title in enumerate(_titles(pair)):
+        column = index % page.columns
+        if column == 0:
+            y -= room.heading + room.cells
+        draw_panel(
+            figure,
+            (page.left + column * (page.cells + page.between), y, page.cells, room.cells),
+            values[index],
+            labels=room.labels if column == 0 else None,
+            colours=colours,
+            title=title,
+            unit=pair[0].unit if column == page.columns - 1 else None,
+            bar_gap=page.gap,
+            scale=page.scale,
+        )
+        if column == page.columns - 1:
+            y -= page.below
+    return y
 
 
 def _titles(pair: Pair) -> list[str]:

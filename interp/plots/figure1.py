@@ -21,11 +21,16 @@ from interp.plots.style import EMPTY, HATCH, QUIET, WIDTHS, PaperFigure, colour_
 
 __all__ = ["figure1", "figure1_csv", "figure1_html"]
 
-COLUMNS = {"column": 1, "page": 3, "slide": 3}
+PANELS_PER_ROW = {"column": 1, "page": 3, "slide": 3}
 
 
 def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
     """Draw the maps: attribution above, causal tracing of states, MLP and attention below it.
+
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> interp.figure1(interp.class_averages(run))
+        <PaperFigure size 690x... with 8 Axes>
 
     A dot marks each row's peak layer, a bar the layers that cannot be told from it (95%; none for fewer than 5 facts);
     rows without a token are hatched. Facts that could not be located are counted.
@@ -39,7 +44,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFi
             classes, or the width is unknown.
     """
     check_choice("width", width, tuple(WIDTHS))
-    rows = arranged(averages, COLUMNS[width])
+    rows = arranged(averages, PANELS_PER_ROW[width])
     with paper_style(width) as scale:
         full_width = WIDTHS[width]
         classes = max((a.token_classes for a in averages), key=len)

@@ -19,6 +19,11 @@ __all__ = ["heatmap", "heatmap_html", "heatmap_text", "numbers"]
 def heatmap(shown: TokenMap, *, width: str = "column") -> PaperFigure:
     """Draw one fact's map; an asterisk marks the subject's tokens.
 
+    Example:
+        >>> scores = interp.attribute(model, fact, tokens="all")
+        >>> interp.heatmap(scores.map())  # or of a trace
+        <PaperFigure size 330x... with 2 Axes>
+
     Args:
         shown: The map, as ``trace.map()`` and ``attribution.map()`` give it.
         width: ``column``, ``page`` or ``slide``.

@@ -20,12 +20,17 @@ from interp.system.readable import in_html
 
 __all__ = ["maps", "maps_csv", "maps_html"]
 
-COLUMNS = {"column": 1, "page": 2, "slide": 2}
+PANELS_PER_ROW = {"column": 1, "page": 2, "slide": 2}
 CSV_HEADER = ("map", "unit", "token", "text", "in_subject", "layer", "value")
 
 
 def maps(panels: Sequence[TokenMap], *, title: str, width: str = "page") -> PaperFigure:
     """Draw maps of one prompt, each on its own colour scale; an asterisk marks the subject's tokens.
+
+    Example:
+        >>> traces = [interp.causal_trace(model, fact, state=state, noise=0.3) for state in ("resid", "mlp", "attn")]
+        >>> interp.maps([trace.map() for trace in traces], title=fact.prompt)
+        <PaperFigure size 690x... with 6 Axes>
 
     Args:
         panels: The maps, all over the same tokens.
@@ -37,7 +42,7 @@ def maps(panels: Sequence[TokenMap], *, title: str, width: str = "page") -> Pape
     """
     check_choice("width", width, tuple(WIDTHS))
     arrays = _checked(panels)
-    columns = min(COLUMNS[width], len(panels))
+    columns = min(PANELS_PER_ROW[width], len(panels))
     labels = token_labels(panels[0].tokens, panels[0].subject_span, in_figure=True)
     with paper_style(width) as scale:
         full_width = WIDTHS[width]

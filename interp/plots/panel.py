@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from interp.plots.style import EMPTY, HATCH, ColourScale, font_family, printed, text_width
-from interp.system.readable import in_html, token_label
+from interp.system.readable import in_html, number, token_label
 
 __all__ = ["draw_panel", "hover_texts", "layer_ticks", "plain", "token_label", "token_labels", "wrapped"]
 
@@ -43,7 +44,6 @@ def draw_panel(
         bar_gap: Inches between the cells and the colour bar.
         scale: Of letters and lines.
     """
-    rows, layers = values.shape
     left, bottom, width, height = box
     full_width, full_height = figure.get_size_inches()
 
@@ -51,6 +51,25 @@ def draw_panel(
         return x / full_width, y / full_height, w / full_width, h / full_height
 
     axes = figure.add_axes(place(left, bottom, width, height))
+    mesh = _draw_cells(axes, values, colours)
+    axes.xaxis.set_major_locator(FixedLocator(layer_ticks(values.shape[1], width / scale)))
+    axes.set_xlabel("Layer")
+    _label_rows(axes, len(values), labels)
+    heading = wrapped(title, width + bar_gap, 7.5 * scale)
+    axes.set_title(heading, loc="left", fontfamily=font_family(heading))
+    if unit is None:
+        return axes
+
+    bar = figure.add_axes(place(left + width + bar_gap, bottom, 0.07 * scale, height))
+    figure.colorbar(mesh, cax=bar, ticks=MaxNLocator(4), format=FuncFormatter(lambda v, _: number(v)))
+    bar.tick_params(labelsize=6 * scale)
+    bar.set_ylabel(wrapped(unit, max(height, 0.8 * scale), 6 * scale), fontsize=6 * scale)
+    return axes
+
+
+def _draw_cells(axes: Axes, values: Float[np.ndarray, "row layer"], colours: ColourScale) -> QuadMesh:
+    """The cells, first row on top; rows without a value hatched."""
+    rows, layers = values.shape
     axes.set_facecolor(EMPTY)
     mesh = axes.pcolormesh(
         np.arange(layers + 1) - 0.5,
@@ -67,30 +86,18 @@ def draw_panel(
         )
     axes.set_xlim(-0.5, layers - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
-    axes.xaxis.set_major_locator(FixedLocator(layer_ticks(layers, width / scale)))
-    axes.set_xlabel("Layer")
+    return mesh
+
+
+def _label_rows(axes: Axes, rows: int, labels: Sequence[str] | None) -> None:
+    """Each label in a font that has its letters."""
     if labels is None:
         axes.set_yticks([])
-    else:
-        axes.set_yticks(range(rows), [plain(label) for label in labels])
-        for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
-            tick.set_fontfamily(font_family(printed(label)))
-        axes.tick_params(axis="y", length=0)
-    heading = wrapped(title, width + bar_gap, 7.5 * scale)
-    axes.set_title(heading, loc="left", fontfamily=font_family(heading))
-    if unit is None:
-        return axes
-
-    bar = figure.add_axes(place(left + width + bar_gap, bottom, 0.07 * scale, height))
-    figure.colorbar(mesh, cax=bar, ticks=MaxNLocator(4), format=FuncFormatter(lambda v, _: number(v)))
-    bar.tick_params(labelsize=6 * scale)
-    bar.set_ylabel(wrapped(unit, max(height, 0.8 * scale), 6 * scale), fontsize=6 * scale)
-    return axes
-
-
-def number(value: float) -> str:
-    """A short decimal number."""
-    return f"{round(value, 12) + 0.0:.4g}".replace("-", "−")
+        return
+    axes.set_yticks(range(rows), [plain(label) for label in labels])
+    for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_fontfamily(font_family(printed(label)))
+    axes.tick_params(axis="y", length=0)
 
 
 def hover_texts(labels: Sequence[str], values: Float[np.ndarray, "token layer"], unit: str) -> list[list[str]]:

@@ -19,9 +19,14 @@ METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"D
 
 
 def save_figure(
-    figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "svg", "png"), dpi: int = 300
+    figure: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "svg", "png"), dpi: int = 300
 ) -> list[Path]:
     """Write a figure as ``stem.pdf``, ``stem.svg`` and ``stem.png``, each at once or not at all.
+
+    Example:
+        >>> figure = interp.heatmap(interp.attribute(model, fact, tokens="all").map())
+        >>> [path.name for path in interp.save_figure(figure, "eiffel")]
+        ['eiffel.pdf', 'eiffel.svg', 'eiffel.png']
 
     PDF files embed their fonts as TrueType, SVG files keep text as text; no file holds a date.
 

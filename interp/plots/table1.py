@@ -1,18 +1,21 @@
 """Table 1: what the edits did, by who chose the layers; as Markdown, LaTeX and CSV, the paper's rows below.
 
-A column is a name, and every line looks its number up by that name: headings, rows, differences and the paper's rows
-come from one list, so that another metric gets another column everywhere.
+A column is a measure of :data:`~interp.evaluation.measures.MEASURES`, in that order, and every line looks its number up
+by the measure's name: headings, units, rows, differences and the paper's rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from string import ascii_lowercase
 
+from interp.editing.methods import editor_title
 from interp.errors import OptionError
-from interp.evaluation.protocol import PROTOCOLS
-from interp.evaluation.summary import Comparison, TableRow
+from interp.evaluation.measure import PERCENT, Measure
+from interp.evaluation.measures import measure_named, measures
+from interp.evaluation.protocols import PROTOCOLS
+from interp.evaluation.summary import NOTHING, Comparison, TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
 from interp.plots.paper_table import PAPER_TABLE1, PaperRow
@@ -27,9 +30,6 @@ CSV_HEADER = (
     "n_cases", "n_took", "n_skipped", "p_holm",
 )  # fmt: skip
 ROW_HEADER = ("Located by", "Editor", "Layers")
-LAST = ("fluency", "score")
-"""Columns that stand last: what is no metric of a question."""
-NOTHING = Interval(mean=math.nan, low=math.nan, high=math.nan, n=0)
 
 
 def table1_markdown(
@@ -51,30 +51,30 @@ def table1_markdown(
         OptionError: If there are no rows, or the protocol is unknown.
     """
     _check(rows, protocol)
-    form, names = MARKDOWN_FORM, _columns(rows)
+    form, columns = MARKDOWN_FORM, measures()
     n_cases = _common_n(rows)
     parts = [form.bold(form.escape(title))] if title else []
     parts.append(_about(rows, n_cases, protocol, form))
-    body, notes = _body(rows, names, protocol, n_cases, form)
-    parts.append(markdown_table((*ROW_HEADER, *map(_title, names)), [*body, *_paper_rows(names, form)], left=3))
+    body, notes = _body(rows, columns, protocol, n_cases, form)
+    parts.append(markdown_table((*ROW_HEADER, *_titles(columns, form)), [*body, *_paper_rows(columns, form)], left=3))
     if notes:
         parts.append("  \n".join(notes))
-    scored = tuple(name for name in names if name != "fluency")
+    scored = measures(by_protocol=True)
     others = [
         [form.escape(row.locator), _editor(row.method, form), form.escape(row.layers), other]
-        + [_cell(_found(row, other, name), row.n_cases, form) for name in scored]
+        + [_cell(row.measured(measure.name, other), row.n_cases, form) for measure in scored]
         for row in rows
         for other in PROTOCOLS
         if other != protocol
     ]
     parts.append("The same edits under the other protocols:")
-    parts.append(markdown_table((*ROW_HEADER, "Protocol", *map(_title, scored)), others, left=4))
+    parts.append(markdown_table((*ROW_HEADER, "Protocol", *_titles(scored, form)), others, left=4))
     for shown in dict.fromkeys(c.protocol for c in comparisons):
         compared = [c for c in comparisons if c.protocol == shown]
         named = _compared_columns(compared)
         parts.append(_about_differences(compared, shown, form))
         lines = _differences(compared, named, form)
-        parts.append(markdown_table((*ROW_HEADER[:2], *map(_title, named)), lines, left=2))
+        parts.append(markdown_table((*ROW_HEADER[:2], *_titles(named, form)), lines, left=2))
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,14 +99,14 @@ def table1_latex(
         OptionError: If there are no rows, or the protocol is unknown.
     """
     _check(rows, protocol)
-    form, names = LATEX_FORM, _columns(rows)
+    form, columns = LATEX_FORM, measures()
     n_cases = _common_n(rows)
-    body, notes = _body(rows, names, protocol, n_cases, form)
+    body, notes = _body(rows, columns, protocol, n_cases, form)
     start = [form.escape(caption)] if caption else []
     tables = [
         latex_table(
-            (*ROW_HEADER, *map(_title, names)),
-            [body, _paper_rows(names, form)],
+            (*ROW_HEADER, *_titles(columns, form)),
+            [body, _paper_rows(columns, form)],
             left=3,
             caption=" ".join((*start, _about(rows, n_cases, protocol, form))),
             label=label,
@@ -118,7 +118,7 @@ def table1_latex(
         named = _compared_columns(compared)
         tables.append(
             latex_table(
-                (*ROW_HEADER[:2], *map(_title, named)),
+                (*ROW_HEADER[:2], *_titles(named, form)),
                 [_differences(compared, named, form)],
                 left=2,
                 caption=_about_differences(compared, shown, form),
@@ -135,55 +135,55 @@ def table1_csv(rows: Sequence[TableRow], comparisons: Sequence[Comparison] = ())
     Raises:
         OptionError: If there are no rows.
     """
-    _check(rows, PROTOCOLS[0])
+    _check(rows)
     lines: list[tuple[object, ...]] = []
     for row in rows:
         head: tuple[object, ...] = ("row", row.locator, "", row.method, row.layers)
         took = "" if row.n_took is None else row.n_took
         tail: tuple[object, ...] = (row.n_cases, took, len(row.skipped), "")
         for protocol, scores in row.scores.items():
-            lines += [(*head, protocol, name, "percent", *csv_numbers(found), *tail) for name, found in scores.items()]
-        lines.append((*head, "", "fluency", "bits x 100", *csv_numbers(row.fluency), *tail))
+            for name, found in scores.items():
+                unit = measure_named(name).unit
+                lines.append((*head, protocol or "", name, unit.name, *csv_numbers(found), *tail))
     for shown in dict.fromkeys(c.protocol for c in comparisons):
         compared = [c for c in comparisons if c.protocol == shown]
         for comparison, corrected in zip(compared, _corrected(compared), strict=True):
             head = ("difference", comparison.first, comparison.second, comparison.method, "")
             for name, found in comparison.differences.items():
-                unit = "bits x 100" if name == "fluency" else "percentage points"
+                unit = measure_named(name).unit
                 p = corrected.get(name, math.nan)
                 tail = ("", "", "", "" if math.isnan(p) else repr(p))
-                lines.append((*head, shown, name, unit, *csv_numbers(found), *tail))
+                lines.append((*head, shown, name, unit.of_differences or unit.name, *csv_numbers(found), *tail))
     for printed in PAPER_TABLE1:
         head = ("paper", printed.locator, "", printed.method, printed.layers, "")
-        for name in ("reliability", "locality", "portability", "score", "fluency"):
-            unit = "bits x 100" if name == "fluency" else "percent"
-            lines.append((*head, name, unit, repr(getattr(printed, name)), *[""] * 7))
+        for measure in (*measures(by_protocol=True), *measures(by_protocol=False)):
+            if measure.name in printed.numbers:
+                number = repr(printed.numbers[measure.name])
+                lines.append((*head, measure.name, measure.unit.name, number, *[""] * 7))
     return csv_text(CSV_HEADER, lines)
 
 
-def _check(rows: Sequence[TableRow], protocol: str) -> None:
-    check_choice("protocol", protocol, PROTOCOLS)
+def _check(rows: Sequence[TableRow], protocol: str = "teacher-forced") -> None:
+    check_choice("protocol", protocol, tuple(PROTOCOLS))
     if not rows:
         raise OptionError("rows is empty; expected at least one row of Table 1")
+    for name in (name for row in rows for scores in row.scores.values() for name in scores):
+        measure_named(name)  # a number that has no column is not left out in silence
 
 
-def _columns(rows: Sequence[TableRow]) -> tuple[str, ...]:
-    """The names of the columns: every metric that a row has, then fluency and the score."""
-    named = dict.fromkeys(name for row in rows for scores in row.scores.values() for name in scores)
-    return (*(name for name in named if name not in LAST), *LAST)
+def _compared_columns(comparisons: Sequence[Comparison]) -> tuple[Measure, ...]:
+    named = {measure_named(name).name for comparison in comparisons for name in comparison.differences}
+    return tuple(measure for measure in measures() if measure.name in named)
 
 
-def _compared_columns(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    named = dict.fromkeys(name for comparison in comparisons for name in comparison.differences)
-    return (*(name for name in named if name not in LAST), *(name for name in LAST if name in named))
+def _titles(columns: Sequence[Measure], form: Form) -> tuple[str, ...]:
+    return tuple(form.escape(measure.title) for measure in columns)
 
 
-def _title(name: str) -> str:
-    return name.capitalize()
-
-
-def _found(row: TableRow, protocol: str, name: str) -> Interval:
-    return row.fluency if name == "fluency" else row.scores[protocol].get(name, NOTHING)
+def _units(columns: Sequence[Measure], form: Form) -> list[str]:
+    """What is not in percent."""
+    named = {measure.name: measure.unit.name.replace(" x ", " × ") for measure in columns if measure.unit != PERCENT}
+    return [f"{form.escape(name)} in {form.escape(unit)}" for name, unit in named.items()]
 
 
 def _common_n(rows: Sequence[TableRow]) -> int | None:
@@ -194,34 +194,38 @@ def _common_n(rows: Sequence[TableRow]) -> int | None:
 
 def _about(rows: Sequence[TableRow], n_cases: int | None, protocol: str, form: Form) -> str:
     over = f"over n = {n_cases} cases" if n_cases is not None else "over the n cases of each row"
-    found = [row.fluency for row in rows]
-    found += [interval for row in rows for scores in row.scores.values() for interval in scores.values()]
-    why = dict.fromkeys(interval.why for interval in found if _has_no_interval(interval) and interval.why)
-    without = f" [{form.dash}]: no interval ({form.escape('; '.join(why))})." if why else ""
+    groups = [(under, scores) for row in rows for under, scores in row.scores.items()]
+    groups.sort(key=lambda group: group[0] is not None)  # those of no protocol first
+    without = _about_missing((found for _, scores in groups for found in scores.values()), form)
+    columns = measures()
+    about = [f"{form.escape(each.name)}: {form.escape(each.about)}" for each in columns if each.about]
+    said = "; ".join(("", *about, *_units(columns, form), f"{form.dash}: not measured."))
     return (
-        f"Scores in percent ({protocol}), mean [95% interval] {over}, or over fewer where a cell says so;"
-        f" score: harmonic mean of reliability, locality and portability; fluency in bits {form.times} 100;"
-        f" {form.dash}: not measured."
-    ).replace("%", form.escape("%")) + without
+        f"Scores in percent ({protocol}), mean [95{form.escape('%')} interval] {over}, or over fewer where a cell says"
+        f" so{said}{without}"
+    )
 
 
 def _about_differences(comparisons: Sequence[Comparison], protocol: str, form: Form) -> str:
     tests = sum(not math.isnan(p) for comparison in comparisons for p in comparison.p_values.values())
-    why = dict.fromkeys(
-        found.why for c in comparisons for found in c.differences.values() if _has_no_interval(found) and found.why
-    )
-    without = f" [{form.dash}]: no interval ({form.escape('; '.join(why))})." if why else ""
-    below = form.escape("<")
+    without = _about_missing((found for c in comparisons for found in c.differences.values()), form)
+    units = "".join(f"; {unit}" for unit in _units(_compared_columns(comparisons), form))
     return (
         "Differences between locators (positive: the first is higher), paired by case, in percentage points"
-        f" ({protocol}; fluency in bits {form.times} 100), mean [95% interval, each for itself]; bold: p {below}"
+        f" ({protocol}{units}), mean [95{form.escape('%')} interval, each for itself]; bold: p {form.escape('<')}"
         f" {SIGNIFICANT} in a paired permutation test, after Holm's correction for the {tests} differences of this"
-        " table."
-    ).replace("%", form.escape("%")) + without
+        f" table.{without}"
+    )
+
+
+def _about_missing(found: Iterable[Interval], form: Form) -> str:
+    """Why some of these have no interval."""
+    why = dict.fromkeys(each.why for each in found if _has_no_interval(each) and each.why)
+    return f" [{form.dash}]: no interval ({form.escape('; '.join(why))})." if why else ""
 
 
 def _body(
-    rows: Sequence[TableRow], names: Sequence[str], protocol: str, n_cases: int | None, form: Form
+    rows: Sequence[TableRow], columns: Sequence[Measure], protocol: str, n_cases: int | None, form: Form
 ) -> tuple[list[list[str]], list[str]]:
     """Lines of the table, and the notes that they refer to by letters."""
     remarks = _remarks(rows)
@@ -236,7 +240,7 @@ def _body(
                 form.escape(row.locator) + count,
                 _editor(row.method, form) + noted,
                 form.escape(row.layers),
-                *(_cell(_found(row, protocol, name), row.n_cases, form) for name in names),
+                *(_cell(row.measured(measure.name, protocol), row.n_cases, form) for measure in columns),
             ]
         )
     return lines, [f"{form.note.format(mark)} {form.escape(text)}" for text, mark in marks.items()]
@@ -248,7 +252,7 @@ def _remarks(rows: Sequence[TableRow]) -> list[list[str]]:
     keys = []
     for row in rows:
         numbers = [str(found) for scores in row.scores.values() for found in scores.values()]
-        keys.append((row.method, row.layers, str(row.fluency), *numbers))
+        keys.append((row.method, row.layers, *numbers))
         same.setdefault(keys[-1], []).append(row.locator)
     remarks = []
     for row, key in zip(rows, keys, strict=True):
@@ -264,12 +268,13 @@ def _remarks(rows: Sequence[TableRow]) -> list[list[str]]:
     return remarks
 
 
-def _paper_rows(names: Sequence[str], form: Form) -> list[list[str]]:
-    about = "The paper: GPT2-XL, ZsRE; no intervals, no generality"
+def _paper_rows(columns: Sequence[Measure], form: Form) -> list[list[str]]:
+    names = [measure.name for measure in columns]
+    missing = [f"no {name}" for name in names if not any(name in row.numbers for row in PAPER_TABLE1)]
+    about = ", ".join(("The paper: GPT2-XL, ZsRE; no intervals", *missing))
     lines = [[form.bold(form.escape(about)), *[""] * (len(names) + 2)]]
     for row in PAPER_TABLE1:
-        numbers = [getattr(row, name, None) for name in names]
-        cells = [form.dash if value is None else f"{value:.2f}" for value in numbers]
+        cells = [f"{row.numbers[name]:.2f}" if name in row.numbers else form.dash for name in names]
         lines.append([f"Paper: {form.escape(row.locator)}", _editor(row.method, form), form.escape(row.layers), *cells])
     return lines
 
@@ -283,16 +288,16 @@ def _corrected(comparisons: Sequence[Comparison]) -> list[dict[str, float]]:
     return corrected
 
 
-def _differences(comparisons: Sequence[Comparison], names: Sequence[str], form: Form) -> list[list[str]]:
+def _differences(comparisons: Sequence[Comparison], columns: Sequence[Measure], form: Form) -> list[list[str]]:
     lines = []
     for comparison, corrected in zip(comparisons, _corrected(comparisons), strict=True):
         n = max(found.n for found in comparison.differences.values())
         first, second = form.escape(comparison.first), form.escape(comparison.second)
         pair = f"{first} against{form.line}{second} (n = {n})"
         cells = []
-        for name in names:
-            cell = _cell(comparison.differences.get(name, NOTHING), n, form)
-            cells.append(form.bold(cell) if corrected.get(name, 1.0) < SIGNIFICANT else cell)
+        for measure in columns:
+            cell = _cell(comparison.differences.get(measure.name, NOTHING), n, form)
+            cells.append(form.bold(cell) if corrected.get(measure.name, 1.0) < SIGNIFICANT else cell)
         lines.append([pair, _editor(comparison.method, form), *cells])
     return lines
 
@@ -312,4 +317,4 @@ def _cell(found: Interval, n_cases: int, form: Form) -> str:
 
 
 def _editor(method: str, form: Form) -> str:
-    return form.dash if method == "none" else form.escape(method.upper())
+    return form.dash if method == "none" else form.escape(editor_title(method))

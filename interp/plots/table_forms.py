@@ -21,7 +21,7 @@ class Form:
         bold: Of a cell.
         note: Of a mark.
         line: What divides a mean from its interval: in LaTeX a line, as the table would not fit a page otherwise.
-        minus, times, dash: The signs.
+        minus, dash: The signs.
     """
 
     escape: Callable[[str], str]
@@ -29,7 +29,6 @@ class Form:
     note: str
     line: str
     minus: str
-    times: str
     dash: str
 
 
@@ -53,12 +52,9 @@ def _latex_bold(cell: str) -> str:
     return "\n".join(rf"\textbf{{{line}}}" for line in cell.split("\n"))
 
 
-MARKDOWN_FORM = Form(
-    escape=_markdown_text, bold="**{}**".format, note="<sup>{}</sup>", line=" ", minus="-", times="×", dash="–"
-)
+MARKDOWN_FORM = Form(escape=_markdown_text, bold="**{}**".format, note="<sup>{}</sup>", line=" ", minus="-", dash="–")
 LATEX_FORM = Form(
-    escape=_latex_text, bold=_latex_bold, note=r"\textsuperscript{{{}}}", line="\n", minus="$-$", times=r"$\times$",
-    dash="--",
+    escape=_latex_text, bold=_latex_bold, note=r"\textsuperscript{{{}}}", line="\n", minus="$-$", dash="--",
 )  # fmt: skip
 
 

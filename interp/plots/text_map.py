@@ -17,8 +17,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
-from interp.plots.panel import number
 from interp.plots.style import DIVERGING, ColourScale
+from interp.system.readable import number
 
 __all__ = ["NARROWEST", "WIDEST", "text_map"]
 

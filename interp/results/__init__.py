@@ -2,5 +2,6 @@
 
 from interp.results.record import Provenance, Record, load_record, provenance
 from interp.results.run_folder import RunFolder
+from interp.results.token_map import TokenMap
 
-__all__ = ["Provenance", "Record", "RunFolder", "load_record", "provenance"]
+__all__ = ["Provenance", "Record", "RunFolder", "TokenMap", "load_record", "provenance"]

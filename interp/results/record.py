@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from interp.results.shown import Shown
 from interp.system.files import write_atomically
 

@@ -19,8 +19,6 @@ from interp.statistics.intervals import MIN_BOUNDED, MIN_UNBOUNDED, bounded_inte
 
 __all__ = ["Interval", "bootstrap_mean", "bootstrap_score", "paired_difference", "rank_correlation", "score_difference"]
 
-PARTS = ("reliability", "locality", "portability")
-"""What the score is the harmonic mean of (checked against the paper's four rows)."""
 SHARE = (0.0, 1.0)
 
 
@@ -109,66 +107,75 @@ def paired_difference(
 
 
 def bootstrap_score(
-    reliability: Sequence[float],
-    locality: Sequence[float],
-    portability: Sequence[float],
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    *parts: Sequence[float], names: Sequence[str] = (), resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """The harmonic mean of three means of shares; each mean is over the cases that were measured in it.
+    """The harmonic mean of several means of shares; each mean is over the cases that were measured in it.
 
-    ``n`` counts the cases measured in at least one of the three.
+    ``n`` counts the cases measured in at least one part.
 
     Args:
-        reliability: One share, from 0 to 1, per case.
-        locality: The same cases.
-        portability: The same cases.
+        parts: Each one share, from 0 to 1, per case, of the same cases.
+        names: Of the parts, for errors; ``part 1`` and so on if empty.
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
 
     Raises:
-        OptionError: If the lengths differ, a value is no share, or an option is out of range.
+        OptionError: If there are no parts, their lengths differ, a value is no share, or an option is out of range.
     """
     _check_options(resamples, seed)
-    columns = _columns(SHARE, reliability=reliability, locality=locality, portability=portability)
-    return _bounded(columns[:, ~np.isnan(columns).all(0)], harmonic, [SHARE] * 3, resamples, seed)
+    columns = _columns(SHARE, **dict(zip(_part_names(len(parts), names), parts, strict=True)))
+    return _bounded(columns[:, ~np.isnan(columns).all(0)], harmonic, [SHARE] * len(parts), resamples, seed)
 
 
 def score_difference(
-    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, resamples: int = 10_000, seed: int = 0
+    a: Sequence[Sequence[float]],
+    b: Sequence[Sequence[float]],
+    *,
+    names: Sequence[str] = (),
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
     """How much the score of a exceeds that of b, paired by case.
 
     Args:
-        a: Reliability, locality and portability, each a share per case.
+        a: The parts of the score, each a share per case.
         b: The same of the same cases under another method.
-        resamples: Bootstrap samples; the six numbers of a case are drawn together.
+        names: See :func:`bootstrap_score`.
+        resamples: Bootstrap samples; all numbers of a case are drawn together.
         seed: Of the bootstrap.
 
     Raises:
         OptionError: See :func:`bootstrap_score`.
     """
     _check_options(resamples, seed)
-    columns = paired_columns(a, b)
+    columns = paired_columns(a, b, names)
+    n = len(a)
 
     def difference(means: Float[np.ndarray, "parts resample"]) -> Float[np.ndarray, "resample"]:
-        return harmonic(means[:3]) - harmonic(means[3:])
+        return harmonic(means[:n]) - harmonic(means[n:])
 
-    return _bounded(columns, difference, [SHARE] * 3 + [SHARE[::-1]] * 3, resamples, seed)
+    return _bounded(columns, difference, [SHARE] * n + [SHARE[::-1]] * n, resamples, seed)
 
 
-def paired_columns(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Float[np.ndarray, "parts case"]:
-    """The three parts of two scores; a number counts only where the other method's is there too."""
+def paired_columns(
+    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], names: Sequence[str] = ()
+) -> Float[np.ndarray, "parts case"]:
+    """The parts of two scores; a number counts only where the other method's is there too."""
     named = {
         f"{part} of {name}": column
         for name, side in (("a", a), ("b", b))
-        for part, column in zip(PARTS, side, strict=True)
+        for part, column in zip(_part_names(len(a), names), side, strict=True)
     }
     columns = _columns(SHARE, **named)
-    both = ~np.isnan(columns[:3]) & ~np.isnan(columns[3:])
+    both = ~np.isnan(columns[: len(a)]) & ~np.isnan(columns[len(a) :])
     columns[~np.concatenate([both, both])] = np.nan
     return columns[:, both.any(0)]
+
+
+def _part_names(count: int, names: Sequence[str]) -> Sequence[str]:
+    if not count:
+        raise OptionError("a score of no parts")
+    return names or [f"part {i}" for i in range(1, count + 1)]
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval:

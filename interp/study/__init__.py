@@ -1,5 +1,8 @@
-"""The paper's study on any model: facts located, cases edited, what was found."""
+"""The paper's study on any model: facts located, cases edited, what was found.
 
-from interp.study.locating import LocateSettings, class_averages, locate_facts, located
+Names are loaded on first use: locating needs nothing of editing and evaluating.
+"""
 
-__all__ = ["LocateSettings", "class_averages", "locate_facts", "located"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,22 +1,23 @@
-"""What a study of edited layers found, from its records alone: Table 1, the layer sweep, one fact located again."""
+"""What a study of edited layers found, from its records alone: Table 1, the locators compared, the layer sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from interp.errors import DataError
 from interp.evaluation.protocol import CaseEvaluation
-from interp.evaluation.summary import Comparison, TableRow, compared, table_row
+from interp.evaluation.summary import Comparison, TableRow, compare, table_row
 from interp.locate.class_average import ClassAverage
-from interp.locate.methods.attribution import Attribution
-from interp.locate.methods.causal_trace import CausalTrace
 from interp.results.run_folder import RunFolder
 from interp.results.shown import Shown
+from interp.results.skips import Skips
 from interp.statistics.estimates import Interval, rank_correlation
-from interp.study.plan import LAST_SUBJECT, LOCATORS, finished, layers_of, layers_text, read_plan, unit_name
+from interp.study.layers import LAST_SUBJECT
+from interp.study.plan import CONTROL, Plan, PlannedRow, finished, layers_of, read_plan, unit_name
 
-__all__ = ["EditResults", "Relocated", "Strength", "edit_results", "relocated"]
+__all__ = ["EditResults", "Strength", "read_edit_results"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ class EditResults(Shown):
 
     Args:
         rows: Table 1: before any edit, then each locator with each editor.
-        comparisons: Tracing against attribution, and both against the control, paired by case.
+        comparisons: The locators against each other and against the control, paired by case.
         by_layer: The layer sweep.
-        strengths: Of the two locators.
+        strengths: Of each locator.
     """
 
     rows: tuple[TableRow, ...]
@@ -58,77 +59,110 @@ class EditResults(Shown):
     strengths: tuple[Strength, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Relocated:
-    """The first case located before and after its edit."""
-
-    case: str
-    trace: tuple[CausalTrace, CausalTrace]
-    attribution: tuple[Attribution, Attribution]
-
-
-def edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
+def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
     """Table 1 and the layer sweep from records alone.
+
+    Example:
+        >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
+        >>> averages = interp.class_averages(run)
+        >>> settings = interp.EditStudySettings(limit=1, stride=5, fluency_tokens=20, corpus=interp.Corpus(tokens=2560))
+        >>> edits = interp.edit_cases(model, cases, averages, "edited", settings, noise=0.3)
+        >>> [(row.locator, row.method) for row in interp.read_edit_results(edits, averages).rows[:3]]
+        [('Before any edit', 'none'), ('Attribution score', 'rome'), ('Attribution score', 'memit')]
 
     Raises:
         DataError: If the study is not finished (names the first missing record), or every case of a row was left out.
     """
     plan = read_plan(run)
-    chosen, swept, seed = plan.chosen, plan.swept, plan.seed
-
-    def row(
-        method: str, layers: Sequence[tuple[int, ...]], locator: str, text: str, edited: bool = True
-    ) -> tuple[TableRow, list[CaseEvaluation]]:
-        why = [plan.why_not(method, at, i) for i, at in enumerate(layers)]
-        skipped = [f"case {plan.cases[i]}: {reason}" for i, reason in enumerate(why) if reason is not None]
-        found = [
-            finished(
-                run, CaseEvaluation, unit_name("case", method, at, i), case=plan.cases[i], method=method, layers=at
-            )
-            for i, at in enumerate(layers)
-            if why[i] is None
-        ]
-        if not found:
-            raise DataError(f"{run.path}: {locator}, {method} at {text}: every case was left out; {skipped[0]}")
-        return table_row(found, locator=locator, layers=text, edited=edited, skipped=skipped, seed=seed), found
-
-    groups: dict[tuple[str, str], list[CaseEvaluation]] = {}
-    rows: list[TableRow] = []
-    for locator, title in LOCATORS.items():
-        for method in ("rome", "memit"):
-            layers = layers_of(locator, method, chosen, plan.drawn)
-            entry, groups[locator, method] = row(method, layers, title, layers_text(locator, layers))
-            rows.append(entry)
-    unedited, _ = row("rome", layers_of("tracing", "rome", chosen, plan.drawn), "Before any edit", "-", edited=False)
-    comparisons = [
-        compared(*_in_both(groups[a, method], groups[b, method]), names=(LOCATORS[a], LOCATORS[b]), seed=seed)
-        for method in ("rome", "memit")
-        for a, b in (("tracing", "attribution"), ("tracing", "random"), ("attribution", "random"))
-    ]
-    by_layer = {layer: row("rome", [(layer,)] * len(plan.cases), "Layer sweep", str(layer))[0] for layer in swept}
-    scores = [by_layer[layer].scores["teacher-forced"]["score"].mean for layer in swept]
-    maps = {average.method: average for average in averages}
-    strengths = []
-    for locator, method in (("attribution", "attribution"), ("tracing", "mlp")):
-        mean, low, high = (
-            tuple(float(x) for x in values[LAST_SUBJECT])
-            for values in (maps[method].mean, maps[method].low, maps[method].high)
-        )
-        strengths.append(
-            Strength(
-                locator=LOCATORS[locator],
-                title=maps[method].title,
-                unit=maps[method].unit,
-                mean=mean,
-                low=low,
-                high=high,
-                chosen=chosen[locator].rome,
-                correlation=rank_correlation([mean[layer] for layer in swept], scores),
-            )
-        )
+    reader = _Reader(run, plan, Skips.of(run), int(run.settings()["seed"]))
+    rows, found = [reader.unedited()], {}
+    for planned in plan.rows():
+        row, found[planned.locator, planned.editor] = reader.row(planned)
+        rows.append(row)
+    by_layer = {layer: reader.swept(layer) for layer in plan.swept}
     return EditResults(
-        rows=(unedited, *rows), comparisons=tuple(comparisons), by_layer=by_layer, strengths=tuple(strengths)
+        rows=tuple(rows),
+        comparisons=tuple(reader.comparisons(found)),
+        by_layer=by_layer,
+        strengths=tuple(_strengths(plan, by_layer, averages)),
     )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Rows of a study's table from its records."""
+
+    run: RunFolder
+    plan: Plan
+    skips: Skips
+    seed: int
+
+    def row(self, planned: PlannedRow) -> tuple[TableRow, list[CaseEvaluation]]:
+        """A row of Table 1, and the cases that it is the mean of."""
+        found, skipped = self._cases(planned)
+        row = table_row(found, locator=planned.located_by, layers=planned.span, skipped=skipped, seed=self.seed)
+        return row, found
+
+    def unedited(self) -> TableRow:
+        """The row of the model before any edit, over the cases that are located again with."""
+        editor, layers = self.plan.edit_located_again
+        planned = PlannedRow(locator=list(self.plan.layers)[-1], editor=editor, layers=(layers,) * len(self.plan.cases))
+        found, skipped = self._cases(planned)
+        return table_row(found, locator="Before any edit", layers="-", edited=False, skipped=skipped, seed=self.seed)
+
+    def swept(self, layer: int) -> TableRow:
+        """A row of the layer sweep."""
+        planned = self.plan.sweep_row(layer)
+        found, skipped = self._cases(planned)
+        return table_row(found, locator="Layer sweep", layers=planned.span, skipped=skipped, seed=self.seed)
+
+    def comparisons(self, found: Mapping[tuple[str, str], Sequence[CaseEvaluation]]) -> Iterator[Comparison]:
+        """The locators against each other, later ones against earlier, and each against the control."""
+        names = {row.locator: row.located_by for row in self.plan.rows()}
+        order = [*reversed(list(self.plan.layers)), CONTROL]
+        for editor in self.plan.placed:
+            for first, second in combinations(order, 2):
+                pair = _in_both(found[first, editor], found[second, editor])
+                yield compare(*pair, names=(names[first], names[second]), seed=self.seed)
+
+    def _cases(self, planned: PlannedRow) -> tuple[list[CaseEvaluation], list[str]]:
+        """The evaluated cases of a row, and why the others are left out."""
+        found, skipped = [], []
+        for i, (case, layers) in enumerate(zip(self.plan.cases, planned.layers, strict=True)):
+            reason = self.plan.why_not(self.skips, planned.editor, layers, i)
+            if reason is not None:
+                skipped.append(f"case {case}: {reason}")
+                continue
+            unit = unit_name("case", planned.editor, layers, i)
+            expected = {"case": case, "method": planned.editor, **layers_of(layers)}
+            found.append(finished(self.run, CaseEvaluation, unit, **expected))
+        if not found:
+            raise DataError(
+                f"{self.run.path}: {planned.located_by}, {planned.editor} at {planned.span}: every case was left out;"
+                f" {skipped[0]}"
+            )
+        return found, skipped
+
+
+def _strengths(plan: Plan, by_layer: Mapping[int, TableRow], averages: Sequence[ClassAverage]) -> Iterator[Strength]:
+    scores = [row.scores["teacher-forced"]["score"].mean for row in by_layer.values()]
+    maps = {average.method: average for average in averages}
+    names = {row.locator: row.located_by for row in plan.rows()}
+    for name, chosen in plan.chosen.items():
+        shown = maps[name]
+        mean, low, high = (
+            tuple(float(x) for x in values[LAST_SUBJECT]) for values in (shown.mean, shown.low, shown.high)
+        )
+        yield Strength(
+            locator=names[name],
+            title=shown.title,
+            unit=shown.unit,
+            mean=mean,
+            low=low,
+            high=high,
+            chosen=chosen,
+            correlation=rank_correlation([mean[layer] for layer in by_layer], scores),
+        )
 
 
 def _in_both(
@@ -137,24 +171,3 @@ def _in_both(
     """The cases that neither left out."""
     both = {e.case for e in first} & {e.case for e in second}
     return [e for e in first if e.case in both], [e for e in second if e.case in both]
-
-
-def relocated(run: RunFolder) -> Relocated:
-    """The maps of the first case that was edited, before and after its edit.
-
-    Raises:
-        DataError: If the study is not finished, or a record is damaged or not what its name says.
-    """
-    plan = read_plan(run)
-    case = plan.cases[plan.located_again()]
-    traces = [finished(run, CausalTrace, f"trace-{when}") for when in ("before", "after")]
-    attributions = [
-        finished(run, Attribution, f"attribution-{when}", fact=trace.fact, provenance=trace.provenance)
-        for when, trace in zip(("before", "after"), traces, strict=True)
-    ]
-    expected = run.settings().get("provenance", {}).get("weights_hash")
-    if traces[0].provenance.weights_hash != expected:
-        raise DataError(
-            f"{run.path}: trace-before is of weights {traces[0].provenance.weights_hash}; the study has {expected}"
-        )
-    return Relocated(case=case, trace=tuple(traces), attribution=tuple(attributions))

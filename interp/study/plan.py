@@ -1,191 +1,194 @@
-"""What a study of edited layers sets out to do: settings, the layers of each locator, the names of its units.
+"""What a study of edits sets out to do, and how its units of work and their records are called.
 
-Attribution and tracing each point to the layer of the largest class-averaged value at the last subject token
-(tracing: of MLP outputs, which is what is edited). ROME edits that layer. MEMIT's five layers begin there for
-attribution and end there for tracing, as in the paper (1: 1-5; 17: 13-17). The control's ROME layer is drawn for each
-case from those of the layer sweep, its MEMIT window from those that begin at every such layer.
-
-Every locator gets as many layers: a window that would reach beyond the model is moved into it, not cut (tracing's at
-layer 2 is 0-4). Editing one layer or five is another edit, whoever chose them.
+One row of Table 1 is one editor at the layers of one locator; its cases are units of work. The plan is written when a
+study starts, and everything is read by it afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from transformer_lens import HookedTransformer
-
-from interp.editing.config import EditConfig
-from interp.editing.corpora import Corpus
-from interp.editing.defaults import check_config, default_config
-from interp.errors import DataError, OptionError
-from interp.locate.class_average import ClassAverage
-from interp.models.tokens import TOKEN_CLASSES
-from interp.options import check_positive, check_seed
+from interp.editing.methods import editor_named
+from interp.errors import DataError
+from interp.locate.methods import locator_named
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
+from interp.study import paper
+from interp.study.layers import drawn_layers, layer_span, layers_around, placed_editors, swept_layers
+from interp.study.settings import EditStudySettings
 
 __all__ = [
-    "LAST_SUBJECT",
-    "LOCATORS",
-    "PAPER_LAYERS",
-    "PRESETS",
-    "EditStudySettings",
-    "LayerChoice",
+    "CONTROL",
+    "LOCATED_AGAIN",
     "Plan",
+    "PlannedRow",
+    "again_unit",
     "case_unit",
-    "choose_layers",
-    "config_at",
-    "draw_control",
     "finished",
-    "layer_span",
     "layers_of",
-    "layers_text",
+    "planned",
     "read_plan",
     "unit_name",
+    "write_plan",
 ]
 
-LAST_SUBJECT = TOKEN_CLASSES.index("Last subject token")
-WINDOW = 5  # MEMIT's layers, as published for GPT2-XL
-LOCATORS = {"attribution": "Attribution score", "tracing": "Causal tracing", "random": "Random layer (control)"}
+CONTROL = "random"
+"""What stands for a locator where the layers are drawn."""
+
+LOCATED_AGAIN = ("before", "after")
+"""When one case is located once more: before its edit, and after."""
+
+FILE = "selection.json"
+Layers = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerChoice:
-    """The layers that a locator points to."""
-
-    rome: int
-    memit: tuple[int, ...]
-
-
-PAPER_LAYERS: Mapping[str, LayerChoice] = {
-    "attribution": LayerChoice(rome=1, memit=(1, 2, 3, 4, 5)),
-    "tracing": LayerChoice(rome=17, memit=(13, 14, 15, 16, 17)),
-}
-"""What the paper edits in GPT2-XL."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditStudySettings:
-    """Everything that Table 1 depends on, besides the model, the cases and the located layers.
+class PlannedRow:
+    """A row of Table 1 before anything is edited.
 
     Args:
-        limit: How many cases, in their order; all if None.
-        stride: The layer sweep edits every such layer.
-        context_kinds: (tokens, texts) of the contexts that the model writes.
-        corpus: Of the second moments.
-        fluency_tokens: Tokens that are sampled for fluency.
-        seed: Of the contexts, the control's layers, the sampling and the bootstrap.
-        layers: Layers by locator (``attribution``, ``tracing``) instead of the located ones.
+        locator: Its name, :data:`CONTROL`, or empty for an editor that chooses its layers.
+        editor: Its name.
+        layers: Of each case; none where the editor chooses them.
     """
 
-    limit: int | None = 12
-    stride: int = 3
-    context_kinds: tuple[tuple[int, int], ...] = ((10, 5),)
-    corpus: Corpus = field(default_factory=Corpus)
-    fluency_tokens: int = 100
-    seed: int = 0
-    layers: Mapping[str, LayerChoice] | None = None
+    locator: str
+    editor: str
+    layers: tuple[Layers, ...]
 
-    def __post_init__(self) -> None:
-        check_positive(stride=self.stride, fluency_tokens=self.fluency_tokens)
-        if self.limit is not None:
-            check_positive(limit=self.limit)
-        check_seed(self.seed)
-        if self.layers is not None and not isinstance(self.layers, Mapping):
-            raise OptionError(f"layers must map locators to their layers, got {self.layers!r}")
-        if self.layers is not None and set(self.layers) != {"attribution", "tracing"}:
-            raise OptionError(f"layers must be given for attribution and tracing, got {sorted(map(str, self.layers))}")
+    @property
+    def located_by(self) -> str:
+        """What pointed to the layers, as Table 1 says it."""
+        if self.locator == CONTROL:
+            return "Random layer (control)"
+        if not self.locator:
+            return "Chosen by the editor"
+        locator = locator_named(self.locator)
+        return locator.located_by or locator.title
 
-
-PRESETS: Mapping[str, EditStudySettings] = {
-    "default": EditStudySettings(),
-    "paper": EditStudySettings(
-        limit=None,
-        context_kinds=((5, 10), (10, 10)),
-        corpus=Corpus(source="hub:wikimedia/wikipedia:20231101.en", tokens=10_000_000, row=512),
-        layers=PAPER_LAYERS,
-    ),
-}
-"""``paper``: its layers of GPT2-XL, ROME's contexts, Wikipedia, every case."""
+    @property
+    def span(self) -> str:
+        """The layers as Table 1 says them; of drawn ones how many there are, which is part of the comparison."""
+        if self.locator != CONTROL:
+            return layer_span(self.layers[0])
+        widths = sorted({len(at) for at in self.layers})
+        return f"{' or '.join(map(str, widths))} random"
 
 
-def choose_layers(averages: Sequence[ClassAverage], n_layers: int) -> dict[str, LayerChoice]:
-    """The layers that attribution and tracing point to (step 1 of the module).
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study sets out to do.
+
+    Args:
+        cases: The ids of the cases.
+        editors: Their names.
+        chosen: The layer that each locator points to.
+        layers: By locator and editor what is edited there.
+        drawn: The control's layers of each case, by editor.
+        swept: The layer sweep: by its last layer what the first editor edits.
+        again: The locators that are run before and after an edit, and the first part of their units' names.
+    """
+
+    cases: tuple[str, ...]
+    editors: tuple[str, ...]
+    chosen: Mapping[str, int]
+    layers: Mapping[str, Mapping[str, Layers]]
+    drawn: Sequence[Mapping[str, Layers]]
+    swept: Mapping[int, Layers]
+    again: Mapping[str, str]
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """The editors that edit where a locator points, in their order; the first is that of the sweep."""
+        return placed_editors(self.editors)
+
+    def rows(self) -> Iterator[PlannedRow]:
+        """The rows of Table 1, in its order."""
+        for locator, by_editor in self.layers.items():
+            for editor in self.placed:
+                yield PlannedRow(locator=locator, editor=editor, layers=(by_editor[editor],) * len(self.cases))
+        for editor in self.placed:
+            yield PlannedRow(locator=CONTROL, editor=editor, layers=tuple(case[editor] for case in self.drawn))
+        for editor in self.editors:
+            if editor not in self.placed:
+                yield PlannedRow(locator="", editor=editor, layers=((),) * len(self.cases))
+
+    def sweep_row(self, layer: int) -> PlannedRow:
+        """The cases of the layer sweep at one layer."""
+        return PlannedRow(locator="", editor=self.placed[0], layers=(self.swept[layer],) * len(self.cases))
+
+    @property
+    def edit_located_again(self) -> tuple[str, Layers]:
+        """The editor and layers of the edit that is located again: the first editor, where the last locator points."""
+        return self.placed[0], list(self.layers.values())[-1][self.placed[0]]
+
+    def why_not(self, skips: Skips, editor: str, layers: Layers, case: int) -> str | None:
+        """Why a case was not edited at these layers; None if it was."""
+        units = (case_unit(case), unit_name("case", editor, layers, case))
+        return next((skips.reasons[unit] for unit in units if unit in skips), None)
+
+    def case_located_again(self, skips: Skips) -> int:
+        """The first case that was edited with what is located again.
+
+        Raises:
+            DataError: If none was.
+        """
+        edit = self.edit_located_again
+        for case in range(len(self.cases)):
+            if self.why_not(skips, *edit, case) is None:
+                return case
+        raise DataError(
+            f"{skips.run.path}: every case was left out, the first because: {self.why_not(skips, *edit, 0)}"
+        )
+
+
+def planned(cases: Sequence[str], chosen: Mapping[str, int], n_layers: int, settings: EditStudySettings) -> Plan:
+    """The plan of a study.
+
+    Args:
+        cases: The ids of the cases.
+        chosen: The layer that each locator points to.
+        n_layers: Of the model.
+        settings: The study's.
 
     Raises:
-        OptionError: If a map is missing.
+        OptionError: If all editors choose their layers themselves.
     """
-    peaks = {average.method: average.peak[LAST_SUBJECT] for average in averages}
-    if not {"attribution", "mlp"} <= set(peaks):
-        raise OptionError(f"layers are chosen from the attribution and mlp maps, got {sorted(peaks)}")
-    first, last = peaks["attribution"], peaks["mlp"]
-    return {
-        "attribution": LayerChoice(rome=first, memit=_window(first, WINDOW, n_layers)),
-        "tracing": LayerChoice(rome=last, memit=_window(last - WINDOW + 1, WINDOW, n_layers)),
-    }
+    placed = placed_editors(settings.editors)
+    return Plan(
+        cases=tuple(cases),
+        editors=settings.editors,
+        chosen=dict(chosen),
+        layers={
+            locator: {editor: layers_around(locator, editor, peak, n_layers) for editor in placed}
+            for locator, peak in chosen.items()
+        },
+        drawn=drawn_layers(len(cases), placed, n_layers=n_layers, stride=settings.stride, seed=settings.seed),
+        swept=swept_layers(placed[0], n_layers, settings.stride),
+        again={name: name for name in settings.located_again},
+    )
 
 
-def draw_control(
-    n_cases: int, chosen: Mapping[str, LayerChoice], *, n_layers: int, stride: int, seed: int
-) -> list[LayerChoice]:
-    """The control's layers of each case; its windows are as wide as those of the locators (the widest of them)."""
-    width = max(len(choice.memit) for choice in chosen.values())
-    generator = np.random.default_rng(seed)
-    layers = generator.choice(range(0, n_layers, stride), size=n_cases).tolist()
-    starts = generator.choice(range(0, max(1, n_layers - width + 1), stride), size=n_cases).tolist()
-    return [
-        LayerChoice(rome=layer, memit=_window(start, width, n_layers))
-        for layer, start in zip(layers, starts, strict=True)
-    ]
-
-
-def config_at(model: HookedTransformer, method: str, layers: tuple[int, ...]) -> EditConfig:
-    """A method's default settings at other layers.
-
-    Raises:
-        OptionError: If a layer does not exist.
-    """
-    config = default_config(model, method).at(layers)
-    check_config(model, method, config)
-    return config
-
-
-def _window(first: int, width: int, n_layers: int) -> tuple[int, ...]:
-    """So many layers from the first, moved into the model."""
-    first = max(0, min(first, n_layers - width))
-    return tuple(range(first, min(first + width, n_layers)))
-
-
-def layers_of(
-    locator: str, method: str, chosen: Mapping[str, LayerChoice], drawn: Sequence[LayerChoice]
-) -> list[tuple[int, ...]]:
-    """The edited layers of each case."""
-    choices = drawn if locator == "random" else [chosen[locator]] * len(drawn)
-    return [(choice.rome,) if method == "rome" else choice.memit for choice in choices]
-
-
-def layers_text(locator: str, layers: Sequence[tuple[int, ...]]) -> str:
-    """What a row of Table 1 says of its layers; of drawn ones how many there are, which is part of the comparison."""
-    if locator != "random":
-        return layer_span(layers[0])
-    widths = sorted({len(at) for at in layers})
-    return f"{' or '.join(map(str, widths))} random"
-
-
-def layer_span(layers: Sequence[int]) -> str:
-    """Layers as text: ``17``, ``13-17``, ``1,2,4``."""
-    if list(layers) != list(range(layers[0], layers[-1] + 1)):
-        return ",".join(map(str, layers))
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
-
-
-def unit_name(kind: str, method: str, layers: Sequence[int], case: int) -> str:
+def unit_name(kind: str, editor: str, layers: Layers, case: int) -> str:
     """The name of a unit's record."""
-    return f"{kind}-{method}-{layer_span(layers)}-{case:04d}"
+    return f"{kind}-{editor}-{layer_span(layers)}-{case:04d}"
+
+
+def case_unit(case: int) -> str:
+    """The name under which a case is left out of everything."""
+    return f"case-{case:04d}"
+
+
+def again_unit(plan: Plan, locator: str, when: str) -> str:
+    """The name of the record of what is located again."""
+    return f"{plan.again[locator]}-{when}"
+
+
+def layers_of(layers: Layers) -> dict[str, Any]:
+    """What a record must say of its layers; nothing where the editor chose them."""
+    return {"layers": layers} if layers else {}
 
 
 def finished(run: RunFolder, cls: Any, unit: str, **expected: Any) -> Any:
@@ -202,40 +205,20 @@ def finished(run: RunFolder, cls: Any, unit: str, **expected: Any) -> Any:
     return record
 
 
-def case_unit(case: int) -> str:
-    """The name under which a case is left out of everything."""
-    return f"case-{case:04d}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study set out to do, and what it had to leave out."""
-
-    cases: list[str]
-    chosen: dict[str, LayerChoice]
-    swept: tuple[int, ...]
-    drawn: list[LayerChoice]
-    seed: int
-    skips: Skips
-
-    def why_not(self, method: str, layers: Sequence[int], case: int) -> str | None:
-        """Why a case was not edited by a method at these layers; None if it was."""
-        units = (case_unit(case), unit_name("case", method, layers, case))
-        return next((self.skips.reasons[unit] for unit in units if unit in self.skips), None)
-
-    def located_again(self) -> int:
-        """The first case that was edited by ROME at tracing's layer.
-
-        Raises:
-            DataError: If none was.
-        """
-        layers = (self.chosen["tracing"].rome,)
-        for case in range(len(self.cases)):
-            if self.why_not("rome", layers, case) is None:
-                return case
-        raise DataError(
-            f"{self.skips.run.path}: every case was left out, the first because: {self.why_not('rome', layers, 0)}"
-        )
+def write_plan(run: RunFolder, plan: Plan) -> None:
+    """Keep what the study sets out to do."""
+    run.write_json(
+        FILE,
+        {
+            "cases": plan.cases,
+            "editors": plan.editors,
+            "chosen": plan.chosen,
+            "layers": plan.layers,
+            "drawn": plan.drawn,
+            "swept": {str(layer): at for layer, at in plan.swept.items()},
+            "again": plan.again,
+        },
+    )
 
 
 def read_plan(run: RunFolder) -> Plan:
@@ -244,25 +227,50 @@ def read_plan(run: RunFolder) -> Plan:
     Raises:
         DataError: If the folder is not a study of edits, or damaged.
     """
-    seed, skips = run.settings().get("seed"), Skips.of(run)
-    return run.read_json("selection.json", lambda stored: _parsed_plan(stored, seed, skips))
+    return run.read_json(FILE, lambda stored: _parsed(stored if "editors" in stored else _of_earlier(stored)))
 
 
-def _parsed_plan(stored: Any, seed: Any, skips: Skips) -> Plan:
+def _parsed(stored: Any) -> Plan:
     plan = Plan(
-        cases=[str(case) for case in stored["cases"]],
-        chosen={name: _choice(stored["chosen"][name]) for name in ("attribution", "tracing")},
-        swept=tuple(map(int, stored["swept"])),
-        drawn=[_choice(entry) for entry in stored["drawn"]],
-        seed=int(seed),
-        skips=skips,
+        cases=tuple(str(case) for case in stored["cases"]),
+        editors=tuple(str(name) for name in stored["editors"]),
+        chosen={str(name): int(layer) for name, layer in stored["chosen"].items()},
+        layers={name: _by_editor(entry) for name, entry in stored["layers"].items()},
+        drawn=[_by_editor(entry) for entry in stored["drawn"]],
+        swept={int(layer): tuple(map(int, at)) for layer, at in stored["swept"].items()},
+        again={str(name): str(unit) for name, unit in stored["again"].items()},
     )
     if not plan.cases or len(plan.cases) != len(plan.drawn) or not plan.swept:
-        raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers")
+        raise ValueError(f"{len(plan.cases)} cases, {len(plan.drawn)} drawn layers, {len(plan.swept)} swept layers")
+    if not plan.layers or set(plan.layers) != set(plan.chosen):
+        raise ValueError(f"layers of {', '.join(plan.layers)}, chosen by {', '.join(plan.chosen)}")
+    for by_editor in (*plan.layers.values(), *plan.drawn):
+        if set(by_editor) != set(plan.placed) or not all(by_editor.values()):
+            raise ValueError(f"layers of {', '.join(by_editor)}; the editors are {', '.join(plan.placed)}")
     return plan
 
 
-def _choice(stored: Any) -> LayerChoice:
-    if isinstance(stored, int):  # the control of earlier versions: a window that ended there, cut at the first layer
-        return LayerChoice(rome=stored, memit=tuple(range(max(0, stored - WINDOW + 1), stored + 1)))
-    return LayerChoice(rome=int(stored["rome"]), memit=tuple(map(int, stored["memit"])))
+def _by_editor(entry: Any) -> dict[str, Layers]:
+    return {str(editor): tuple(map(int, at)) for editor, at in entry.items()}
+
+
+def _of_earlier(stored: Any) -> dict[str, Any]:
+    """The plan of an earlier version, which knew the paper's editors and locators alone, as one of today."""
+    one, several = paper.EDITORS
+    width = editor_named(several).config.width
+
+    def layers(entry: Any) -> dict[str, Any]:
+        if isinstance(entry, int):  # still earlier: a window that ended there, cut at the first layer
+            return {one: [entry], several: list(range(max(0, entry - width + 1), entry + 1))}
+        return {one: [entry[one]], several: entry[several]}
+
+    placed = {locator: layers(stored["chosen"][name]) for locator, name in paper.EARLIER_LOCATORS.items()}
+    return {
+        "cases": stored["cases"],
+        "editors": paper.EDITORS,
+        "chosen": {locator: entry[one][0] for locator, entry in placed.items()},
+        "layers": placed,
+        "drawn": [layers(entry) for entry in stored["drawn"]],
+        "swept": {layer: [layer] for layer in stored["swept"]},
+        "again": paper.EARLIER_UNITS,
+    }

@@ -10,7 +10,7 @@ import html
 import re
 from functools import cache
 
-__all__ = ["UNSAFE", "bytes_of_token", "in_html", "neutral", "token_label", "with_bytes"]
+__all__ = ["UNSAFE", "bytes_of_token", "in_html", "neutral", "number", "probability", "token_label", "with_bytes"]
 
 LONGEST_LABEL = 22
 SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
@@ -85,3 +85,13 @@ def _byte_alphabet() -> dict[str, int]:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def number(value: float) -> str:
+    """A short decimal number."""
+    return f"{round(value, 12) + 0.0:.4g}".replace("-", "−")
+
+
+def probability(value: float) -> str:
+    """A probability as it is read: three decimals, and no 0 that is none."""
+    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"

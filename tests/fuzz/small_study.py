@@ -14,14 +14,15 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-import interp.study.editing
+import interp.study.work
 from interp.editing import Corpus
-from interp.plots import edit_layers_csv, figure1_csv, table1_csv, table1_markdown
+from interp.plots import figure1_csv, scores_by_layer_csv, table1_csv, table1_markdown
 from interp.results.record import write_atomically
-from interp.study.edited import edit_results
+from interp.study.edited import read_edit_results
 from interp.study.editing import edit_cases
-from interp.study.locating import LocateSettings, class_averages, locate_facts, selection
-from interp.study.plan import EditStudySettings
+from interp.study.located import class_averages, selection
+from interp.study.locating import locate_facts
+from interp.study.settings import EditStudySettings, LocateSettings
 from tests.fuzz.samples import STUDY_CASES, known
 
 
@@ -37,14 +38,14 @@ def run_study(model: HookedTransformer, folder: Path, samples: int = 2) -> None:
         averages,
         folder / "edits",
         EditStudySettings(stride=5, context_kinds=((2, 1),), corpus=corpus, fluency_tokens=4, limit=2),
-        noise=selection(run)[1],
+        noise=selection(run).noise,
     )
-    found = edit_results(edits, averages)
+    found = read_edit_results(edits, averages)
     written = {
         "figure1.csv": figure1_csv(averages),
         "table1.md": table1_markdown(found.rows, found.comparisons),
         "table1.csv": table1_csv(found.rows, found.comparisons),
-        "edit-layers.csv": edit_layers_csv(found.by_layer, found.strengths),
+        "edit-layers.csv": scores_by_layer_csv(found.by_layer, found.strengths),
     }
     for name, text in written.items():
         write_atomically(folder / "figures" / name, text.encode())
@@ -73,9 +74,9 @@ def started(
         os.dup2(os.open(log or log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        interp.study.editing.GROUP, interp.study.editing.BUNDLE = 2, 5
-        at = interp.study.editing.config_at
-        interp.study.editing.config_at = lambda *args: replace(at(*args), steps=2)
+        interp.study.work.GROUP, interp.study.work.BUNDLE = 2, 5
+        at = interp.study.work.config_at
+        interp.study.work.config_at = lambda *args: replace(at(*args), steps=2)
         if die_at_write:
             _die_at_write(*die_at_write)
         run_study(model, folder, **options)

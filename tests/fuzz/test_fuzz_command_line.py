@@ -21,7 +21,7 @@ import interp
 import interp.cli
 import interp.models.load
 from interp.errors import InterpWarning
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.conftest import GOLDEN
 from tests.fuzz.hostile import TEXTS
 from tests.fuzz.samples import CASES, CONTEXTS, FACT, TO_ROME
@@ -119,7 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "afile").write_text("x")
     model = interp.load_model(TINY, device="cpu")
     moments = {2: torch.eye(model.cfg.d_mlp)}
-    config = interp.RomeConfig(layer=2, steps=2)
+    config = interp.editing.RomeConfig(layer=2, steps=2)
     with pytest.warns(InterpWarning, match="did not take"):  # two steps are quick, and too few
         patch = interp.edit(model, [TO_ROME], config=config, second_moments=moments, contexts=CONTEXTS)
     patch.save(folder / "good.patch")

@@ -17,7 +17,7 @@ from transformer_lens.hook_points import HookPoint
 
 import interp
 from interp.errors import InterpError
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.conftest import GOLDEN
 from tests.fuzz.samples import CONTEXTS, JAPAN, STUDY_CASES, TO_LIMA, TO_ROME, TOWER
 from tests.fuzz.trials import SCALE, rounds
@@ -68,12 +68,12 @@ def patches(tiny: HookedTransformer) -> list[interp.Patch]:
 
     usual: dict[str, Any] = {"second_moments": _moments(tiny), "contexts": CONTEXTS}
     return [
-        made([TO_ROME], "rome", interp.RomeConfig(layer=2, steps=3), **usual),
-        made([TO_LIMA], "rome", interp.RomeConfig(layer=4, steps=3), **usual),
-        made([TO_ROME, TO_LIMA], "memit", interp.MemitConfig(layers=(1, 2, 3), steps=3), **usual),
-        made([TO_ROME, TO_LIMA], "pmet", interp.PmetConfig(layers=(2, 3), steps=3), **usual),
-        made([TO_ROME], "ft-l", interp.FtConfig(layer=2, steps=3)),
-        made([TO_LIMA], "kn", interp.KnConfig()),
+        made([TO_ROME], "rome", interp.editing.RomeConfig(layer=2, steps=3), **usual),
+        made([TO_LIMA], "rome", interp.editing.RomeConfig(layer=4, steps=3), **usual),
+        made([TO_ROME, TO_LIMA], "memit", interp.editing.MemitConfig(layers=(1, 2, 3), steps=3), **usual),
+        made([TO_ROME, TO_LIMA], "pmet", interp.editing.PmetConfig(layers=(2, 3), steps=3), **usual),
+        made([TO_ROME], "ft-l", interp.editing.FtConfig(layer=2, steps=3)),
+        made([TO_LIMA], "kn", interp.editing.KnConfig()),
     ]
 
 
@@ -84,12 +84,12 @@ def _moments(model: HookedTransformer) -> dict[int, torch.Tensor]:
 def _calls(model: HookedTransformer, patches: list[interp.Patch], folder: Path) -> dict[str, Callable[[], Any]]:
     """Every public call that runs the model."""
     usual: dict[str, Any] = {"second_moments": _moments(model), "contexts": CONTEXTS}
-    rome = {"method": "rome", "config": interp.RomeConfig(layer=2, steps=3), **usual}
-    memit = {"method": "memit", "config": interp.MemitConfig(layers=(1, 2), steps=3), **usual}
-    pmet = {"method": "pmet", "config": interp.PmetConfig(layers=(1, 2), steps=3), **usual}
+    rome = {"method": "rome", "config": interp.editing.RomeConfig(layer=2, steps=3), **usual}
+    memit = {"method": "memit", "config": interp.editing.MemitConfig(layers=(1, 2), steps=3), **usual}
+    pmet = {"method": "pmet", "config": interp.editing.PmetConfig(layers=(1, 2), steps=3), **usual}
     corpus, number = interp.Corpus(tokens=512, row=32), itertools.count()
 
-    def runs() -> interp.RunPair:
+    def runs() -> interp.engine.RunPair:
         return interp.clean_and_corrupted(model, TOWER, samples=2, noise=0.3)
 
     def traced_under_a_patch() -> None:
@@ -106,8 +106,8 @@ def _calls(model: HookedTransformer, patches: list[interp.Patch], folder: Path) 
         "rome": lambda: interp.edit(model, [TO_ROME], **rome),
         "memit": lambda: interp.edit(model, [TO_ROME, TO_LIMA], **memit),
         "pmet": lambda: interp.edit(model, [TO_ROME, TO_LIMA], **pmet),
-        "ft-l": lambda: interp.edit(model, [TO_ROME], method="ft-l", config=interp.FtConfig(layer=2, steps=3)),
-        "kn": lambda: interp.edit(model, [TO_ROME], method="kn", config=interp.KnConfig(attribution_steps=2)),
+        "ft-l": lambda: interp.edit(model, [TO_ROME], method="ft-l", config=interp.editing.FtConfig(layer=2, steps=3)),
+        "kn": lambda: interp.edit(model, [TO_ROME], method="kn", config=interp.editing.KnConfig(attribution_steps=2)),
         "edit_each": lambda: interp.edit_each(model, [TO_ROME, TO_LIMA], **rome),
         "edit_sequentially": lambda: interp.edit_sequentially(model, [TO_ROME, TO_LIMA], **rome),
         "write_contexts": lambda: interp.write_contexts(model, kinds=((3, 2),)),
@@ -115,7 +115,7 @@ def _calls(model: HookedTransformer, patches: list[interp.Patch], folder: Path) 
         "evaluate": lambda: interp.evaluate(model, patches[0], STUDY_CASES[0], fluency_tokens=4),
         "patch_activations": lambda: interp.patch_activations(runs(), cells),
         "prompt_pair": lambda: interp.prompt_pair(model, TOWER, JAPAN),
-        "answers": lambda: interp.answers(model, [TOWER, JAPAN]),
+        "answers": lambda: interp.locate.top_answers(model, [TOWER, JAPAN]),
         "known_facts": lambda: list(interp.known_facts(model, [TOWER, JAPAN])),
         "a trace under a patch": traced_under_a_patch,
     }

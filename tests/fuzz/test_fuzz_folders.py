@@ -186,7 +186,7 @@ KINDS: dict[str, Spoil] = {
 }
 
 
-def _used(folder: Path) -> tuple[interp.CausalTrace, float | None]:
+def _used(folder: Path) -> tuple[interp.locate.CausalTrace, float | None]:
     """A trace, and the probability that the Hugging Face model gives; None where that refuses the folder."""
     model = interp.load_model(folder, device="cpu")
     found = interp.causal_trace(model, TOWER, samples=2, noise=0.3)
@@ -199,7 +199,7 @@ def _used(folder: Path) -> tuple[interp.CausalTrace, float | None]:
     return found, float(logits[0, -1].softmax(-1)[found.answer_id])
 
 
-def _agrees(found: tuple[interp.CausalTrace, float | None]) -> None:
+def _agrees(found: tuple[interp.locate.CausalTrace, float | None]) -> None:
     trace, judged = found
     assert torch.isfinite(trace.scores).all()
     if judged is not None:

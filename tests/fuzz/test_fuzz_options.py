@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 import interp
 from interp.editing import EDITORS
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.fuzz.hostile import VALUES
 from tests.fuzz.samples import CONTEXTS, TO_ROME, TOWER
 from tests.fuzz.trials import Model, fuzzed, tried
@@ -25,11 +25,11 @@ _TRACE = {
 }  # fmt: skip
 _ATTRIBUTE = {"tokens": "last", "steps": 2, "rule": "riemann", "max_batch_tokens": 100}
 _CONFIGS: dict[type, tuple[str, dict[str, Any]]] = {
-    interp.RomeConfig: ("rome", {"layer": 2, "steps": 2}),
-    interp.MemitConfig: ("memit", {"layers": (1, 2), "steps": 2}),
-    interp.PmetConfig: ("pmet", {"layers": (1, 2), "steps": 2}),
-    interp.FtConfig: ("ft-l", {"layer": 2, "steps": 2}),
-    interp.KnConfig: ("kn", {"attribution_steps": 2}),
+    interp.editing.RomeConfig: ("rome", {"layer": 2, "steps": 2}),
+    interp.editing.MemitConfig: ("memit", {"layers": (1, 2), "steps": 2}),
+    interp.editing.PmetConfig: ("pmet", {"layers": (1, 2), "steps": 2}),
+    interp.editing.FtConfig: ("ft-l", {"layer": 2, "steps": 2}),
+    interp.editing.KnConfig: ("kn", {"attribution_steps": 2}),
 }
 _RECORDS: dict[type, dict[str, Any]] = {
     interp.LocateSettings: {},
@@ -112,7 +112,7 @@ def test_any_argument_of_an_edit(model: Model, outcomes: Counter[str], name: str
         "second_moments": _identity(model.it),
         "contexts": CONTEXTS,
         "method": "rome",
-        "config": interp.RomeConfig(layer=2, steps=2),
+        "config": interp.editing.RomeConfig(layer=2, steps=2),
         "requests": [TO_ROME],
     }
     options[name] = moments.get(value, value) if name == "second_moments" and isinstance(value, str) else value

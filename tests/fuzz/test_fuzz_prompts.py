@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 
 import interp
 from interp.facts.records import EditCase, EditRequest, Fact
-from interp.models.load import weights_hash
+from interp.models.weights import weights_hash
 from tests.fuzz.hostile import hostile_texts, texts
 from tests.fuzz.trials import Model, fuzzed, tried
 
@@ -91,10 +91,10 @@ def test_attribution_scores_are_finite_whatever_the_text(
 
 
 _EDITORS: dict[str, Any] = {
-    "rome": interp.RomeConfig(layer=2, steps=2),
-    "memit": interp.MemitConfig(layers=(1, 2), steps=2),
-    "ft-l": interp.FtConfig(layer=1, steps=2),
-    "kn": interp.KnConfig(attribution_steps=2),
+    "rome": interp.editing.RomeConfig(layer=2, steps=2),
+    "memit": interp.editing.MemitConfig(layers=(1, 2), steps=2),
+    "ft-l": interp.editing.FtConfig(layer=1, steps=2),
+    "kn": interp.editing.KnConfig(attribution_steps=2),
 }
 
 

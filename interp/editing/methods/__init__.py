@@ -13,7 +13,7 @@ from interp.system.tables import entry_named
 if TYPE_CHECKING:
     from interp.editing.method import Editor
 
-__all__ = ["EDITORS", "editor_named"]
+__all__ = ["DEFAULT_EDITOR", "EDITORS", "editor_named", "editor_title"]
 
 EDITORS: dict[str, str | Editor] = {
     "rome": "rome.EDITOR",
@@ -25,6 +25,9 @@ EDITORS: dict[str, str | Editor] = {
 }
 """The editors by name, in the order in which menus offer them."""
 
+DEFAULT_EDITOR = "rome"
+"""Where none is asked for."""
+
 
 def editor_named(name: str) -> Editor:
     """The editor of a name.
@@ -34,3 +37,8 @@ def editor_named(name: str) -> Editor:
     """
     found: Editor = entry_named(name, EDITORS, __name__)
     return found
+
+
+def editor_title(name: str) -> str:
+    """How tables and figures write an editor; one that a record names and the table does not, as it is named."""
+    return editor_named(name).title if name in EDITORS else name

@@ -30,8 +30,9 @@ from interp.editing.bare_rows import BareRows, bare_rows
 from interp.editing.config import AtOneLayer, check_numbers
 from interp.editing.method import Change, Editor, Task
 from interp.editing.published import published_or_rule
+from interp.engine.batches import halving
+from interp.engine.forward import unembed
 from interp.engine.suffix import padded, run_rows
-from interp.engine.sweep import halving, unembed
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
 from interp.options import Progress, check_positive, python_numbers, whole_number

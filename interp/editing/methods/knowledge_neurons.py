@@ -1,7 +1,7 @@
 """Knowledge neurons as an editor, a baseline: scale the neurons that carry a fact, or move them to the new answer.
 
 1. Attribution scores of the old answer at the last token, for the prompt and each paraphrase.
-2. Refined neurons: those above a threshold in a share of the prompts (:func:`interp.refined_neurons`).
+2. Refined neurons: those above a threshold in a share of the prompts (:func:`interp.locate.refined_neurons`).
 3. Their rows of W_out become scale * row - remove * e(old) + insert * e(new), with e the unembedding direction of the
    answer's first token.
 
@@ -23,7 +23,8 @@ from interp.editing.config import EditConfig, check_numbers
 from interp.editing.method import Change, Editor, Task
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import EditRequest
-from interp.locate.methods.attribution import attribute, refined_neurons
+from interp.locate.methods.attribution import attribute
+from interp.locate.refined import refined_neurons
 from interp.models.tokens import encode_continuation, tokenize
 from interp.options import Progress, check_positive, python_numbers
 from interp.patches.patch import Outcome
@@ -37,7 +38,7 @@ class KnConfig(EditConfig):
     """Knowledge neurons (Dai et al. 2022, section 4): scale their value vectors, or move them to the new answer.
 
     Args:
-        threshold, share: Of :func:`interp.refined_neurons`, over the fact's prompt and its paraphrases.
+        threshold, share: Of :func:`interp.locate.refined_neurons`, over the fact's prompt and its paraphrases.
         attribution_steps: Gauss-Legendre nodes of the attribution scores.
         scale: The neurons' rows of W_out are multiplied by this: 1 leaves, 0 erases, 2 doubles.
         remove, insert: How often the unembedding direction of the old answer is subtracted from them, and that of

@@ -24,151 +24,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial as bound
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
-from interp.engine.base_runs import base_run, check_decoder, run_bytes
+from interp.engine.base_runs import check_decoder, run_bytes
 from interp.engine.batches import check_fits, halving, warn_if_long
 from interp.engine.cells import Cell
-from interp.engine.integrated_gradients import Rule, integrate, quadrature
-from interp.engine.sweep import unembed
-from interp.errors import OptionError
+from interp.engine.integrated_gradients import AnsweredRun, Rule, Scaled, answered_run, integrate, quadrature
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
-from interp.models.load import check_differentiable, check_linear_output
-from interp.models.tokens import token_text, tokenize
-from interp.options import Progress, check_choice, check_positive, whole_number
-from interp.results.record import Provenance, Record, provenance
+from interp.locate.methods.attribution_record import HUE, NAME, Attribution, Neuron
+from interp.models.tokens import TokenizedFact, token_text, tokenize
+from interp.models.weights import check_differentiable, check_linear_output
+from interp.options import Progress, check_choice, whole_number
+from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
 
-__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute", "refined_neurons"]
+__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute"]
 
 Tokens = Literal["last", "all", "each"]
 TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
-_NAME, _HUE = "attribution", 255.0
 _AVERAGED_TIMES = 10_000  # Figure 1 shows mean scores multiplied by this
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neuron:
-    """One component of w, and its score."""
-
-    layer: int
-    neuron: int
-    score: float
-    token: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(Record):
-    """What :func:`attribute` found.
-
-    Args:
-        scores: Per neuron; ``[layer, neuron]`` if the last token was scaled, else ``[layer, token, neuron]``.
-        change: P(w) - P(0), per layer (and token, if each was scaled by itself).
-        completeness_gap: ``change`` minus the sum of the scores: the error of the quadrature.
-        probability: P(w), of the clean run.
-        tokens: The text of each token that the model read: the prompt and all target tokens but the last.
-        n_prompt_tokens: How many of them are the prompt.
-        answer: The target, or the model's own top answer if the fact has none.
-        known: Whether the model's top answer to the prompt is the first token of the target.
-    """
+class _Asked:
+    """What :func:`attribute` is asked for, checked."""
 
     fact: Fact
-    scores: Float[Tensor, "layer *token neuron"]
-    change: Float[Tensor, "layer *path"]
-    completeness_gap: Float[Tensor, "layer *path"]
-    probability: float
-    tokens: tuple[str, ...]
-    n_prompt_tokens: int
-    subject_span: tuple[int, int]
-    answer: str
-    top_answer: str
-    known: bool
-    scaled_tokens: str
+    tokens: Tokens
     steps: int
-    rule: str
+    rule: Rule
 
-    def per_token(self, reduce: Literal["sum", "mean"] = "mean") -> Float[Tensor, "token layer"]:
-        """Scores summed or averaged over neurons, per prompt token and layer.
 
-        Raises:
-            OptionError: If only the last token was scaled (its scores have no token axis), or ``reduce`` is
-                neither of the two.
-        """
-        check_choice("reduce", reduce, ("sum", "mean"))
-        if self.scaled_tokens == "last":
-            raise OptionError("scores per token need tokens='all' or tokens='each'; this one scaled the last token")
-        reduced = self.scores.sum(-1) if reduce == "sum" else self.scores.mean(-1)
-        return reduced.T[: self.n_prompt_tokens]
-
-    def map(self, reduce: Literal["sum", "mean"] = "sum") -> TokenMap:
-        """The scores by prompt token and layer; one row, of the last token, if only that was scaled.
-
-        Raises:
-            OptionError: If ``reduce`` is neither of the two.
-        """
-        last = self.scaled_tokens == "last"
-        return TokenMap(
-            locator=_NAME,
-            title=f"Attribution scores ({self.scaled_tokens} tokens scaled, n = {self.steps})",
-            unit=f"{reduce} over neurons",
-            hue=_HUE,
-            values=self.per_layer(reduce)[None] if last else self.per_token(reduce),
-            tokens=("last",) if last else self.tokens[: self.n_prompt_tokens],
-            subject_span=None if last else self.subject_span,
-            answer=self.answer,
-            probability=self.probability,
-        )
-
-    def per_layer(self, reduce: Literal["sum", "mean"] = "sum") -> Float[Tensor, "layer"]:
-        """Scores summed or averaged over everything but the layer."""
-        check_choice("reduce", reduce, ("sum", "mean"))
-        flat = self.scores.flatten(1)
-        return flat.sum(1) if reduce == "sum" else flat.mean(1)
-
-    def top_neurons(self, k: int = 10, *, layer: int | None = None, token: int | None = None) -> tuple[Neuron, ...]:
-        """The ``k`` neurons with the highest scores, highest first.
-
-        Args:
-            k: How many.
-            layer: Of this layer only.
-            token: Of this token only.
-
-        Raises:
-            OptionError: If ``k`` is not positive or larger than their number, the layer or token does not exist,
-                or only the last token was scaled and one is asked for.
-        """
-        check_positive(k=k)
-        scores = self.scores[:, None] if self.scores.ndim == 2 else self.scores
-        if token is not None and self.scores.ndim == 2:
-            raise OptionError("neurons of one token need tokens='all' or tokens='each'; this one scaled the last token")
-        for name, at, count in (("layer", layer, len(scores)), ("token", token, scores.shape[1])):
-            if at is not None and not 0 <= at < count:
-                raise OptionError(f"{name} {at} does not exist: there are {name}s 0 to {count - 1}")
-        layers = slice(None) if layer is None else slice(layer, layer + 1)
-        tokens = slice(None) if token is None else slice(token, token + 1)
-        chosen = scores[layers, tokens]
-        if k > chosen.numel():
-            raise OptionError(f"k must be at most the number of scores, {chosen.numel()}, got {k}")
-        values, places = chosen.flatten().topk(k)
-        rows = zip(
-            values.tolist(), *(index.tolist() for index in torch.unravel_index(places, chosen.shape)), strict=True
-        )
-        return tuple(
-            Neuron(
-                score=score,
-                layer=at_layer + (layer or 0),
-                neuron=neuron,
-                token=None if self.scores.ndim == 2 else at_token + (token or 0),
-            )
-            for score, at_layer, at_token, neuron in rows
-        )
+_Integrated = tuple[Tensor, Tensor]
+"""Scores and changes by layer, as :func:`interp.engine.integrated_gradients.integrate` returns them."""
 
 
 @torch.inference_mode(False)
@@ -185,6 +79,13 @@ def attribute(
     partial: Callable[[Attribution], None] | None = None,
 ) -> Attribution:
     """Attribution scores of all MLP neurons of all layers (see the module for the steps).
+
+    Example:
+        >>> found = interp.attribute(model, fact)
+        >>> found.scores.shape  # [layer, neuron]
+        torch.Size([6, 256])
+        >>> [(neuron.layer, neuron.neuron) for neuron in found.top_neurons(2)]
+        [(0, 142), (0, 81)]
 
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`) with plain or gated MLPs;
@@ -210,106 +111,49 @@ def attribute(
         InterpWarning: If it will take hours.
     """
     check_choice("tokens", tokens, TOKENS)
-    nodes, weights = quadrature(rule, steps)
-    steps, max_batch_tokens = len(nodes), whole_number("max_batch_tokens", max_batch_tokens)
+    points = quadrature(rule, steps)
+    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
     check_linear_output(model)
     check_differentiable(model)
+    asked = _Asked(fact=fact, tokens=tokens, steps=len(points.nodes), rule=rule)
 
     tokenized = tokenize(model, fact)
-    prompt = tokenized.ids
-    extended = torch.cat([prompt, torch.tensor(tokenized.target_ids[:-1], dtype=prompt.dtype, device=prompt.device)])
-    stored: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        stored[str(hook.name)] = value[0]
-
-    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
-    _check_memory(model, len(extended), tokens)
-    base = base_run(model, extended[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
-    w = torch.stack([stored[name] for name in names])
-
-    answers_at = len(prompt) - 1  # the first position that predicts an answer token
-    with torch.no_grad():
-        logits = unembed(model, base.resid[-1, 0, answers_at:])
-    top_id = int(logits[0].argmax())
-    answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
-    clean = logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0]
-
-    n_tokens, n_answers, n_layers = len(extended), len(answer_ids), model.cfg.n_layers
-    described = model_provenance or provenance(model)
-    # what is scaled together, and the answer tokens that it is scaled for
-    if tokens == "last":
-        jobs = [(answers_at + j, answers_at + j + 1, j, j + 1) for j in range(n_answers)]
-    elif tokens == "all":
-        jobs = [(0, n_tokens, 0, n_answers)]
-    else:
-        jobs = [(t, t + 1, max(0, t - answers_at), n_answers) for t in range(n_tokens)]
-    lengths = [answers_at + last - start for start, _, _, last in jobs]
+    _check_memory(model, tokenized, tokens)
+    run = answered_run(model, tokenized)
+    n_layers, parts = model.cfg.n_layers, _scaled_together(tokens, run)
+    lengths = [run.answers_at + part.answers.stop - part.tokens.start for part in parts]
     warn_if_long(
-        f"attribution over {n_tokens} tokens with {steps} steps",
+        f"attribution over {len(run.ids)} tokens with {asked.steps} steps",
         model,
-        sum(lengths) * steps * n_layers * n_layers / 2,
+        sum(lengths) * asked.steps * n_layers * n_layers / 2,
         max(lengths),
         max_batch_tokens,
         passes=3,
     )
-
-    def result(parts: Sequence[tuple[Tensor, Tensor]]) -> Attribution:
-        if tokens == "last":
-            scores = torch.stack([part[:, 0] for part, _ in parts]).sum(0)
-            change = torch.stack([difference for _, difference in parts]).sum(0)
-        elif tokens == "all":
-            scores, change = parts[0]
-        else:
-            scores = torch.cat([part for part, _ in parts], 1)
-            change = torch.stack([difference for _, difference in parts], 1)
-        gap = change - scores.sum((-1, -2) if tokens == "all" else -1)
-        return Attribution(
-            provenance=described,
-            fact=fact,
-            scores=scores.cpu(),
-            change=change.cpu(),
-            completeness_gap=gap.cpu(),
-            probability=float(clean.mean()),
-            tokens=tuple(token_text(model, i) for i in extended.tolist()),
-            n_prompt_tokens=len(prompt),
-            subject_span=tokenized.subject_span,
-            answer=token_text(model, *answer_ids.tolist()),
-            top_answer=token_text(model, top_id),
-            known=bool(top_id == answer_ids[0]),
-            scaled_tokens=tokens,
-            steps=steps,
-            rule=rule,
-        )
-
-    parts: list[tuple[Tensor, Tensor]] = []
-    for index, (start, stop, first, last) in enumerate(jobs):
+    described = model_provenance or provenance(model)
+    found: list[_Integrated] = []
+    for index, part in enumerate(parts):
 
         def advance(done: int, total: int, *, before: int = index * n_layers) -> None:
             if progress:
-                progress(before + done, len(jobs) * total)
+                progress(before + done, len(parts) * total)
 
-        def arrived(scores: Tensor, change: Tensor, *, after: int = len(jobs) - index - 1) -> None:
+        def arrived(scores: Tensor, change: Tensor, *, after: int = len(parts) - index - 1) -> None:
             if partial:
                 missing = (torch.full_like(scores, torch.nan), torch.full_like(change, torch.nan))
-                partial(result([*parts, (scores, change), *[missing] * after]))
+                partial(_attribution(asked, tokenized, run, [*found, (scores, change), *[missing] * after], described))
 
-        parts.append(
-            halving(
-                lambda limit, at=(start, stop), of=(first, last), advance=advance, arrived=arrived: integrate(  # type: ignore[misc]
-                    model, base, w, clean, answer_ids, answers_at, at, of, nodes, weights, limit, advance, arrived
-                ),
-                max_batch_tokens,
-            )
-        )
-    return result(parts)
+        work = bound(integrate, run, part, points, progress=advance, arrived=arrived)
+        found.append(halving(work, max_batch_tokens))
+    return _attribution(asked, tokenized, run, found, described)
 
 
-def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> None:
+def _check_memory(model: HookedTransformer, tokenized: TokenizedFact, tokens: Tokens) -> None:
     """Refuse a prompt whose run, activations and scores do not fit."""
     cfg = model.cfg
     assert cfg.d_mlp is not None
+    n_tokens = len(tokenized.ids) + len(tokenized.target_ids[:-1])
     copies = 1 if tokens == "last" else 3
     check_fits(
         f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}",
@@ -319,44 +163,49 @@ def _check_memory(model: HookedTransformer, n_tokens: int, tokens: Tokens) -> No
     )
 
 
-def refined_neurons(
-    attributions: Sequence[Attribution], *, threshold: float = 0.2, share: float = 0.7
-) -> tuple[Neuron, ...]:
-    """Knowledge neurons that several paraphrases of a fact agree on (Dai et al. 2022, section 3.2).
+def _scaled_together(tokens: Tokens, run: AnsweredRun) -> list[Scaled]:
+    """What is scaled together, and the answer tokens that it is scaled for."""
+    at, n_tokens, n_answers = run.answers_at, len(run.ids), len(run.answer_ids)
+    if tokens == "last":
+        return [Scaled(tokens=range(at + j, at + j + 1), answers=range(j, j + 1)) for j in range(n_answers)]
+    if tokens == "all":
+        return [Scaled(tokens=range(n_tokens), answers=range(n_answers))]
+    return [Scaled(tokens=range(t, t + 1), answers=range(max(0, t - at), n_answers)) for t in range(n_tokens)]
 
-    Args:
-        attributions: Of the same answer under different prompts, each with ``tokens="last"``.
-        threshold: A neuron counts for a prompt if its score exceeds this share of that prompt's highest score.
-        share: A neuron is kept if it counts for at least this share of the prompts.
 
-    Returns:
-        The neurons with their mean score, highest first.
+def _joined(tokens: Tokens, found: Sequence[_Integrated]) -> _Integrated:
+    """Scores and changes of all that was scaled; for the last tokens of each answer token they add up."""
+    if tokens == "last":
+        scores = torch.stack([part[:, 0] for part, _ in found]).sum(0)
+        return scores, torch.stack([change for _, change in found]).sum(0)
+    if tokens == "all":
+        return found[0]
+    return torch.cat([part for part, _ in found], 1), torch.stack([change for _, change in found], 1)
 
-    Raises:
-        OptionError: If there is nothing to refine, the attributions do not fit together, or a share is not in
-            (0, 1].
-    """
-    if not attributions:
-        raise OptionError("refined neurons need at least one attribution")
-    for name, value in (("threshold", threshold), ("share", share)):
-        if not 0 < value <= 1:
-            raise OptionError(f"{name} must lie in (0, 1], got {value}")
-    first = attributions[0]
-    for other in attributions:
-        if other.scaled_tokens != "last" or other.answer != first.answer or other.provenance != first.provenance:
-            raise OptionError(
-                "refined neurons need attributions of one model and one answer with tokens='last'; got"
-                f" {other.answer!r} with tokens={other.scaled_tokens!r} beside {first.answer!r}"
-            )
-    scores = torch.stack([attribution.scores for attribution in attributions])
-    highest = scores.flatten(1).amax(1)[:, None, None]
-    counts = ((scores > threshold * highest) & (scores > 0)).double().mean(0)
-    mean = scores.mean(0)
-    kept = [
-        Neuron(layer=layer, neuron=neuron, score=float(mean[layer, neuron]))
-        for layer, neuron in (counts >= share - 1e-9).nonzero().tolist()
-    ]
-    return tuple(sorted(kept, key=lambda neuron: -neuron.score))
+
+def _attribution(
+    asked: _Asked, tokenized: TokenizedFact, run: AnsweredRun, found: Sequence[_Integrated], described: Provenance
+) -> Attribution:
+    """The result, from what was integrated of each part that is scaled together."""
+    scores, change = _joined(asked.tokens, found)
+    gap = change - scores.sum((-1, -2) if asked.tokens == "all" else -1)
+    return Attribution(
+        provenance=described,
+        fact=asked.fact,
+        scores=scores.cpu(),
+        change=change.cpu(),
+        completeness_gap=gap.cpu(),
+        probability=float(run.probabilities.mean()),
+        tokens=tuple(token_text(run.model, i) for i in run.ids.tolist()),
+        n_prompt_tokens=len(tokenized.ids),
+        subject_span=tokenized.subject_span,
+        answer=token_text(run.model, *run.answer_ids.tolist()),
+        top_answer=token_text(run.model, run.top_id),
+        known=bool(run.top_id == run.answer_ids[0]),
+        scaled_tokens=asked.tokens,
+        steps=asked.steps,
+        rule=asked.rule,
+    )
 
 
 def _run(task: LocateTask) -> Attribution:
@@ -381,16 +230,19 @@ def _averaged(found: Attribution) -> TokenMap:
 
 
 LOCATOR = Locator(
-    name=_NAME,
+    name=NAME,
     title="attribution scores",
-    hue=_HUE,
+    hue=HUE,
     row=0,
     turn=1,
     doing="computing attribution scores",
     record=Attribution,
     run=_run,
     averaged=_averaged,
+    beside=lambda found: replace(found.map(), title="Attribution score"),
     about=lambda fact: {"fact": fact},
     cell=lambda token, layer, window: Cell(token=token, layer=layer, state="mlp"),  # one block's MLP output
     depends=frozenset({"tokens", "steps", "rule"}),
+    located_by="Attribution score",
+    window="from",  # the paper: 1-5 for layer 1, where tracing has 13-17 for layer 17
 )

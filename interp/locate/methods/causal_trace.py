@@ -33,13 +33,14 @@ from interp.engine.batches import check_fits, halving, warn_if_long
 from interp.engine.cells import SITES, STATE_NAMES, STATES, Cell, State
 from interp.engine.corruption import Corruption
 from interp.engine.pairs import RunPair, clean_and_corrupted
-from interp.engine.restorations import restored_scores
+from interp.engine.restorations import Restored, restored_scores
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
+from interp.locate.methods.causal_trace_record import HUES, CausalTrace
 from interp.models.tokens import token_text
 from interp.options import Progress, check_choice, check_seed, whole_number
-from interp.results.record import Provenance, Record, provenance
+from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
 
 __all__ = ["ATTN", "MLP", "RESID", "CausalTrace", "causal_trace"]
@@ -47,90 +48,6 @@ __all__ = ["ATTN", "MLP", "RESID", "CausalTrace", "causal_trace"]
 Metric = Literal["probability", "log_probability", "logit_difference"]
 
 METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
-_METRIC_NAMES = {"probability": "P(answer)", "log_probability": "log P(answer)", "logit_difference": "logit difference"}
-_HUES = {"resid": 300.0, "mlp": 150.0, "attn": 25.0}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CausalTrace(Record):
-    """What :func:`causal_trace` found, per token and layer.
-
-    Args:
-        scores: The metric after restoring a cell, averaged over samples.
-        standard_error: Of the indirect effect over samples; NaN for a single sample.
-        clean_score, corrupted_score: The metric in the clean and in the corrupted run.
-        clean_probability, corrupted_probability: The answer's probability in them, whatever the metric.
-        tokens: The text of each token.
-        subject_span: The subject's tokens, end exclusive.
-        answer, answer_id: The token whose probability is traced: the first of the target, or the model's own
-            top answer if the fact has no target.
-        top_answer: What the model answers in the clean run.
-        known: Whether that is the answer; only such facts belong into an average.
-        foil, foil_id: What the logit difference compares with: the answer under corruption.
-        replacements: The subjects that replaced this one (symmetric corruption).
-        noise: Standard deviation (half the width, if uniform) of the noise; 0 for symmetric corruption.
-    """
-
-    fact: Fact
-    scores: Float[Tensor, "token layer"]
-    standard_error: Float[Tensor, "token layer"]
-    clean_score: float
-    corrupted_score: float
-    clean_probability: float
-    corrupted_probability: float
-    tokens: tuple[str, ...]
-    subject_span: tuple[int, int]
-    answer: str
-    answer_id: int
-    top_answer: str
-    known: bool
-    foil: str | None
-    foil_id: int | None
-    replacements: tuple[str, ...]
-    state: str
-    window: int
-    samples: int
-    noise: float
-    seed: int
-    corruption: str
-    replace: bool
-    metric: str
-    sever: str | None
-
-    @property
-    def indirect_effect(self) -> Float[Tensor, "token layer"]:
-        """Restored minus corrupted (Meng et al. 2022, section 2.1)."""
-        return self.scores - self.corrupted_score
-
-    @property
-    def total_effect(self) -> float:
-        """Clean minus corrupted."""
-        return self.clean_score - self.corrupted_score
-
-    @property
-    def restored(self) -> str:
-        """What a cell restores, in words."""
-        return STATE_NAMES[self.state] + ("" if self.state == "resid" else f", window of {self.window}")
-
-    def map(self, values: Literal["indirect_effect", "scores"] = "indirect_effect") -> TokenMap:
-        """The indirect effects, or the metric itself in the restored runs, by token and layer.
-
-        Raises:
-            OptionError: If ``values`` is neither of the two.
-        """
-        check_choice("values", values, ("indirect_effect", "scores"))
-        what = _METRIC_NAMES[self.metric]
-        return TokenMap(
-            locator=self.state,
-            title=f"Causal tracing: {self.restored}",
-            unit=f"indirect effect on {what}" if values == "indirect_effect" else what,
-            hue=_HUES[self.state],
-            values=self.indirect_effect if values == "indirect_effect" else self.scores,
-            tokens=self.tokens,
-            subject_span=self.subject_span,
-            answer=self.answer,
-            probability=self.clean_probability,
-        )
 
 
 def causal_trace(
@@ -153,6 +70,13 @@ def causal_trace(
     partial: Callable[[CausalTrace], None] | None = None,
 ) -> CausalTrace:
     """Trace a fact through the model (see the module for the steps).
+
+    Example:
+        >>> trace = interp.causal_trace(model, fact, state="mlp", window=3)
+        >>> round(trace.clean_probability, 2), round(trace.corrupted_probability, 2)
+        (0.99, 0.13)
+        >>> trace.indirect_effect.shape  # [token, layer]
+        torch.Size([10, 6])
 
     Args:
         model: A HookedTransformer decoder (:func:`interp.engine.base_runs.check_decoder`); left as it was found.
@@ -196,12 +120,7 @@ def causal_trace(
     window, seed = whole_number("window", window), check_seed(seed)
     max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
-    for name, kind in (("state", state), ("sever", sever)):
-        if kind is not None and kind in SITES:
-            check_site(model, SITES[kind], f"{name}={kind!r}")
-    if sever is not None and sever == state:
-        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
-
+    _check_sublayers(model, state, sever)
     pair = clean_and_corrupted(
         model,
         fact,
@@ -214,70 +133,102 @@ def causal_trace(
         record=() if state == "resid" and sever is None else sublayers(model),
         max_batch_tokens=max_batch_tokens,
     )
-    tokenized, answer_id = pair.tokenized, pair.answer_id
-    foil_id = None
-    if metric == "logit_difference":
-        alternatives = pair.base_logits.softmax(-1).mean(0)
-        alternatives[answer_id] = -1
-        foil_id = int(alternatives.argmax())
-
-    def read(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
-        if metric == "logit_difference":
-            return logits[:, answer_id] - logits[:, foil_id]
-        log_probability = logits.log_softmax(-1)[:, answer_id]
-        return log_probability if metric == "log_probability" else log_probability.exp()
-
-    clean, corrupted = read(pair.source_logits[None]), read(pair.base_logits)
-    n = len(corrupted)
+    restored = Restored(state=state, window=window, sever=sever)
+    reading = _Reading.of(pair, metric)
     _announce(pair, state, max_batch_tokens)
-    described = model_provenance or provenance(model)
-
-    def result(restored: Float[Tensor, "token layer sample"]) -> CausalTrace:
-        effect = restored - corrupted
-        return CausalTrace(
-            provenance=described,
-            fact=fact,
-            scores=restored.mean(-1).cpu(),
-            standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
-            clean_score=float(clean),
-            corrupted_score=float(corrupted.mean()),
-            clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
-            corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
-            tokens=tokenized.strings,
-            subject_span=tokenized.subject_span,
-            answer=token_text(model, answer_id),
-            answer_id=answer_id,
-            top_answer=token_text(model, pair.top_id),
-            known=answer_id == pair.top_id,
-            foil=None if foil_id is None else token_text(model, foil_id),
-            foil_id=foil_id,
-            replacements=pair.replacements,
-            state=state,
-            window=1 if state == "resid" else window,
-            samples=n,
-            noise=pair.noise,
-            seed=seed,
-            corruption=corruption,
-            replace=replace,
-            metric=metric,
-            sever=sever,
-        )
-
-    restored = halving(
+    found = bound(_found, pair, restored, reading, model_provenance or provenance(model))
+    scores = halving(
         lambda limit: restored_scores(
             pair,
-            state,
-            window,
-            sever,
-            read,
-            corrupted,
+            restored,
+            reading,
             limit,
             progress or (lambda *_: None),
-            (lambda so_far: partial(result(so_far))) if partial else (lambda _: None),
+            (lambda so_far: partial(found(so_far))) if partial else (lambda _: None),
         ),
         max_batch_tokens,
     )
-    return result(restored)
+    return found(scores)
+
+
+def _check_sublayers(model: HookedTransformer, state: State, sever: str | None) -> None:
+    """Refuse to restore or sever what the model does not have, and to sever what is restored."""
+    for name, kind in (("state", state), ("sever", sever)):
+        if kind is not None and kind in SITES:
+            check_site(model, SITES[kind], f"{name}={kind!r}")
+    if sever is not None and sever == state:
+        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What is read off the logits after a run.
+
+    Args:
+        metric: Which number.
+        answer_id: The answer.
+        foil_id: What its logit is compared with, if that is the metric.
+    """
+
+    metric: Metric
+    answer_id: int
+    foil_id: int | None = None
+
+    @classmethod
+    def of(cls, pair: RunPair, metric: Metric) -> _Reading:
+        """The metric of a pair's answer; its foil is the likeliest other answer of the corrupted runs."""
+        if metric != "logit_difference":
+            return cls(metric=metric, answer_id=pair.answer_id)
+        alternatives = pair.base_logits.softmax(-1).mean(0)
+        alternatives[pair.answer_id] = -1
+        return cls(metric=metric, answer_id=pair.answer_id, foil_id=int(alternatives.argmax()))
+
+    def __call__(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        if self.metric == "logit_difference":
+            return logits[:, self.answer_id] - logits[:, self.foil_id]
+        log_probability = logits.log_softmax(-1)[:, self.answer_id]
+        return log_probability if self.metric == "log_probability" else log_probability.exp()
+
+
+def _found(
+    pair: RunPair,
+    restored: Restored,
+    reading: _Reading,
+    described: Provenance,
+    scores: Float[Tensor, "token layer sample"],
+) -> CausalTrace:
+    """The result, from what was read off the restored runs."""
+    model, answer_id, foil_id = pair.model, pair.answer_id, reading.foil_id
+    clean, corrupted = reading(pair.source_logits[None]), reading(pair.base_logits)
+    effect, n = scores - corrupted, len(corrupted)
+    return CausalTrace(
+        provenance=described,
+        fact=pair.fact,
+        scores=scores.mean(-1).cpu(),
+        standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
+        clean_score=float(clean),
+        corrupted_score=float(corrupted.mean()),
+        clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
+        corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
+        tokens=pair.tokenized.strings,
+        subject_span=pair.tokenized.subject_span,
+        answer=token_text(model, answer_id),
+        answer_id=answer_id,
+        top_answer=token_text(model, pair.top_id),
+        known=answer_id == pair.top_id,
+        foil=None if foil_id is None else token_text(model, foil_id),
+        foil_id=foil_id,
+        replacements=pair.replacements,
+        state=restored.state,
+        window=1 if restored.state == "resid" else restored.window,
+        samples=n,
+        noise=pair.noise,
+        seed=pair.seed,
+        corruption=pair.corruption,
+        replace=pair.replace,
+        metric=reading.metric,
+        sever=restored.sever,
+    )
 
 
 def _announce(pair: RunPair, state: State, max_batch_tokens: int) -> None:
@@ -314,6 +265,7 @@ def _averaged(trace: CausalTrace) -> TokenMap:
     return replace_fields(trace.map(), title=title, unit="indirect effect on P(answer)")
 
 
+_LOCATED_BY = {"resid": "Causal tracing (states)", "mlp": "Causal tracing", "attn": "Causal tracing (attention)"}
 _AVERAGED = {"resid": "Residual stream", "mlp": "MLP output", "attn": "Attention output"}
 
 
@@ -330,16 +282,18 @@ def _locator(state: State, turn: int, doing: str) -> Locator:
     return Locator(
         name=state,
         title=STATE_NAMES[state],
-        hue=_HUES[state],
+        hue=HUES[state],
         row=1,
         turn=turn,
         doing=doing,
         record=CausalTrace,
         run=bound(_run, state=state),
         averaged=_averaged,
+        beside=lambda trace: trace.map("scores"),  # an edited model has another clean run: no effect is common to both
         about=lambda fact: {"fact": fact, "state": state},
         cell=cell,
         depends=frozenset({"noise", "samples", "seed"} | (set() if state == "resid" else {"window"})),
+        located_by=_LOCATED_BY[state],
     )
 
 

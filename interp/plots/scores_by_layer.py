@@ -14,23 +14,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from interp.editing.methods import editor_title
 from interp.errors import OptionError
+from interp.evaluation.measures import measure_named
 from interp.evaluation.summary import TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
-from interp.plots.panel import layer_ticks, number, plain, wrapped
+from interp.plots.panel import layer_ticks, plain, wrapped
 from interp.plots.style import QUIET, WIDTHS, PaperFigure, paper_style
 from interp.statistics.estimates import Interval
 from interp.study.edited import Strength
+from interp.system.readable import number
 
-__all__ = ["edit_layers", "edit_layers_csv"]
+__all__ = ["scores_by_layer", "scores_by_layer_csv"]
 
 CSV_HEADER = (
     "kind", "name", "layer", "protocol", "metric", "unit", "mean", "low95", "high95", "n", "chosen",
 )  # fmt: skip
 
-# Okabe & Ito's colours, each series with a marker of its own; and where it stands beside its layer
-PARTS = {
+# the score and its parts: Okabe & Ito's colours, each with a marker of its own; and where it stands beside its layer
+SERIES = {
     "score": ("Edit score", "#000000", "o", 0),
     "reliability": ("Reliability", "#d55e00", "s", -1),
     "locality": ("Locality", "#56b4e9", "^", 1),
@@ -42,7 +45,7 @@ DASH = 3.0
 LEGEND_COLUMNS = {"column": (2, 1), "page": (4, 3), "slide": (4, 3)}
 
 
-def edit_layers(
+def scores_by_layer(
     by_layer: Mapping[int, TableRow],
     strengths: Sequence[Strength],
     *,
@@ -75,7 +78,7 @@ def edit_layers(
         above = [(0.08 + 0.125 * (title.count("\n") + 1)) * scale for title in titles]
         ticks, foot = 0.2 * scale, 0.16 * scale  # below each panel; the last one's axis label
         columns = LEGEND_COLUMNS[width]
-        lines = [math.ceil(len(PARTS) / columns[0]), math.ceil((len(strengths) + 1) / columns[1])]
+        lines = [math.ceil(len(SERIES) / columns[0]), math.ceil((len(strengths) + 1) / columns[1])]
         legends = [0.05 * scale + 0.135 * scale * n for n in lines]
         full_height = sum(heights) + sum(above) + ticks * len(heights) + foot + sum(legends) + 0.04 * scale
         figure = PaperFigure(figsize=(full_width, full_height))
@@ -103,12 +106,12 @@ def edit_layers(
     return figure
 
 
-def edit_layers_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
+def scores_by_layer_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
     """What the figure shows, for all protocols, a number per line; cells of what was not measured are empty.
 
     Args:
-        by_layer: See :func:`edit_layers`.
-        strengths: See :func:`edit_layers`.
+        by_layer: See :func:`scores_by_layer`.
+        strengths: See :func:`scores_by_layer`.
 
     Raises:
         OptionError: If there are no layers, they were edited by different methods, or a strength does not have one
@@ -119,8 +122,8 @@ def edit_layers_csv(by_layer: Mapping[int, TableRow], strengths: Sequence[Streng
     for layer, row in sorted(by_layer.items()):
         for protocol, scores in row.scores.items():
             for name, found in scores.items():
-                lines.append(("edit", row.method, layer, protocol, name, "percent", *csv_numbers(found), ""))
-        lines.append(("edit", row.method, layer, "", "fluency", "bits x 100", *csv_numbers(row.fluency), ""))
+                unit = measure_named(name).unit.name
+                lines.append(("edit", row.method, layer, protocol or "", name, unit, *csv_numbers(found), ""))
     for strength in strengths:
         for layer, numbers in enumerate(zip(strength.mean, strength.low, strength.high, strict=True)):
             ends = ("" if math.isnan(value) else repr(float(value)) for value in numbers)
@@ -152,8 +155,9 @@ def _checked(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) ->
 def _edit_title(by_layer: Mapping[int, TableRow]) -> str:
     counts = {row.n_cases for row in by_layer.values()}
     n = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    method = next(iter(by_layer.values())).method.upper()
-    return f"{method} at each layer: edit score and its parts ({PROTOCOL}, n = {n} cases)"
+    editor = editor_title(next(iter(by_layer.values())).method)
+    at = "at" if all(row.layers.isdecimal() for row in by_layer.values()) else "up to"  # one layer, or several
+    return f"{editor} {at} each layer: edit score and its parts ({PROTOCOL}, n = {n} cases)"
 
 
 def _strength_title(strength: Strength) -> str:
@@ -163,7 +167,7 @@ def _strength_title(strength: Strength) -> str:
 
 def _about_intervals(by_layer: Mapping[int, TableRow], strengths: Sequence[Strength]) -> str:
     """What bars and bands are, or that there are none."""
-    bars = any(not math.isnan(row.scores[PROTOCOL][name].low) for row in by_layer.values() for name in PARTS)
+    bars = any(not math.isnan(row.scores[PROTOCOL][name].low) for row in by_layer.values() for name in SERIES)
     bands = any(not math.isnan(low) for strength in strengths for low in strength.low)
     shown = " and ".join(name for name, there in (("bars", bars), ("bands", bands)) if there)
     missing = " or ".join(name for name, there in (("bars", bars), ("bands", bands or not strengths)) if not there)
@@ -182,7 +186,7 @@ def _rho(found: Interval) -> str:
 def _draw_scores(axes: Axes, by_layer: Mapping[int, TableRow], beside: float, scale: float) -> None:
     layers = sorted(by_layer)
     gap = min((b - a for a, b in pairwise(layers)), default=1)
-    for name, (_, colour, _, place) in PARTS.items():
+    for name, (_, colour, _, place) in SERIES.items():
         found = [by_layer[layer].scores[PROTOCOL][name] for layer in layers]
         x = [layer + place * min(beside, 0.25 * gap) for layer in layers]
         axes.vlines(
@@ -213,7 +217,7 @@ def _line(name: str, scale: float) -> float:
 
 
 def _series_style(name: str, scale: float) -> dict[str, Any]:
-    _, colour, marker, _ = PARTS[name]
+    _, colour, marker, _ = SERIES[name]
     return {
         "color": colour, "marker": marker, "markersize": (3.2 if name == "score" else 2.4) * scale,
         "linewidth": _line(name, scale), "markeredgewidth": 0,
@@ -236,7 +240,7 @@ def _legends(
     columns: tuple[int, int],
     scale: float,
 ) -> None:
-    series: list[Artist] = [Line2D([], [], label=PARTS[name][0], **_series_style(name, scale)) for name in PARTS]
+    series: list[Artist] = [Line2D([], [], label=SERIES[name][0], **_series_style(name, scale)) for name in SERIES]
     marks: list[Artist] = [
         Line2D([], [], label=plain(f"chosen by {strength.locator}: layer {strength.chosen}"),
                **_chosen_style(index, len(strengths), scale))

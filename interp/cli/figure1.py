@@ -1,0 +1,155 @@
+"""The command figure1, and what it draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import (
+    Context,
+    Corruption,
+    Device,
+    DType,
+    Facts,
+    Limit,
+    Model,
+    Noise,
+    Out,
+    Rule,
+    Samples,
+    Seed,
+    Steps,
+    Width,
+    Window,
+    app,
+    check_width,
+    check_writable,
+    digest,
+    load,
+    locate_settings,
+    noise_level_of,
+    path_option,
+    refuse_given,
+    slug,
+)
+from interp.cli.console import messages, screen
+from interp.cli.ending import keeping
+from interp.cli.progress import bar
+
+if TYPE_CHECKING:
+    from interp.locate.class_average import ClassAverage
+    from interp.study.settings import LocateSettings
+
+RUN_OPTIONS = (
+    "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
+    "rule", "out", "device", "dtype",
+)  # fmt: skip
+
+
+@app.command()
+def figure1(
+    context: Context,
+    model: Model = "smollm2-135m",
+    facts: Facts = "builtin",
+    limit: Limit = None,
+    samples: Samples = 10,
+    window: Window = 10,
+    noise: Noise = "3sigma",
+    seed: Seed = 1,
+    corruption: Corruption = "gaussian",
+    attribution_tokens: Annotated[str, typer.Option(help="all (one joint path) or each (slower).")] = "all",
+    steps: Steps = 20,
+    rule: Rule = "riemann",
+    out: Out = None,
+    figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
+    width: Width = "page",
+    from_run: Annotated[Path | None, path_option("--from", help="Redraw a finished run, without a model.")] = None,
+    device: Device = None,
+    dtype: DType = "float32",
+) -> None:
+    """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
+    if from_run is not None:
+        from interp.results.run_folder import RunFolder
+        from interp.study.located import class_averages
+
+        refuse_given(context, "--from takes everything from the records", *RUN_OPTIONS)
+        check_width(width)
+        averages = class_averages(RunFolder(from_run))
+        draw_figure1(averages, figures or from_run / "figures", width)
+        return
+    if corruption == "symmetric":
+        refuse_given(context, "symmetric corruption adds no noise", "noise")
+    settings = locate_settings(
+        limit=limit,
+        samples=samples,
+        window=window,
+        noise=noise_level_of(noise),
+        seed=seed,
+        corruption=corruption,
+        attribution_tokens=attribution_tokens,
+        steps=steps,
+        rule=rule,
+    )
+    _run_figure1(model, facts, settings, out, figures, width, device, dtype)
+
+
+def _run_figure1(
+    model: str,
+    facts: str,
+    settings: LocateSettings,
+    out: Path | None,
+    figures: Path | None,
+    width: str,
+    device: str | None,
+    dtype: str,
+) -> None:
+    check_width(width)
+    from interp.facts.fact_files import load_facts
+    from interp.study.located import class_averages
+    from interp.study.locating import locate_facts
+
+    candidates = load_facts(facts)
+    check_writable(figures)
+    network = load(model, device, dtype)
+    place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
+    with keeping(place), bar("locating", units="units") as advance:
+        run = locate_facts(network, candidates, place, settings, source=facts, progress=advance)
+        averages = class_averages(run)
+    draw_figure1(averages, figures or place / "figures", width)
+    messages.print(f"records: {place}", soft_wrap=True)
+
+
+def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None:
+    """Figure 1 in every format, its numbers, and where each row peaks."""
+    from rich.table import Table
+
+    from interp import plots
+    from interp.results.record import write_atomically
+
+    written = plots.save_figure(plots.figure1(averages, width=width), folder / "figure1")
+    for name, text in (("figure1.html", plots.figure1_html(averages)), ("figure1.csv", plots.figure1_csv(averages))):
+        write_atomically(folder / name, text.encode())
+        written.append(folder / name)
+    table = Table("layer of the largest mean [those not told from it, 95%]", *(average.method for average in averages))
+    for row, name in enumerate(averages[0].token_classes):
+        spans = [f"[{a.peak_low[row]}, {a.peak_high[row]}]" if a.peak_low[row] >= 0 else "[-]" for a in averages]
+        cells = [f"{a.peak[row]} {span}" if a.n_facts[row] else "-" for a, span in zip(averages, spans, strict=True)]
+        table.add_row(f"{name} (n = {averages[0].n_facts[row]})", *cells)
+    screen.print(table)
+    for path in written:
+        messages.print(f"wrote {path}", soft_wrap=True)
+
+
+def draw_first_fact(run: Any, folder: Path) -> None:
+    """The maps of one fact, as an example."""
+    from interp import plots
+    from interp.study.located import located
+
+    fact = located(run)[0]
+    for name, found in fact.records.items():
+        shown = found.map()
+        figure = plots.heatmap(replace(shown, title=f"Answer:{shown.answer}"))
+        plots.save_figure(figure, folder / f"one-fact-{name}")

@@ -1,0 +1,248 @@
+"""Reading the settings of a Hugging Face config: what is not covered is refused by name, never ignored.
+
+Below the reader stand the fields that several families share; a family's own file puts them together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from interp.errors import ModelError, excerpt
+
+__all__ = ["MAX_CONTEXT", "Settings", "gpt_fields", "llama_fields", "rotary_dim", "rotary_fields"]
+
+MAX_CONTEXT = 2048
+"""Longest context that is set up: HookedTransformer keeps an n_ctx x n_ctx mask, and facts are short."""
+
+NO_EFFECT = frozenset(
+    (
+        # names, versions, number formats
+        *("architectures", "transformers_version", "dtype", "auto_map", "tokenizer_class", "transformers.js_config"),
+        *("unsloth_version", "unsloth_fixed"),
+        # training: its start, its dropout, its memory
+        *("initializer_range", "gradient_checkpointing", "attention_dropout", "hidden_dropout", "classifier_dropout"),
+        *("attention_probs_dropout_prob", "hidden_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+        # what a pass gives beside the logits, and in which parts it is run
+        *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward"),
+        # tokens of one kind, which the tokenizer knows
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id"),
+        # other tasks
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "prefix"),
+        # both matrices are there, whether they are one or two
+        "tie_word_embeddings",
+    )
+)
+"""Settings that do not change the logits of any language model."""
+
+FORMER: Mapping[str, Any] = {
+    "add_cross_attention": False,
+    "is_decoder": False,
+    "pruned_heads": {},
+    "tie_encoder_decoder": False,
+    "torchscript": False,
+    "use_bfloat16": False,
+}
+"""What earlier versions of transformers wrote into any config, with the values that say nothing."""
+
+
+class Settings:
+    """The settings of one config. Reading one says that it is covered; :meth:`refuse_others` looks at the rest.
+
+    A setting that is None counts as not given. One that nobody read is let pass if it is in :data:`NO_EFFECT`, or has
+    the value that its config class gives it anyway. Names that begin with an underscore are notes of the libraries.
+    """
+
+    def __init__(
+        self, architecture: str, values: Mapping[str, Any], defaults: Mapping[str, Any], *, within: str = ""
+    ) -> None:
+        self.architecture = architecture
+        self._values = values
+        self._defaults = {**FORMER, **defaults}
+        self._within = within
+        self._covered: set[str] = set()
+        self._parts: dict[str, Settings] = {}
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """A setting as it is."""
+        self._covered.add(name)
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A positive whole number.
+
+        Raises:
+            ModelError: If it is none.
+        """
+        value = self.value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self._wrong(name, "a positive whole number", value)
+        return value
+
+    def positive(self, name: str) -> float:
+        """A positive finite number.
+
+        Raises:
+            ModelError: If it is none.
+        """
+        value = self.value(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise self._wrong(name, "a positive number", value)
+        return value
+
+    def share(self, name: str, default: float) -> float:
+        """A number above 0 and up to 1.
+
+        Raises:
+            ModelError: If it is none.
+        """
+        value = self.value(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise self._wrong(name, "a number above 0 and up to 1", value)
+        return value
+
+    def divided(self, whole: str, parts: str) -> int:
+        """One positive whole number divided by another.
+
+        Raises:
+            ModelError: If it leaves a rest.
+        """
+        value, count = self.whole(whole), self.whole(parts)
+        if value % count:
+            raise ModelError(f"{self._within}{whole} {value} cannot be divided by {parts} {count}")
+        return value // count
+
+    def must_be(self, **expected: Any) -> None:
+        """Settings of which one value alone is covered; it is also what they are where they are not given.
+
+        Raises:
+            ModelError: If one has another value.
+        """
+        for name, value in expected.items():
+            found = self.value(name, value)
+            if found != value:
+                raise self._wrong(f"{name} of {self.architecture}", repr(value), found)
+
+    def without_effect(self, *names: str) -> None:
+        """Settings of this family that do not change its logits, beside those of :data:`NO_EFFECT`."""
+        self._covered.update(names)
+
+    def part(self, name: str) -> Settings:
+        """Settings within one setting.
+
+        Raises:
+            ModelError: If it is no object.
+        """
+        value = self.value(name)
+        if not isinstance(value, Mapping):
+            raise ModelError(f"{self._within}{name} must be an object of settings, got {excerpt(value)}")
+        return self._parts.setdefault(name, Settings(self.architecture, value, {}, within=f"{self._within}{name}: "))
+
+    def not_covered(self) -> dict[str, Any]:
+        """What could change the logits and nobody read, whatever its value; without that of :meth:`part`."""
+        covered = self._covered | NO_EFFECT
+        return {name: found for name, found in self._values.items() if name not in covered and name[:1] != "_"}
+
+    def refuse_others(self) -> None:
+        """Refuse what nobody read, where it says something.
+
+        Raises:
+            ModelError: Naming the setting and what it is.
+        """
+        for name, value in self.not_covered().items():
+            if value is not None and not (name in self._defaults and self._defaults[name] == value):
+                raise ModelError(
+                    f"{self._within}setting {name} of {self.architecture} is not known here, got {excerpt(value)}: if"
+                    " it does not change what the model computes, take it out of config.json"
+                )
+        for part in self._parts.values():
+            part.refuse_others()
+
+    def _wrong(self, name: str, expected: str, value: Any) -> ModelError:
+        return ModelError(f"{self._within}setting {name} must be {expected}, got {excerpt(value)}")
+
+
+def gpt_fields(given: Settings) -> dict[str, Any]:
+    """What GPT-2 and GPT-J share."""
+    width = given.whole("n_embd")
+    given.without_effect("n_ctx")  # a former name of n_positions
+    summary = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
+    given.without_effect(*(f"summary_{name}" for name in summary))  # of a head for other tasks
+    return {
+        "d_model": width,
+        "d_head": given.divided("n_embd", "n_head"),
+        "n_heads": given.whole("n_head"),
+        "d_mlp": given.whole("n_inner", 4 * width),
+        "n_layers": given.whole("n_layer"),
+        "n_ctx": min(given.whole("n_positions"), MAX_CONTEXT),
+        "eps": given.value("layer_norm_epsilon"),
+        "d_vocab": given.whole("vocab_size"),
+        "act_fn": given.value("activation_function"),
+        "normalization_type": "LN",
+    }
+
+
+def rotary_fields(given: Settings) -> dict[str, Any]:
+    """What families with rotary positions share; within a sliding window, attention that slides is attention."""
+    head_dim = given.value("head_dim")
+    d_head = given.divided("hidden_size", "num_attention_heads") if head_dim is None else given.whole("head_dim")
+    window = given.whole("sliding_window", MAX_CONTEXT)
+    return {
+        "d_model": given.whole("hidden_size"),
+        "d_head": d_head,
+        "n_heads": given.whole("num_attention_heads"),
+        "d_mlp": given.whole("intermediate_size"),
+        "n_layers": given.whole("num_hidden_layers"),
+        "n_ctx": min(given.whole("max_position_embeddings"), MAX_CONTEXT, window),
+        "d_vocab": given.whole("vocab_size"),
+        "act_fn": given.value("hidden_act"),
+        "positional_embedding_type": "rotary",
+        "rotary_adjacent_pairs": False,
+        **_rope_fields(given.part("rope_parameters")),
+    }
+
+
+def llama_fields(given: Settings) -> dict[str, Any]:
+    """What Llama shares with those that came after it: RMS norms, gated MLPs, no biases, grouped keys and values."""
+    fields = rotary_fields(given)
+    given.must_be(attention_bias=False, mlp_bias=False)
+    given.divided("num_attention_heads", "num_key_value_heads")
+    return {
+        **fields,
+        "eps": given.value("rms_norm_eps"),
+        "rotary_dim": rotary_dim(fields["d_head"], fields["d_head"]),
+        "n_key_value_heads": given.whole("num_key_value_heads"),
+        "normalization_type": "RMS",
+        "final_rms": True,
+        "gated_mlp": True,
+    }
+
+
+def rotary_dim(value: Any, d_head: int) -> int:
+    """How many dimensions of a head turn.
+
+    Raises:
+        ModelError: If it is no even number of them.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= d_head or value % 2:
+        raise ModelError(f"rotary dimensions must be an even number from 2 to {d_head}, got {excerpt(value)}")
+    return value
+
+
+def _rope_fields(rope: Settings) -> dict[str, Any]:
+    rope.without_effect("type")  # a former name of rope_type
+    kind = rope.value("rope_type", "default")
+    fields: dict[str, Any] = {"rotary_base": rope.positive("rope_theta")}
+    if kind == "llama3":
+        return fields | {
+            "use_NTK_by_parts_rope": True,
+            "NTK_original_ctx_len": rope.positive("original_max_position_embeddings"),
+            "NTK_by_parts_low_freq_factor": rope.positive("low_freq_factor"),
+            "NTK_by_parts_high_freq_factor": rope.positive("high_freq_factor"),
+            "NTK_by_parts_factor": rope.positive("factor"),
+        }
+    if kind != "default":
+        raise ModelError(f"{rope.architecture} with {excerpt(kind)} rotary scaling is not supported")
+    return fields

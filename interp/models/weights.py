@@ -1,0 +1,81 @@
+"""A model's weights: their hash, how they lie in memory, and what may be done with them."""
+
+from __future__ import annotations
+
+import torch
+import xxhash
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.errors import OptionError
+
+__all__ = ["as_matmul_wants", "check_differentiable", "check_linear_output", "share_buffers", "weights_hash"]
+
+
+def weights_hash(model: HookedTransformer) -> str:
+    """A 128-bit hash (xxh3) of every parameter's name, dtype, shape and bytes, as 32 hexadecimal digits.
+
+    It depends on the values alone, not on their layout in memory or the device. It reads all weights: about
+    0.1 s for the embedded model; pass an :class:`interp.Provenance` to locators that are called in a loop.
+    """
+    digest = xxhash.xxh3_128()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        value = parameter.detach()
+        # hash the contiguous orientation and say which: W_out and W_out.T share bytes but not the axis order
+        digest.update(value.contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_linear_output(model: HookedTransformer) -> None:
+    """Refuse a model whose MLP output is not ``w @ W_out + b_out``, added to the residual stream as it is.
+
+    Raises:
+        OptionError: Naming the model.
+    """
+    cfg = model.cfg
+    if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
+        raise OptionError(f"{cfg.model_name}: attribution and editing need MLPs whose output is w @ W_out + b_out")
+
+
+def check_differentiable(model: HookedTransformer) -> None:
+    """Refuse weights that no gradient can pass.
+
+    Raises:
+        OptionError: Naming the model.
+    """
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise OptionError(
+            f"the weights of {model.cfg.model_name} were made under torch.inference_mode, where no gradient passes"
+            " them: load the model outside of it"
+        )
+
+
+def as_matmul_wants(key: str, value: Tensor) -> Tensor:
+    """The same values in the memory layout that HookedTransformer's forward multiplies with, without a copy.
+
+    Per weight: W_Q, W_K, W_V are used as [(head d_head), d_model], W_O as [d_model, (head d_head)], the
+    weights of gated MLPs and of the unembedding as [d_out, d_in].
+    """
+    kind = key.rsplit(".", 1)[-1].lstrip("_")
+    if kind in ("W_Q", "W_K", "W_V"):
+        return value.transpose(1, 2).contiguous().transpose(1, 2)
+    if kind == "W_O":
+        return value.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    if kind == "W_U" or (kind in ("W_in", "W_gate", "W_out")):
+        return value if _either_way_contiguous(value) else value.T.contiguous().T
+    return value.contiguous()
+
+
+def _either_way_contiguous(value: Tensor) -> bool:
+    return value.is_contiguous() or value.T.is_contiguous()
+
+
+def share_buffers(model: HookedTransformer) -> None:
+    """Masks and rotary tables are the same in every block: keep one of each."""
+    first = model.blocks[0].attn
+    for block in model.blocks[1:]:
+        for name, buffer in first.named_buffers(recurse=False):
+            other = getattr(block.attn, name)
+            if other.shape == buffer.shape and torch.equal(other, buffer):
+                setattr(block.attn, name, buffer)

@@ -1,0 +1,276 @@
+"""The units of work of a study of edits: one case, edited by one editor at one place, and evaluated.
+
+A unit's patch and its evaluation are records in the run folder. Units of the same editor and layers are edited in
+fixed groups, and groups are evaluated together in fixed bundles, so an interrupted study ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from transformer_lens import HookedTransformer
+
+from interp.editing.contexts import Contexts, write_contexts
+from interp.editing.editor import edit_each
+from interp.editing.methods import editor_named
+from interp.editing.moments import SecondMoments, second_moments
+from interp.editing.rows import check_requests
+from interp.errors import InterpWarning, OptionError
+from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
+from interp.facts.records import EditCase
+from interp.patches.patch import Patch
+from interp.results.record import Provenance
+from interp.results.run_folder import RunFolder
+from interp.results.skips import SKIPPABLE, Skips
+from interp.study.layers import config_at, layer_span
+from interp.study.locating import StudyProgress
+from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
+from interp.study.settings import EditStudySettings
+
+__all__ = ["Work"]
+
+GROUP = 16  # cases that are optimised together
+BUNDLE = 36  # cases that are evaluated together, as many as fill one batch of sampling: few rows take as long as many
+
+R = TypeVar("R")
+Group = tuple[str, tuple[int, ...], list[int]]
+"""Editor, layers and cases."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The units of one study."""
+
+    model: HookedTransformer
+    cases: list[EditCase]
+    run: RunFolder
+    settings: EditStudySettings
+    described: Provenance
+    plan: Plan
+    skips: Skips
+    report: StudyProgress
+
+    @property
+    def total(self) -> int:
+        """Units in all; the last ones are locating before and after an edit."""
+        return sum(len(members) for *_, members in self._groups()) + len(LOCATED_AGAIN)
+
+    def do_all(self) -> None:
+        """Edit and evaluate what is missing."""
+        self._leave_out_what_does_not_fit()
+        bundles, total = self._bundles(), self.total
+        missing = [bundle for bundle in bundles if not all(self._is_done(*group) for group in bundle)]
+        done = total - len(LOCATED_AGAIN) - sum(_n_cases(bundle) for bundle in missing)
+        before = self._before(total, done)
+        if not missing:
+            return
+        self.report(done, total, "contexts and second moments")
+        contexts = write_contexts(self.model, kinds=self.settings.context_kinds, seed=self.settings.seed)
+        moments = self._second_moments(bundles, done, total)
+        for bundle in missing:
+            self._edit(bundle, contexts, moments, before, done, total)
+            done += _n_cases(bundle)
+
+    def _second_moments(self, bundles: Sequence[Sequence[Group]], done: int, total: int) -> SecondMoments | None:
+        """Of every layer that an editor with target values is to edit."""
+        groups = [group for bundle in bundles for group in bundle if editor_named(group[0]).sites]
+        wanted = sorted({layer for _, layers, _ in groups for layer in layers})
+        if not wanted:
+            return None
+        return second_moments(
+            self.model,
+            wanted,
+            self.settings.corpus,
+            progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
+        )
+
+    def _leave_out_what_does_not_fit(self) -> None:
+        """Before the second moments, which may take hours."""
+        errors: dict[str, Exception] = {}
+        for i, case in enumerate(self.cases):
+            try:
+                check_requests(self.model, [case.request])
+                check_case(self.model, case, fluency_tokens=self.settings.fluency_tokens)
+            except SKIPPABLE as error:
+                errors[case_unit(i)] = error
+        self.skips.add(errors)
+        if len(errors) == len(self.cases):
+            raise errors[case_unit(0)]
+
+    def _usable(self) -> list[int]:
+        return [i for i in range(len(self.cases)) if case_unit(i) not in self.skips]
+
+    def _left(self, method: str, layers: tuple[int, ...], members: Sequence[int]) -> list[int]:
+        """Those of a group that were not left out."""
+        names = {i: (case_unit(i), unit_name("case", method, layers, i)) for i in members}
+        return [i for i in members if not any(name in self.skips for name in names[i])]
+
+    def _part(self, done: float, total: int, label: str, share: float) -> None:
+        self.report(done + share, total, label)
+
+    def _groups(self) -> list[Group]:
+        """Each unit once, in groups that do not depend on what is finished."""
+        units: dict[tuple[str, tuple[int, ...]], set[int]] = {}
+        for row in (*self.plan.rows(), *map(self.plan.sweep_row, self.plan.swept)):
+            for case, layers in enumerate(row.layers):
+                units.setdefault((row.editor, layers), set()).add(case)
+        usable = set(self._usable())
+        groups = []
+        for (method, layers), members in units.items():
+            order = sorted(members & usable)
+            groups += [(method, layers, order[first : first + GROUP]) for first in range(0, len(order), GROUP)]
+        return groups
+
+    def _bundles(self) -> list[list[Group]]:
+        """Consecutive groups that are evaluated together."""
+        bundles: list[list[Group]] = []
+        for group in self._groups():
+            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= BUNDLE:
+                bundles[-1].append(group)
+            else:
+                bundles.append([group])
+        return bundles
+
+    def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
+        left = self._left(method, layers, members)
+        if any(self._evaluation(method, layers, i) is None for i in left):
+            return False
+        if (method, layers) != self.plan.edit_located_again or not left:
+            return True
+        return self._patch(method, layers, left[0]) is not None
+
+    def _evaluation(self, method: str, layers: tuple[int, ...], i: int) -> CaseEvaluation | None:
+        unit = unit_name("case", method, layers, i)
+        return self.run.get(CaseEvaluation, unit, case=self.cases[i].id, method=method, **layers_of(layers))
+
+    def _patch(self, method: str, layers: tuple[int, ...], i: int) -> Patch | None:
+        unit = unit_name("patch", method, layers, i)
+        return self.run.get(Patch, unit, method=method, requests=(self.cases[i].request,), **layers_of(layers))
+
+    def _before(self, total: int, done: int) -> dict[int, Answers]:
+        answers: dict[int, Answers] = {}
+        usable = self._usable()
+        for first in range(0, len(usable), GROUP):
+            members = usable[first : first + GROUP]
+            found = {i: self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members}
+            if any(entry is None for entry in found.values()):
+                self.report(done, total, "the unedited model's answers")
+                answer = partial(self._answers, members)
+                fresh = self._together([case_unit(i) for i in members], answer)
+                for place, record in fresh.items():
+                    self.run.put(f"before-{members[place]:04d}", record)
+                    answers[members[place]] = record
+            else:
+                answers |= {i: entry for i, entry in found.items() if entry is not None}
+        return answers
+
+    def _answers(self, members: Sequence[int], places: Sequence[int]) -> list[Answers]:
+        return ask(self.model, [self.cases[members[place]] for place in places], **self._asking())
+
+    def _together(self, names: Sequence[str], work: Callable[[list[int]], Sequence[R]]) -> dict[int, R]:
+        """Units worked on at once, by place; those that make it fail are left out, and the others done without them.
+
+        If each of several fails, it is not theirs, and the run stops.
+        """
+        places = list(range(len(names)))
+        try:
+            return dict(zip(places, work(places), strict=True))
+        except (*SKIPPABLE, OptionError) as error:
+            failed: dict[int, Exception] = {0: error} if len(names) == 1 else {}
+            for place in places if len(names) > 1 else []:
+                try:
+                    work([place])
+                except (*SKIPPABLE, OptionError) as own:
+                    failed[place] = own
+            if not failed or len(failed) == len(names) > 1:
+                raise
+        self.skips.add({names[place]: why for place, why in failed.items()})
+        rest = [place for place in places if place not in failed]
+        return dict(zip(rest, work(rest), strict=True)) if rest else {}
+
+    def _asking(self) -> dict[str, Any]:
+        return {
+            "fluency_tokens": self.settings.fluency_tokens,
+            "seed": self.settings.seed,
+            "model_provenance": self.described,
+        }
+
+    def _edit(
+        self,
+        bundle: list[Group],
+        contexts: Contexts,
+        moments: SecondMoments | None,
+        before: Mapping[int, Answers],
+        done: int,
+        total: int,
+    ) -> None:
+        patches: list[Patch] = []
+        units: list[tuple[str, tuple[int, ...], int]] = []
+        for method, layers, members in bundle:
+            so_far = done + 0.7 * len(patches)
+            label = f"{method} at {layer_span(layers)}"
+            self.report(so_far, total, label)
+            made = self._patches(method, layers, members, contexts, moments, partial(self._part, so_far, total, label))
+            patches += made.values()
+            units += [(method, layers, i) for i in made]
+        names = [unit_name("case", *unit) for unit in units]
+
+        def evaluate(places: list[int]) -> list[CaseEvaluation]:
+            cases = [units[place][2] for place in places]
+            return evaluate_each(
+                self.model,
+                [patches[place] for place in places],
+                [self.cases[i] for i in cases],
+                before=[before[i] for i in cases],
+                **self._asking(),
+            )
+
+        for place, evaluation in self._together(names, evaluate).items():
+            self.run.put(names[place], evaluation)
+
+    def _patches(
+        self,
+        method: str,
+        layers: tuple[int, ...],
+        members: Sequence[int],
+        contexts: Contexts,
+        moments: SecondMoments | None,
+        advance: Callable[[float], None],
+    ) -> dict[int, Patch]:
+        """By case. All or none are made: a patch depends in its last bits on what it is optimised with."""
+        left = self._left(method, layers, members)
+        kept = {i: patch for i in left if (patch := self._patch(method, layers, i)) is not None}
+        if len(kept) == len(left):
+            return kept
+
+        given: dict[str, Any] = {"second_moments": moments, "contexts": contexts} if editor_named(method).sites else {}
+
+        def make(places: list[int]) -> list[Patch]:
+            with warnings.catch_warnings():  # at layers where nothing is stored, most do not: the table counts them
+                warnings.filterwarnings("ignore", ".* did not take", InterpWarning)
+                return edit_each(
+                    self.model,
+                    [self.cases[left[place]].request for place in places],
+                    method=method,
+                    config=config_at(self.model, method, layers),
+                    **given,
+                    model_provenance=self.described,
+                    progress=partial(_share, advance, 0.7 * len(members)),
+                )
+
+        made = self._together([unit_name("case", method, layers, i) for i in left], make)
+        for place, patch in made.items():
+            self.run.put(unit_name("patch", method, layers, left[place]), patch)
+        return {left[place]: patch for place, patch in made.items()}
+
+
+def _n_cases(bundle: Sequence[Group]) -> int:
+    return sum(len(members) for *_, members in bundle)
+
+
+def _share(advance: Callable[[float], None], cases: float, part: int, whole: int) -> None:
+    advance(cases * part / whole)
