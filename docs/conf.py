@@ -21,6 +21,8 @@ extensions = [
 ]
 exclude_patterns = ["extensions"]
 
+highlight_language = "text"  # of blocks that name none
+
 html_theme = "furo"
 html_title = "interp"
 html_static_path = ["static"]

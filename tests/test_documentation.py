@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import nbformat
 import pytest
 import typer.main
 from matplotlib.figure import Figure
@@ -178,6 +179,9 @@ def test_every_notebook_becomes_a_page_without_formulas_to_set(extensions: Any) 
         assert text.startswith("# ")
         assert all(f"]({name})" in text for name in pictures)
         assert "$" not in re.sub(r"````.*?````|```.*?```", "", text, flags=re.DOTALL)
+    printed = [nbformat.v4.new_output("stream", text=text) for text in ("a\n", "b\n")]
+    (one,) = pages.joined(printed)
+    assert pages.output(one, {}, "") == "````text\na\nb\n````"
     assert pages.formula(r"\frac{w_i}{n} \sum_{k=1}^{n}") == "wᵢ/n Σₖ₌₁ⁿ"
     with pytest.raises(ValueError, match="no plain form"):
         pages.formula(r"\sqrt{2}")

@@ -70,6 +70,17 @@ def fenced(text: str, language: str) -> str:
     return f"````{language}\n{text.rstrip()}\n````"
 
 
+def joined(outputs: list[Any]) -> list[Any]:
+    """What a cell printed in several pieces is one text."""
+    found: list[Any] = []
+    for shown in outputs:
+        if found and shown.output_type == found[-1].output_type == "stream":
+            found[-1] = nbformat.from_dict({**found[-1], "text": found[-1].text + shown.text})
+        else:
+            found.append(shown)
+    return found
+
+
 def output(shown: Any, pictures: dict[str, bytes], name: str) -> str:
     """What a cell printed or showed: of several forms the first that a page can show."""
     if shown.output_type == "stream":
@@ -96,7 +107,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(prose(each.source))
             continue
         parts.append(fenced(each.source, "python"))
-        for number, shown in enumerate(each.outputs):
+        for number, shown in enumerate(joined(each.outputs)):
             parts.append(output(shown, pictures, f"{path.stem}-{index}-{number}.png"))
     parts.append(f"*This page is `notebooks/{path.name}` with the outputs of its last run; `make notebooks` runs it.*")
     return "\n\n".join(parts) + "\n", pictures

@@ -71,6 +71,7 @@ class Unit:
 
 
 PERCENT = Unit(name="percent", of_differences="percentage points", scale=100.0)
+"""Of shares."""
 
 
 def _no_questions(case: EditCase) -> Sequence[Question]:
