@@ -160,6 +160,13 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / link.split("#")[0]).exists(), link
 
 
+def test_the_tests_of_each_floor_are_there() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("| floor | files")[1].split("\n\n")[0]
+    for row in re.findall(r"^\| [^|]+ \| ([^|]+) \| [^|]+ \|$", table, re.MULTILINE)[1:]:
+        for name in re.findall(r"[a-z_]+", row.replace("in Chromium", "")):
+            assert (ROOT / "tests" / f"test_{name}.py").is_file(), name
+
+
 def test_the_command_line_reference_is_whole(extensions: Any) -> None:
     text = extensions("commands").reference()
     for path, command in COMMANDS.items():
