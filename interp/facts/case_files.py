@@ -11,7 +11,7 @@ from interp.errors import DataError, FactError, excerpt
 from interp.facts.case_fields import Record, without_nulls
 from interp.facts.case_formats import FORMATS, Format, Shape, check_supported, format_of, shape_of
 from interp.facts.json_records import Notes, check_known, fields, read_records
-from interp.facts.records import EditCase, EditRequest, Probe
+from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.facts.sources import shorten, shown_name
 from interp.options import check_choice
 
