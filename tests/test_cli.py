@@ -213,6 +213,52 @@ def test_trace_by_other_subjects(call: Call, tiny: HookedTransformer, tmp_path: 
     same_scores(json.loads(done.out)["scores"], expected.scores)
 
 
+def test_locate_answers_as_the_library(call: Call, tiny: HookedTransformer) -> None:
+    done = call("locate", *JAPAN, *MODEL, *SMALL, "--locators", "mlp, attribution", "--window", "2", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    fact = Fact.from_prompt(PROMPT, "Japan")
+    expected = {
+        "mlp": causal_trace(tiny, fact, state="mlp", window=2, samples=2, noise=0.3).map(),
+        "attribution": attribute(tiny, fact, tokens="all").map(),
+    }
+    assert list(found["maps"]) == list(expected)
+    for name, shown in expected.items():
+        same_scores(found["maps"][name]["values"], shown.values)
+        assert (found["maps"][name]["title"], found["maps"][name]["unit"]) == (shown.title, shown.unit)
+    place = Path(found["run"])
+    assert {path.stem for path in (place / "records").iterdir()} == {"mlp", "attribution"}
+    assert {f"maps.{ending}" for ending in ("pdf", "svg", "png", "html", "csv")} <= {
+        path.name for path in place.iterdir()
+    }
+
+
+def test_locate_prints_a_map_for_each_locator(call: Call) -> None:
+    done = call("locate", *JAPAN, *MODEL, *SMALL, "--locators", "resid,attribution", "--target", "Tokyo")
+    assert done.code == 0, done.err
+    assert "Causal tracing: residual stream (indirect effect on P(answer))" in done.out
+    assert "2 samples of gaussian noise 0.3" in done.out
+    assert "largest completeness gap" in done.out
+    assert "target ' Tokyo' = [' Tokyo']" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--locators", "rsid"), "did you mean 'resid'"),
+        (("--locators", "mlp,mlp"), "names 'mlp' twice"),
+        (
+            ("--locators", "attribution", "--samples", "2"),
+            "--samples would do nothing: nothing of attribution depends on it",
+        ),
+        (("--locators", "resid", "--steps", "3"), "--steps would do nothing"),
+        (("--locators", "resid", "--noise", "0.3", "--facts", "builtin"), "facts are for noise of 3sigma"),
+    ],
+)
+def test_what_locate_refuses(call: Call, options: tuple[str, ...], why: str) -> None:
+    refused(call("locate", *JAPAN, *MODEL, *options), why)
+
+
 @pytest.mark.parametrize("tokens", ["last", "all", "each"])
 def test_attribute_answers_as_the_library(call: Call, tiny: HookedTransformer, tokens: Any) -> None:
     options = ("--tokens", tokens, "--steps", "3", "--rule", "gauss-legendre", "--top", "4")
@@ -310,7 +356,8 @@ def test_reproduce_draws_single_facts_too(call: Call, facts_file: Path, tmp_path
     for name in EDITED:
         assert f"wrote drawn/{name}\n" in done.err
     settings = RunFolder(Path("run")).settings()
-    assert {key: settings[key] for key in vars(LocateSettings())} == {**vars(LocateSettings()), "limit": 1}
+    expected = json.loads(json.dumps(asdict(LocateSettings(limit=1))))
+    assert {key: settings[key] for key in expected} == expected
     settings = RunFolder(Path("run/edits")).settings()
     corpus = replace(EditStudySettings().corpus, tokens=20_000)  # what this model's size asks for
     expected = replace(EditStudySettings(), limit=1, stride=4, fluency_tokens=8, corpus=corpus)
@@ -577,7 +624,8 @@ def test_json_stands_alone_on_standard_output(facts_file: Path) -> None:
 
 
 COMMANDS = [
-    *["reproduce", "study", "table1", "figure1", "trace", "attribute", "facts", "models", "edit", "evaluate", "patch"],
+    *("reproduce", "study", "table1", "figure1", "locate", "trace", "attribute", "facts", "models", "edit", "evaluate"),
+    "patch",
     *(f"patch {name}" for name in ("show", "apply", "export")),
 ]
 

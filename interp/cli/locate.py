@@ -80,7 +80,7 @@ def locate(
     check_names("locators", names, LOCATORS)
     depends = frozenset[str]().union(*(locator_named(name).depends for name in names))
     refuse_given(
-        context, f"{', '.join(names)} do not depend on it", *(name for name in SETTINGS if name not in depends)
+        context, f"nothing of {', '.join(names)} depends on it", *(name for name in SETTINGS if name not in depends)
     )
     if "noise" not in depends or noise != "3sigma":
         refuse_given(context, "facts are for noise of 3sigma", "facts")
