@@ -1,5 +1,6 @@
 # make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
 # make test        the tests; those in a browser need Chromium (apt-get install chromium) and are skipped without it
+# make lab         opens the notebooks in JupyterLab
 # make notebooks   runs the notebooks
 # make mutants     which of 150 small changes, drawn with SEED, no test notices (an hour or more; goes on where it stopped)
 # make fuzz        hostile input, damage, kills and faults, FUZZ=50 times as many as among the tests (hours)
@@ -23,7 +24,13 @@ SEED ?= 0
 NBFLAGS ?=
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
-.PHONY: install reproduce test notebooks mutants fuzz check format docs package clean
+# threads that wait give their core away, as in the commands (docs/how-to/long-runs.md); notebooks' kernels inherit it
+ifndef OMP_WAIT_POLICY
+GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT
+endif
+
+.PHONY: install reproduce test lab notebooks mutants fuzz check format docs package clean
 
 install: $(INSTALLED)
 
@@ -43,6 +50,9 @@ reproduce: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
 
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 $(NBFLAGS) notebooks

@@ -21,7 +21,7 @@ from benchmarks.machine import console, flops, heading, load, machine_name, matm
 from interp.editing import RomeConfig
 from interp.editing.contexts import Contexts, write_contexts
 from interp.editing.corpora import Corpus, corpus_rows
-from interp.editing.grams import accumulate
+from interp.editing.grams import sums_by_layer
 from interp.editing.rows import edit_rows
 from interp.editing.target_value import target_values
 from interp.facts.case_files import load_cases
@@ -89,8 +89,8 @@ def moments(model: HookedTransformer, layer: int, tokens: int, device: str) -> d
     written = torch.cat(list(corpus_rows(model, Corpus(tokens=tokens))))
 
     def ours() -> Any:
-        sums = accumulate(model, layers, [written])
-        return {at: (sums.products[at].sum(0) / sums.counts.sum()).float() for at in layers}
+        found = sums_by_layer(model, layers, [written])
+        return {at: (sums.products.sum(0) / sums.counts.sum()).float() for at, sums in found}
 
     def baseline() -> Any:
         return {at: second_moment(model, written, at, batch=16) for at in layers}

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from benchmarks.baseline import attribute_layers
 from interp.engine.integrated_gradients import quadrature
-from interp.errors import OptionError
+from interp.errors import DataError, OptionError
 from interp.facts.records import Fact
-from interp.locate.methods.attribution import attribute
+from interp.locate.methods.attribution import Attribution, AttributionSums, attribute
+from interp.locate.methods.attribution_record import KEPT, AttributionMap
 from interp.locate.refined import refined_neurons
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
@@ -305,6 +306,76 @@ def test_top_neurons_of_one_layer_and_token(tiny, facts):
         result.top_neurons(layer=6)
     with pytest.raises(OptionError, match="need tokens='all' or tokens='each'"):
         attribute(tiny, facts[0], steps=2).top_neurons(token=0)
+
+
+def bits(values):
+    return values.dtype, tuple(values.shape), values.contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("tokens", ["last", "all", "each"])
+def test_what_a_study_keeps_says_the_same_of_layers_and_tokens(tiny, facts, tokens, tmp_path):
+    whole = attribute(tiny, facts[0], tokens=tokens, steps=2)
+    AttributionSums.of(whole).save(tmp_path / "kept.safetensors")
+    kept = AttributionSums.load(tmp_path / "kept.safetensors")
+    for reduce in ("sum", "mean"):
+        assert bits(kept.per_layer(reduce)) == bits(whole.per_layer(reduce))
+        one, other = kept.map(reduce), whole.map(reduce)
+        assert bits(one.values) == bits(other.values)
+        assert vars(one) | {"values": None} == vars(other) | {"values": None}
+        if tokens != "last":
+            assert bits(kept.per_token(reduce)) == bits(whole.per_token(reduce))
+    for name in ("change", "completeness_gap"):
+        assert bits(getattr(kept, name)) == bits(getattr(whole, name))
+    assert (kept.heading, kept.listings(), kept.n_neurons) == (whole.heading, whole.listings(), 256)
+    said = "of a study: sums over neurons, and the 100 neurons with the highest scores"
+    assert kept.remarks() == (*whole.remarks(), said)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_a_study_keeps_has_sums_and_means(tiny, facts):
+    kept = AttributionSums.of(attribute(tiny, facts[0], tokens="all", steps=2))
+    for ask in (kept.per_layer, kept.per_token, kept.map):
+        with pytest.raises(OptionError, match="reduce must be one of"):
+            ask("max")
+
+
+def test_the_neurons_that_a_study_keeps_are_the_highest(tiny, facts):
+    whole = attribute(tiny, facts[0], tokens="all", steps=2)
+    kept = AttributionSums.of(whole)
+    assert len(kept.top_scores) == KEPT == 100
+    assert kept.top_neurons(100) == whole.top_neurons(100)
+    best = kept.top_neurons(1)[0]
+    where = {"layer": best.layer, "token": best.token}
+    there = sum((neuron.layer, neuron.token) == (best.layer, best.token) for neuron in whole.top_neurons(100))
+    assert 0 < there < 100
+    assert kept.top_neurons(there, **where) == whole.top_neurons(there, **where)
+    shown = whole.at(best.token, best.layer)["top neurons"].split(", ")
+    assert kept.at(best.token, best.layer)["top neurons"].split(", ") == shown[:there]
+    with pytest.raises(OptionError, match=rf"{there} of the {there + 1} are among the 100 neurons with the highest"):
+        kept.top_neurons(there + 1, **where)
+    with pytest.raises(OptionError, match="layer 6 does not exist: there are layers 0 to 5"):
+        kept.top_neurons(layer=6)
+    seen = {(neuron.layer, neuron.token) for neuron in kept.top_neurons(100)}
+    unseen = next(
+        (layer, token) for layer in range(6) for token in range(len(kept.tokens)) if (layer, token) not in seen
+    )
+    assert kept.at(unseen[1], unseen[0]) == {}
+
+
+def test_scores_that_are_not_kept_say_how_to_get_them(tiny, facts, tmp_path):
+    whole = attribute(tiny, facts[0], tokens="each", steps=3, rule="gauss-legendre")
+    kept = AttributionSums.of(whole)
+    said = "interp.attribute(model, record.fact, tokens='each', steps=3, rule='gauss-legendre') computes all scores"
+    for ask in (lambda: kept.scores, lambda: kept.top_neurons(101)):
+        with pytest.raises(OptionError, match=re.escape(said)):
+            ask()
+    whole.save(tmp_path / "whole")
+    kept.save(tmp_path / "kept")
+    assert isinstance(AttributionMap.load(tmp_path / "whole"), Attribution)
+    assert isinstance(AttributionMap.load(tmp_path / "kept"), AttributionSums)
+    for cls, name in ((Attribution, "kept"), (AttributionSums, "whole")):
+        with pytest.raises(DataError, match=f"expected '{cls.__name__}'"):
+            cls.load(tmp_path / name)
 
 
 def test_the_record_says_what_was_asked(tiny, facts):

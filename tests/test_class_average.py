@@ -1,14 +1,16 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage, class_average
-from interp.models.tokens import TOKEN_CLASSES
+from interp.models.tokens import TOKEN_CLASSES, token_classes
 from interp.results.record import Provenance, Record
 from interp.results.token_map import TokenMap
+from interp.statistics.intervals import largest_columns, ratio_intervals
 from tests.token_maps import a_map
 
 LAYERS = 4
@@ -177,6 +179,27 @@ def test_the_span_leaves_out_what_is_surely_less() -> None:
     result = averaged(entries)
     assert (result.peak_low[0], result.peak_high[0]) == (1, 2)
     assert result.peak[0] in (1, 2)
+
+
+def test_one_fact_after_the_other_gives_the_bits_of_all_at_once() -> None:
+    """The sums as one array that is filled column by column."""
+    entries = maps() * 4
+    sums = np.zeros((len(TOKEN_CLASSES), len(entries), LAYERS))
+    counts = np.zeros((len(TOKEN_CLASSES), len(entries)))
+    for column, entry in enumerate(entries):
+        values = entry.values.double().numpy()
+        assert entry.subject_span is not None
+        for row, positions in enumerate(token_classes(len(values), entry.subject_span).values()):
+            sums[row, column] = values[list(positions)].sum(0)
+            counts[row, column] = len(positions)
+    result = averaged(entries, seed=3, resamples=200)
+    for row in range(len(TOKEN_CLASSES)):
+        mean = sums[row].sum(0) / counts[row].sum()
+        low, high = ratio_intervals(sums[row], counts[row], resamples=200, seed=3)
+        for found, expected in ((result.mean, mean), (result.low, low), (result.high, high)):
+            assert found[row].numpy().tobytes() == expected.astype(np.float32).tobytes()
+        span = largest_columns(sums[row], counts[row], resamples=200, seed=3)
+        assert (result.peak_low[row], result.peak_high[row]) == span
 
 
 def test_facts_that_were_left_out_are_named() -> None:

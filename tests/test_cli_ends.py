@@ -25,6 +25,7 @@ from interp.errors import InterpWarning
 from interp.facts.records import Fact
 from tests.test_cli import FIGURE, JAPAN, MODEL, PROMPT, SMALL, Call, cache, call, facts_file, refused, write_facts  # noqa: F401
 
+ROOT = Path(__file__).parents[1]
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 
 
@@ -74,6 +75,36 @@ def test_an_argument_that_is_no_text(call: Call, argument: str) -> None:
 @pytest.mark.parametrize("facts", ["hub:", "n" * 300, "x/" * 3000])
 def test_facts_that_no_system_takes(call: Call, facts: str) -> None:
     refused(call("facts", "--facts", facts, *MODEL))
+
+
+WHEN_TORCH_LOADS = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Finder())
+from interp.cli import main
+sys.argv = ["interp", "facts", "--model", "none-such"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=str,
+)
+def test_waiting_threads_yield_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
+    """What torch's OpenMP will read, in the commands and in what make runs."""
+    unset = {name: text for name, text in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    options: Any = {"env": unset | given, "capture_output": True, "text": True, "check": True, "timeout": 120}
+    command = subprocess.run([sys.executable, "-c", WHEN_TORCH_LOADS], **options)
+    assert command.stdout.split() == [expected]
+    show = "show: ; @echo $${GOMP_SPINCOUNT-None}"
+    made = subprocess.run(["make", "--no-print-directory", f"--eval={show}", "show"], cwd=ROOT, **options)
+    assert made.stdout.split() == [expected]
 
 
 def test_home_is_filled_in(call: Call, facts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

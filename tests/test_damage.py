@@ -174,7 +174,7 @@ def moments_subject(model: HookedTransformer, folder: Path, files: str) -> Subje
         if files == "text*":
             for path in copy.rglob("layer-*"):
                 path.unlink()
-        return flat(second_moments(model, [1, 3], Corpus(tokens=512, row=32), cache=copy).moments)
+        return flat(dict(second_moments(model, [1, 3], Corpus(tokens=512, row=32), cache=copy).moments))
 
     use(folder)
     return Subject(folder, use, rebuilt=True, files=files)

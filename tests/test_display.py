@@ -50,7 +50,8 @@ def results(tiny, patch):
     return {
         "trace": trace,
         "last": interp.attribute(tiny, EIFFEL, steps=2),
-        "all": interp.attribute(tiny, EIFFEL, tokens="all", steps=2),
+        "all": (whole := interp.attribute(tiny, EIFFEL, tokens="all", steps=2)),
+        "kept": interp.locate.AttributionSums.of(whole),
         "patched": interp.patch_activations(pair, [Cell(token=2, layer=1)]),
         "patch": patch,
         "evaluation": evaluation,
@@ -70,7 +71,7 @@ def results(tiny, patch):
 
 
 KINDS = (
-    "trace", "last", "all", "patched", "patch", "evaluation", "answers", "row", "average", "results", "moments",
+    "trace", "last", "all", "kept", "patched", "patch", "evaluation", "answers", "row", "average", "results", "moments",
 )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_every_result_is_text_and_html(results, kind):
     assert "\x1b" not in repr(result)  # no colours in a log
     assert max(map(len, repr(result).splitlines())) <= 200
     figures = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
-    assert len(figures) == (kind in ("trace", "last", "all", "average"))
+    assert len(figures) == (kind in ("trace", "last", "all", "kept", "average"))
     for figure in figures:
         assert base64.b64decode(figure).startswith(b"\x89PNG")
     assert "http" not in bundle["text/html"]  # nothing is fetched

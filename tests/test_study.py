@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from interp.errors import DataError, FactError, InterpWarning, NumericalError, O
 from interp.facts.records import Fact
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods import LOCATORS
-from interp.locate.methods.attribution import Attribution, attribute
+from interp.locate.methods.attribution import Attribution, AttributionSums, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
@@ -114,7 +115,8 @@ def test_a_run_holds_one_record_per_fact_and_method(finished: RunFolder, facts: 
 
 def test_records_are_what_the_locators_return(tiny: HookedTransformer, finished: RunFolder) -> None:
     record = located(finished)[1]
-    assert same(record.records["attribution"], attribute(tiny, record.fact, tokens="all", steps=3))
+    whole = attribute(tiny, record.fact, tokens="all", steps=3)
+    assert same(record.records["attribution"], AttributionSums.of(whole))
     for state in ("resid", "mlp", "attn"):
         traced = causal_trace(tiny, record.fact, state=state, window=2, samples=2, noise=0.3)
         assert same(record.records[state], traced)
@@ -134,7 +136,7 @@ def test_the_settings_reach_the_locators(tiny: HookedTransformer, facts: list[Fa
     )
     record = located(locate_facts(tiny, facts, tmp_path, settings))[0]
     expected = attribute(tiny, record.fact, tokens="each", steps=2, rule="gauss-legendre")
-    assert same(record.records["attribution"], expected)
+    assert same(record.records["attribution"], AttributionSums.of(expected))
     options = {"window": 4, "samples": 3, "noise": 0.2, "seed": 5, "corruption": "uniform"}
     for state, trace in traces_of(record).items():
         assert same(trace, causal_trace(tiny, record.fact, state=state, **options))
@@ -219,7 +221,15 @@ def exchange(run: RunFolder, unit: str) -> None:
     shutil.copy(run.record_path("0000-attribution"), run.record_path(unit))
 
 
-@pytest.mark.parametrize("damage", [truncate, exchange])
+def flip(run: RunFolder, unit: str) -> None:
+    """One bit of the last number."""
+    path = run.record_path(unit)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [truncate, exchange, flip])
 def test_a_damaged_record_is_computed_again(
     tiny: HookedTransformer,
     facts: list[Fact],
@@ -313,15 +323,11 @@ def check_average(average: ClassAverage, maps: list[tuple[np.ndarray, tuple[int,
             assert average.peak[row] == int(np.argmax(mean))
 
 
-def test_averages_are_those_of_the_single_records(finished: RunFolder) -> None:
+def test_averages_are_those_of_the_single_records(tiny: HookedTransformer, finished: RunFolder) -> None:
     averages = class_averages(finished)
     assert [average.method for average in averages] == list(LOCATORS)
-    stored = [RunFolder(finished.path).get(Attribution, f"{i:04d}-attribution") for i in range(3)]
-    scaled = [
-        (10_000 * a.scores.double().mean(-1).numpy().T[: a.n_prompt_tokens], a.subject_span)
-        for a in stored
-        if a is not None
-    ]
+    stored = [attribute(tiny, found.fact, tokens="all", steps=3) for found in located(finished)]
+    scaled = [(10_000 * a.scores.double().mean(-1).numpy().T[: a.n_prompt_tokens], a.subject_span) for a in stored]
     assert len(scaled) == 3
     check_average(averages[0], scaled)
     assert np.nanmax(np.abs(averages[0].mean.numpy())) > 0
@@ -330,6 +336,50 @@ def test_averages_are_those_of_the_single_records(finished: RunFolder) -> None:
         maps = [(t.scores.double().numpy() - t.corrupted_score, t.subject_span) for t in traces if t is not None]
         assert len(maps) == 3
         check_average(average, maps)
+
+
+def test_a_folder_of_whole_records_is_taken_as_it_is(
+    tiny: HookedTransformer, facts: list[Fact], finished: RunFolder, copied: RunFolder, computed: list[tuple[str, str]]
+) -> None:
+    """As earlier versions kept them, with all neurons: nothing is computed again, the averages are the same."""
+    for i, found in enumerate(located(copied)):
+        whole = attribute(tiny, found.fact, tokens="all", steps=3)
+        copied.put(f"{i:04d}-attribution", whole)
+        assert same(located(copied)[i].records["attribution"], whole)
+    run = locate_facts(tiny, facts, copied.path, SETTINGS)
+    assert computed == []
+    assert same_averages(run, finished)
+    sizes = [run.record_path("0000-attribution").stat().st_size for run in (copied, finished)]
+    assert sizes[0] > 5 * sizes[1]
+
+
+def test_averages_hold_a_fact_at_a_time(finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[Record] = weakref.WeakSet()
+    most, read = 0, RunFolder.read
+
+    def counted(run: RunFolder, *args: Any, **expected: Any) -> Any:
+        nonlocal most
+        record = read(run, *args, **expected)
+        assert record is not None
+        alive.add(record)
+        most = max(most, len(alive))
+        return record
+
+    monkeypatch.setattr(RunFolder, "read", counted)
+    class_averages(finished)
+    assert most <= 2 * len(LOCATORS)  # the next fact's are read before the last one's go
+    located(finished)
+    assert most == len(UNITS)
+
+
+def test_a_resume_makes_no_records(
+    tiny: HookedTransformer, facts: list[Fact], copied: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_: Any, **__: Any) -> None:
+        raise AssertionError("a record was made")
+
+    monkeypatch.setattr("interp.results.run_folder.load_record", made)
+    locate_facts(tiny, facts, copied.path, SETTINGS)
 
 
 def test_averages_need_the_folder_alone(finished: RunFolder, copied: RunFolder) -> None:

@@ -146,9 +146,9 @@ def draw_figure1(averages: list[ClassAverage], folder: Path, width: str) -> None
 def draw_first_fact(run: Any, folder: Path) -> None:
     """The maps of one fact, as an example."""
     from interp import plots
-    from interp.study.located import located
+    from interp.study.located import each_located
 
-    fact = located(run)[0]
+    fact = next(each_located(run))
     for name, found in fact.records.items():
         shown = found.map()
         figure = plots.heatmap(replace(shown, title=f"Answer:{shown.answer}"))

@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from interp.editing.moments import SecondMoments
+from interp.editing.moments_cache import SecondMoments
 from interp.editing.whitening import Moments
 from interp.errors import OptionError
 from interp.results.record import Provenance, check_same_weights
@@ -23,7 +23,7 @@ GivenMoments = Mapping[Any, Any] | SecondMoments | Literal["identity"]
 
 
 def given_moments(given: object, layers: Sequence[int], unedited: Provenance) -> Moments:
-    """C of some layers.
+    """C of some layers, at least; those of a :class:`SecondMoments` stay where they are until they are asked for.
 
     Args:
         given: A :class:`SecondMoments`, a mapping from layers to matrices (of torch or numpy), or ``"identity"``.
@@ -36,7 +36,8 @@ def given_moments(given: object, layers: Sequence[int], unedited: Provenance) ->
     """
     if isinstance(given, SecondMoments):
         check_same_weights("the second moments", given.provenance, unedited)
-        given = given.moments
+        _check_there(layers, given.moments, given.moments)
+        return given.moments
     if isinstance(given, str) and given == "identity":
         return "identity"
     if not isinstance(given, Mapping):
@@ -50,17 +51,22 @@ def given_moments(given: object, layers: Sequence[int], unedited: Provenance) ->
             raise OptionError(f"second_moments must map whole numbers (layers) to C, got the key {key!r}") from error
         if layer in layers:
             found[layer] = _matrix(layer, value)
-    missing = [layer for layer in layers if layer not in found]
-    if missing:
-        raise OptionError(f"layer {missing[0]} has no second moment; given are layers {sorted(given)}")
+    _check_there(layers, found, given)
     return found
 
 
-def described_moments(given: object, moments: Moments) -> dict[str, Any]:
-    """What a patch records of them: the source and, by layer, a hash (xxh3) of C as float32."""
+def _check_there(layers: Sequence[int], found: Mapping[int, Tensor], given: Mapping[Any, Any]) -> None:
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        raise OptionError(f"layer {missing[0]} has no second moment; given are layers {sorted(given)}")
+
+
+def described_moments(given: object, moments: Moments, layers: Sequence[int]) -> dict[str, Any]:
+    """What a patch records of them: the source and, by edited layer, a hash (xxh3) of C as float32."""
     if isinstance(moments, str):
         return {"source": "identity"}
-    hashes = {str(layer): _hash(C) for layer, C in moments.items()}
+    edited = [layer for layer in moments if layer in layers]
+    hashes = {str(layer): _hash(moments[layer]) for layer in edited}
     if not isinstance(given, SecondMoments):
         return {"source": "given", "hash": hashes}
     errors = dict(zip(given.layers, given.held_out_error, strict=True))
@@ -70,7 +76,7 @@ def described_moments(given: object, moments: Moments) -> dict[str, Any]:
         "n_tokens": given.n_tokens,
         "weights_hash": given.provenance.weights_hash,
         "dtype": given.provenance.dtype,
-        "held_out_error": {str(layer): errors.get(layer) for layer in moments},
+        "held_out_error": {str(layer): errors.get(layer) for layer in edited},
         "shrinkage": given.shrinkage,
         "hash": hashes,
     }

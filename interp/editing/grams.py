@@ -1,96 +1,141 @@
-"""Sums of k k^T over a corpus, in two halves, and by how much the one half misses the other."""
+"""Sums of k k^T over a corpus, in two halves, one layer after the other; by how much the one half misses the other.
+
+The sums of a layer take 20 d_mlp^2 bytes (819 MB on GPT2-XL), so they are made, used and dropped before the next
+layer's. Where it fits a quarter of the free memory, the residual stream of the whole corpus waits between two layers
+and climbs from the one to the other, so each block runs once, as in one pass for all layers. A corpus that is too
+large for that is run from its tokens for every group of layers whose sums fit half of the free memory. The numbers
+are the same, bit for bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookPoint
 
 from interp.editing.shrinkage import ledoit_wolf, shrunk
+from interp.engine.batches import free_bytes
+from interp.engine.suffix import run_rows
 from interp.errors import NumericalError
 
-__all__ = ["Sums", "accumulate", "held_out_error"]
+__all__ = ["Sums", "held_out_error", "sums_by_layer"]
 
 BLOCKS = 8
+STREAM_SHARE, SUMS_SHARE = 1 / 4, 1 / 2
+"""Of the free memory: what the waiting residual stream may take, and what sums may take where it does not wait."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the two halves of a corpus.
+    """Sums over the two halves of a corpus, of one layer.
 
     Args:
-        products: k k^T by layer.
-        fourth: |k|^4 by layer.
+        products: k k^T.
+        fourth: |k|^4.
         counts: Tokens.
     """
 
-    products: dict[int, Float[Tensor, "half d_mlp d_mlp"]]
-    fourth: dict[int, Float[Tensor, "half"]]
+    products: Float[Tensor, "half d_mlp d_mlp"]
+    fourth: Float[Tensor, "half"]
     counts: Float[Tensor, "half"]
 
 
-def accumulate(
+def sums_by_layer(
     model: HookedTransformer,
     layers: Sequence[int],
-    batches: Iterable[Int[Tensor, "row token"]],
+    batches: Sequence[Int[Tensor, "_ token"]],
     *,
     max_batch_tokens: int = 1024,
-    beat: Callable[[], None] = lambda: None,
-) -> Sums:
-    """Sums of k k^T and of |k|^4 by layer, for the two halves of the rows, and the tokens in each.
+    beat: Callable[[float], None] = lambda share: None,
+) -> Iterator[tuple[int, Sums]]:
+    """Sums of k k^T and of |k|^4 for the two halves of the rows, layer by layer from the lowest up.
 
     Args:
         model: The model.
-        layers: Which layers.
-        batches: Rows of tokens.
+        layers: Which layers, in ascending order.
+        batches: Rows of tokens; every other half of a batch belongs to the same half of the corpus.
         max_batch_tokens: The most tokens that go up the network at once.
-        beat: Called after each of these; may raise to stop the work.
+        beat: Called after each of these with the share of the work that is done; may raise to stop the work.
 
     Raises:
         NumericalError: If an activation is not finite.
     """
-    device, d_mlp = model.W_E.device, model.cfg.d_mlp
-    assert d_mlp is not None
-    # sums of thousands of products: float64 where the device has it
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    sums = {layer: torch.zeros(2, d_mlp, d_mlp, dtype=wide, device=device) for layer in layers}
-    fourth = {layer: torch.zeros(2, dtype=wide, device=device) for layer in layers}
-    counts = torch.zeros(2, dtype=torch.float64)
-    recent = {layer: torch.zeros(d_mlp, d_mlp, device=device) for layer in layers}  # float32, of one part
+    parts = [part for rows in batches for part in rows.split(-(-len(rows) // 2))]
+    waiting = [list(part.split(max(1, max_batch_tokens // part.shape[1]))) for part in parts]
+    climbs, together = _plan(model, len(layers), sum(part.numel() for part in parts))
+    groups = [layers[first : first + together] for first in range(0, len(layers), together)]
+    starts = [0, *(group[-1] + 1 for group in groups[:-1])] if climbs else [0] * len(groups)
+    work = sum(group[-1] + 1 - start for group, start in zip(groups, starts, strict=True)) * sum(map(len, waiting))
+    done = 0
+    for group, start in zip(groups, starts, strict=True):
+        hooks = {layer: f"blocks.{layer}.mlp.hook_post" for layer in group}
+        sums = {layer: _Growing(model) for layer in group}
+        for index, chunks in enumerate(waiting):
+            for place, chunk in enumerate(chunks):
+                after, seen = run_rows(model, chunk, start=start, stop=group[-1] + 1, record=list(hooks.values()))
+                for layer, hook in hooks.items():
+                    sums[layer].add(seen[hook], index % 2)
+                if climbs:
+                    chunks[place] = after
+                done += group[-1] + 1 - start
+                beat(done / work)
+            for layer in group:
+                sums[layer].part_ends(index % 2, parts[index].numel())
+        for layer in group:
+            yield layer, sums.pop(layer).whole(layer)
 
-    def add(value: Tensor, hook: HookPoint, *, layer: int) -> None:
+
+def _plan(model: HookedTransformer, n_layers: int, n_tokens: int) -> tuple[bool, int]:
+    """Whether the residual stream waits between layers, and how many layers are summed at once."""
+    free, cfg = free_bytes(model.W_E.device), model.cfg
+    assert cfg.d_mlp is not None
+    if free is None or n_tokens * cfg.d_model * model.W_E.element_size() <= STREAM_SHARE * free:
+        return n_layers > 1, 1
+    return False, max(1, int(SUMS_SHARE * free / (20 * cfg.d_mlp**2)))
+
+
+class _Growing:
+    """The sums of a layer while they grow: a few thousand tokens in float32, all of them in float64."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        device, d_mlp = model.W_E.device, model.cfg.d_mlp
+        assert d_mlp is not None
+        # sums of thousands of products: float64 where the device has it
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.products = torch.zeros(2, d_mlp, d_mlp, dtype=wide, device=device)
+        self.fourth = torch.zeros(2, dtype=wide, device=device)
+        self.counts = torch.zeros(2, dtype=torch.float64)
+        self.recent = torch.zeros(d_mlp, d_mlp, device=device)
+
+    def add(self, value: Float[Tensor, "row token d_mlp"], half: int) -> None:
+        """What entered W_out in some rows."""
         keys = value.reshape(-1, value.shape[-1]).float()
-        _add_gram(recent[layer], keys)
-        fourth[layer][half] += keys.square().sum(-1).square().sum()
+        _add_gram(self.recent, keys)
+        self.fourth[half] += keys.square().sum(-1).square().sum()
 
-    hooks: list[Any] = [(f"blocks.{layer}.mlp.hook_post", partial(add, layer=layer)) for layer in layers]
-    half = 0
-    for rows in batches:
-        for part in rows.split(-(-len(rows) // 2)):
-            for chunk in part.split(max(1, max_batch_tokens // rows.shape[1])):
-                with torch.no_grad():
-                    model.run_with_hooks(chunk, prepend_bos=False, stop_at_layer=max(layers) + 1, fwd_hooks=hooks)
-                beat()
-            for layer in layers:
-                sums[layer][half] += recent[layer]
-                recent[layer].zero_()
-            counts[half] += part.numel()
-            half = 1 - half
-    for layer in layers:
-        for half_sum in sums[layer]:
+    def part_ends(self, half: int, n_tokens: int) -> None:
+        """Half a batch has been added."""
+        self.products[half] += self.recent
+        self.recent.zero_()
+        self.counts[half] += n_tokens
+
+    def whole(self, layer: int) -> Sums:
+        """The sums, both sides of the diagonal.
+
+        Raises:
+            NumericalError: If an activation was not finite.
+        """
+        for half_sum in self.products:
             half_sum.triu_()  # within a block on the diagonal, a matrix product need not be symmetric to the bit
             half_sum += half_sum.triu(1).T
-        if not torch.isfinite(sums[layer].sum()):  # any NaN or infinity survives a sum
+        if not torch.isfinite(self.products.sum()):  # any NaN or infinity survives a sum
             raise NumericalError(f"the activations that enter W_out of layer {layer} are not finite")
-    return Sums(sums, fourth, counts)
+        return Sums(self.products, self.fourth, self.counts)
 
 
 def _add_gram(total: Tensor, keys: Float[Tensor, "token d_mlp"]) -> None:

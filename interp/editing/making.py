@@ -170,7 +170,7 @@ class Maker:
         assert self.model.cfg.d_mlp is not None
         whitening.prepare(layers, self.model.cfg.d_mlp, self.model.W_E.device)
         contexts = [list(kind) for kind in self.contexts]
-        return whitening, {"second_moments": described_moments(given, moments), "contexts": contexts}
+        return whitening, {"second_moments": described_moments(given, moments, layers), "contexts": contexts}
 
     def _check_rows(self, *, alone: bool) -> None:
         """Find what does not fit before minutes of work; the error names the request."""

@@ -1,7 +1,8 @@
-"""Second moments C = E[k k^T] of what enters W_out, for several layers in one pass over a corpus.
+"""Second moments C = E[k k^T] of what enters W_out, layer by layer over a corpus.
 
-1. Run the corpus up to the highest wanted layer; a hook on ``mlp.hook_post`` of each wanted layer adds its tokens'
-   k k^T. Sums of a few thousand tokens are float32, sums of these float64.
+1. Run the corpus up to the lowest wanted layer and from each to the next; what ``mlp.hook_post`` of a wanted layer
+   sees adds k k^T. Sums of a few thousand tokens are float32, sums of these float64, of one layer at a time
+   (:mod:`interp.editing.grams`).
 2. C is symmetric: only the blocks on and above the diagonal are computed (9/16 of the arithmetic).
 3. Every other part is summed apart. C_a of the one half against the other says how far the number of tokens
    suffices: tr(C_a^-1 C_b) / d - 1, by how much k^T C^-1 k of unseen tokens exceeds that of seen ones, is 0 for
@@ -12,7 +13,8 @@ C is that of the unedited model: patches that are on the model are taken off whi
 
 Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
 The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
-A file in it that is damaged, or belongs elsewhere, is made again, which is logged.
+A file in it that is damaged, or belongs elsewhere, is made again, which is logged. The result reads each layer from it
+when it is asked for (:mod:`interp.editing.moments_cache`).
 Source: Meng et al. 2022, section 3.1 (there: 100,000 samples of Wikipedia).
 """
 
@@ -24,24 +26,34 @@ import logging
 import math
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import platformdirs
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.corpora import BATCH, Corpus, corpus_rows
-from interp.editing.grams import accumulate, held_out_error
-from interp.editing.shrinkage import ledoit_wolf, shrunk
+from interp.editing.grams import Sums, held_out_error, sums_by_layer
+from interp.editing.moments_cache import (
+    Found,
+    MomentsByLayer,
+    SecondMoments,
+    cached,
+    keep,
+    layer_path,
+    load,
+    there,
+)
+from interp.editing.shrinkage import ledoit_wolf
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
 from interp.options import Progress, check_choice, check_positive
-from interp.results.record import Provenance, Record, load_record, save_record
+from interp.results.record import Provenance, Record
 
 __all__ = [
     "HELD_OUT_LIMIT",
@@ -52,38 +64,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", bound=Record)
 HELD_OUT_LIMIT = 4.0
 """The largest held-out error that passes without a warning. It is that of half the text: for independent tokens it
 would be reached at 2.5 tokens a neuron, where all of the text has an error of two thirds. Ten a neuron give 0.25.
 """
 SHRINKAGES = ("ledoit-wolf",)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SecondMoments(Record):
-    """C by layer, with the corpus it was estimated on.
-
-    Args:
-        moments: C of each layer, float32.
-        corpus: Source, tokens, row length and seed, with the source's revision.
-        n_tokens: Tokens that were averaged.
-        held_out_error: Per layer of ``layers``: the share by which k^T C^-1 k of unseen tokens exceeds that of
-            seen ones, from halves of the corpus (shrunk as C is); infinite where half of it leaves C singular.
-        shrinkage: How ``moments`` were shrunk: None or ``"ledoit-wolf"``.
-        ledoit_wolf: Per layer the share of the identity that Ledoit and Wolf's rule gives C (in ``moments`` only if
-            ``shrinkage`` says so); empty in records of earlier versions.
-        ledoit_wolf_error: Per layer the held-out error with that rule.
-    """
-
-    moments: dict[int, Float[Tensor, "d_mlp d_mlp"]]
-    corpus: dict[str, Any]
-    n_tokens: int
-    layers: tuple[int, ...]
-    held_out_error: tuple[float, ...]
-    shrinkage: str | None = None
-    ledoit_wolf: tuple[float, ...] = ()
-    ledoit_wolf_error: tuple[float, ...] = ()
 
 
 def second_moments(
@@ -137,13 +122,13 @@ def second_moments(
             f"{corpus.tokens} tokens leave the second moment of {d_mlp} neurons singular: take at least {4 * d_mlp}"
         )
     text = _text(model, corpus, cache)
-    found = {layer: record for layer in wanted if (record := _cached(text.folder, layer)) is not None}
+    found = {layer: kept for layer in wanted if (kept := cached(text.folder, layer)) is not None}
     if shrinkage is not None:  # what earlier versions stored lacks its sums
-        found = {layer: record for layer, record in found.items() if record.ledoit_wolf}
+        found = {layer: kept for layer, kept in found.items() if kept.record.ledoit_wolf}
     missing = [layer for layer in wanted if layer not in found]
     if missing:
         found |= _estimate(model, missing, text, max_batch_tokens, progress)
-    moments = _joined([found[layer] for layer in wanted], text.described, shrinkage)
+    moments = _joined({layer: found[layer] for layer in wanted}, text.described, shrinkage)
     if math.isinf(max(moments.held_out_error)):
         warn_of_held_out_error(moments, wanted, stacklevel=2)
     return moments
@@ -208,26 +193,30 @@ def _text(model: HookedTransformer, corpus: Corpus, cache: str | Path | None) ->
 
 def _estimate(
     model: HookedTransformer, layers: Sequence[int], text: _Text, max_batch_tokens: int, progress: Progress | None
-) -> dict[int, SecondMoments]:
-    """Layers that are not in the cache, in one pass over the text; they are put there, until that fails once."""
-    with unedited(model):
-        said = _LastSaid(progress)
-        rows = _rows(model, text, said)
-        sums = accumulate(model, layers, rows, max_batch_tokens=max_batch_tokens, beat=said.again)
-    source = {**asdict(text.corpus), "revision": text.revision}
+) -> dict[int, Found]:
+    """Layers that are not in the cache; each is put there before the next one's turn, until that fails once."""
     found, folder = {}, text.folder
-    for layer in layers:
-        record = _estimated(layer, sums.products.pop(layer), sums.fourth[layer], sums.counts, text.described, source)
-        if folder is not None and not _kept(record, folder / f"layer-{layer}.safetensors", stacklevel=3):
-            folder = None
-        found[layer] = record
+    source = {**asdict(text.corpus), "revision": text.revision}
+    with unedited(model):
+        steps = _Steps(progress, text)
+        rows = list(_rows(model, text, steps))
+        for layer, sums in sums_by_layer(model, layers, rows, max_batch_tokens=max_batch_tokens, beat=steps.summed):
+            record = _estimated(layer, sums, text.described, source)
+            del sums  # the next layer's take their place
+            found[layer] = Found.of(record, record.moments[layer])
+            if folder is not None:
+                path = layer_path(folder, layer)
+                if keep(record, path, stacklevel=3):
+                    found[layer] = Found.of(record, path)
+                else:
+                    folder = None
+            del record
     return found
 
 
-def _estimated(
-    layer: int, halves: Tensor, fourth: Tensor, n_tokens: Tensor, described: Provenance, source: dict[str, Any]
-) -> SecondMoments:
+def _estimated(layer: int, sums: Sums, described: Provenance, source: dict[str, Any]) -> SecondMoments:
     """One layer as the cache keeps it: C as it is, and what shrinking it would take."""
+    halves, fourth, n_tokens = sums.products, sums.fourth, sums.counts
     n = float(n_tokens.sum())
     C = halves.sum(0) / n
     return SecondMoments(
@@ -242,40 +231,25 @@ def _estimated(
     )
 
 
-def _joined(found: Sequence[SecondMoments], described: Provenance, shrinkage: str | None) -> SecondMoments:
+def _joined(found: Mapping[int, Found], described: Provenance, shrinkage: str | None) -> SecondMoments:
     """Layers in one record, shrunk if they are to be."""
-    moments = {layer: C for each in found for layer, C in each.moments.items()}
-    shares = tuple(share for each in found for share in each.ledoit_wolf)
-    shares = shares if len(shares) == len(found) else ()
-    errors = tuple(error for each in found for error in each.ledoit_wolf_error) if shares else ()
-    plain = tuple(each.held_out_error[0] for each in found)
-    if shrinkage is not None:
-        moments = {layer: shrunk(C, share) for (layer, C), share in zip(moments.items(), shares, strict=True)}
+    records = [kept.record for kept in found.values()]
+    shares = tuple(share for each in records for share in each.ledoit_wolf)
+    shares = shares if len(shares) == len(records) else ()
+    errors = tuple(error for each in records for error in each.ledoit_wolf_error) if shares else ()
+    plain = tuple(each.held_out_error[0] for each in records)
+    shrink = {} if shrinkage is None else dict(zip(found, shares, strict=True))
     return SecondMoments(
         provenance=described,
-        moments=moments,
-        corpus=found[0].corpus,
-        n_tokens=found[0].n_tokens,
-        layers=tuple(moments),
+        moments=MomentsByLayer({layer: kept.place for layer, kept in found.items()}, shrink),
+        corpus=records[0].corpus,
+        n_tokens=records[0].n_tokens,
+        layers=tuple(found),
         held_out_error=plain if shrinkage is None else errors,
         shrinkage=shrinkage,
         ledoit_wolf=shares,
         ledoit_wolf_error=errors,
     )
-
-
-def _kept(record: Record, path: Path, *, stacklevel: int) -> bool:
-    """Put a record into the cache; what cost minutes is not lost where that cannot be written."""
-    try:
-        save_record(record, path, unit=path.stem, run=path.parent.name)
-    except DataError as error:
-        warnings.warn(
-            f"second moments and their text are not kept for the next time: {error}",
-            InterpWarning,
-            stacklevel=stacklevel + 1,
-        )
-        return False
-    return True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -285,66 +259,41 @@ class _Written(Record):
     tokens: Int[Tensor, "row token"]
 
 
-class _LastSaid:
-    """A progress that says the same again, so that the work can be stopped between what it counts."""
+class _Steps:
+    """Progress in tokens: of those that the model writes itself, writing is half of what is done with them."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._last = progress, (0, 1)
+    def __init__(self, progress: Progress | None, text: _Text) -> None:
+        assert text.corpus.tokens is not None
+        self._progress, self._total, self._before = progress, text.corpus.tokens, 0.0
 
-    def __call__(self, done: int, total: int) -> None:
-        self._last = done, total
-        self.again()
+    def written(self, done: int, total: int) -> None:
+        """So many tokens are written."""
+        self._before = done / total / 2
+        self.summed(0.0)
 
-    def again(self) -> None:
+    def read(self, done: int, total: int) -> None:
+        """So many tokens are read; that is little work, but one may want to stop it."""
+        self.summed(0.0)
+
+    def summed(self, share: float) -> None:
+        """So much of the summing is done."""
         if self._progress:
-            self._progress(*self._last)
+            self._progress(int((self._before + (1 - self._before) * share) * self._total), self._total)
 
 
-def _rows(model: HookedTransformer, text: _Text, progress: Progress | None) -> Iterator[Int[Tensor, "row token"]]:
+def _rows(model: HookedTransformer, text: _Text, steps: _Steps) -> Iterator[Int[Tensor, "row token"]]:
     """The corpus in its batches; what the model writes itself is kept for the next layers."""
-    corpus = text.corpus
-    if corpus.source != "self" or text.folder is None:
-        yield from corpus_rows(model, corpus, progress)
+    if text.corpus.source != "self":
+        yield from corpus_rows(model, text.corpus, steps.read)
         return
-    path = text.folder / "text.safetensors"
-    try:
-        batches = _load(_Written, path).tokens.to(model.W_E.device).split(BATCH)
-    except DataError as error:
-        if _exists(path):
+    path = None if text.folder is None else text.folder / "text.safetensors"
+    if path is not None and there(path):
+        try:
+            yield from load(_Written, path).tokens.to(model.W_E.device).split(BATCH)
+            return
+        except DataError as error:
             logger.warning("writing the text for second moments again: %s", error)
-        written = []
-        for batch in corpus_rows(model, corpus, progress):
-            written.append(batch)
-            yield batch
-        _kept(_Written(provenance=text.described, tokens=torch.cat(written)), path, stacklevel=2)
-        return
-    assert corpus.tokens is not None
-    done = 0
-    for batch in batches:
-        yield batch
-        done += batch.numel()
-        if progress:
-            progress(min(done, corpus.tokens), corpus.tokens)
-
-
-def _load(cls: type[R], path: Path) -> R:
-    """What the cache holds; what cannot be checked, or belongs to another layer or key, is made again."""
-    return load_record(cls, path, unit=path.stem, run=path.parent.name, unhashed=False)
-
-
-def _cached(folder: Path | None, layer: int) -> SecondMoments | None:
-    path = None if folder is None else folder / f"layer-{layer}.safetensors"
-    if path is None or not _exists(path):
-        return None
-    try:
-        return _load(SecondMoments, path)
-    except DataError as error:
-        logger.warning("estimating the second moment of layer %d again: %s", layer, error)
-        return None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a folder that may not be entered
-        return False
+    written = list(corpus_rows(model, text.corpus, steps.written))
+    if path is not None:
+        keep(_Written(provenance=text.described, tokens=torch.cat(written)), path, stacklevel=2)
+    yield from written

@@ -2,13 +2,14 @@ from .activation_patching import Candidate, PatchedRun, Readout, patch_activatio
 from .class_average import ClassAverage, class_average
 from .knowledge import TopAnswer, known_facts, top_answers
 from .methods import LOCATORS, locator_named
-from .methods.attribution import Attribution, Neuron, attribute
+from .methods.attribution import Attribution, AttributionSums, Neuron, attribute
 from .methods.causal_trace import CausalTrace, causal_trace
 from .refined import refined_neurons
 
 __all__ = [
     "LOCATORS",
     "Attribution",
+    "AttributionSums",
     "Candidate",
     "CausalTrace",
     "ClassAverage",

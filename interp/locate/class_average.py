@@ -19,11 +19,11 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.models.tokens import TOKEN_CLASSES, token_classes
-from interp.results.record import Record
+from interp.results.record import Provenance, Record
 from interp.results.token_map import TokenMap
 from interp.statistics.intervals import MIN_PEAK, MIN_UNBOUNDED, largest_columns, ratio_intervals
 
-__all__ = ["ClassAverage", "class_average"]
+__all__ = ["Averaging", "ClassAverage", "class_average"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -80,47 +80,84 @@ def class_average(
         OptionError: If there are no maps, they show different things or have no subject, or they come from different
             models.
     """
-    if not maps:
-        raise OptionError("no facts to average")
-    if len({(entry.locator, entry.title, entry.unit) for entry in maps}) != 1:
-        raise OptionError(f"maps of different things cannot be averaged: {sorted({entry.title for entry in maps})}")
-    method = maps[0].locator
-    if len({(r.provenance.model, r.provenance.weights_hash) for r in records}) != 1:
-        raise OptionError(f"the {method} results come from different models and cannot be averaged")
-    sums, counts = _pooled(maps)
-    shown = _statistics(sums, counts, resamples=resamples, seed=seed)
-    return ClassAverage(
-        provenance=records[0].provenance,
-        method=method,
-        title=maps[0].title,
-        unit=maps[0].unit,
-        token_classes=TOKEN_CLASSES,
-        mean=torch.from_numpy(shown.mean).float(),
-        low=torch.from_numpy(shown.low).float(),
-        high=torch.from_numpy(shown.high).float(),
-        peak=tuple(shown.peak),
-        peak_low=tuple(shown.peak_low),
-        peak_high=tuple(shown.peak_high),
-        n_facts=tuple(int(n) for n in (counts > 0).sum(1)),
-        n_tokens=tuple(int(n) for n in counts.sum(1)),
-        left_out=tuple(left_out),
-    )
+    averaging = Averaging()
+    for entry, record in zip(maps, records, strict=True):
+        averaging.add(entry, record.provenance)
+    return averaging.result(left_out=left_out, resamples=resamples, seed=seed)
+
+
+class Averaging:
+    """Averages maps that come one after the other; of each it keeps the sums of its classes alone."""
+
+    def __init__(self) -> None:
+        self._first: tuple[TokenMap, Provenance] | None = None
+        self._sums: list[Float[np.ndarray, "token_class layer"]] = []
+        self._counts: list[Float[np.ndarray, "token_class"]] = []
+
+    def add(self, entry: TokenMap, source: Provenance) -> None:
+        """One more fact.
+
+        Args:
+            entry: Its map.
+            source: What the map comes from.
+
+        Raises:
+            OptionError: If it shows something else than those before, has no subject, or comes from another model.
+        """
+        first, origin = self._first = self._first or (entry, source)
+        if (entry.locator, entry.title, entry.unit) != (first.locator, first.title, first.unit):
+            titles = sorted({first.title, entry.title})
+            raise OptionError(f"maps of different things cannot be averaged: {titles}")
+        if (source.model, source.weights_hash) != (origin.model, origin.weights_hash):
+            raise OptionError(f"the {first.locator} results come from different models and cannot be averaged")
+        sums, counts = _pooled(entry, len(self._sums))
+        self._sums.append(sums)
+        self._counts.append(counts)
+
+    def result(self, *, left_out: Sequence[str] = (), resamples: int = 2000, seed: int = 0) -> ClassAverage:
+        """The average of what was added.
+
+        Args:
+            left_out: See :class:`ClassAverage`.
+            resamples: Bootstrap samples.
+            seed: Of the bootstrap.
+
+        Raises:
+            OptionError: If nothing was.
+        """
+        if self._first is None:
+            raise OptionError("no facts to average")
+        entry, source = self._first
+        counts = np.stack(self._counts, 1)
+        shown = _statistics(np.stack(self._sums, 1), counts, resamples=resamples, seed=seed)
+        return ClassAverage(
+            provenance=source,
+            method=entry.locator,
+            title=entry.title,
+            unit=entry.unit,
+            token_classes=TOKEN_CLASSES,
+            mean=torch.from_numpy(shown.mean).float(),
+            low=torch.from_numpy(shown.low).float(),
+            high=torch.from_numpy(shown.high).float(),
+            peak=tuple(shown.peak),
+            peak_low=tuple(shown.peak_low),
+            peak_high=tuple(shown.peak_high),
+            n_facts=tuple(int(n) for n in (counts > 0).sum(1)),
+            n_tokens=tuple(int(n) for n in counts.sum(1)),
+            left_out=tuple(left_out),
+        )
 
 
 def _pooled(
-    maps: Sequence[TokenMap],
-) -> tuple[Float[np.ndarray, "token_class fact layer"], Float[np.ndarray, "token_class fact"]]:
-    """Per class and fact the sum over the class's tokens, and how many they are."""
-    sums = np.zeros((len(TOKEN_CLASSES), len(maps), maps[0].values.shape[1]))
-    counts = np.zeros((len(TOKEN_CLASSES), len(maps)))
-    for column, entry in enumerate(maps):
-        values, span = entry.values.double().numpy(), entry.subject_span
-        if span is None:
-            raise OptionError(f"the {entry.locator} map of fact {column} has no subject, so its tokens have no class")
-        for row, positions in enumerate(token_classes(len(values), span).values()):
-            sums[row, column] = values[list(positions)].sum(0)
-            counts[row, column] = len(positions)
-    return sums, counts
+    entry: TokenMap, fact: int
+) -> tuple[Float[np.ndarray, "token_class layer"], Float[np.ndarray, "token_class"]]:
+    """Per class the sum over the class's tokens, and how many they are."""
+    values, span = entry.values.double().numpy(), entry.subject_span
+    if span is None:
+        raise OptionError(f"the {entry.locator} map of fact {fact} has no subject, so its tokens have no class")
+    classes = list(token_classes(len(values), span).values())
+    sums = np.stack([values[list(positions)].sum(0) for positions in classes])
+    return sums, np.array([float(len(positions)) for positions in classes])
 
 
 @dataclass(frozen=True, kw_only=True)

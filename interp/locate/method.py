@@ -66,6 +66,10 @@ class LocateTask:
         }
 
 
+def _all_of_it(record: MapRecord) -> MapRecord:
+    return record
+
+
 def _own_map(record: Any) -> TokenMap:
     found: TokenMap = record.map()
     return found
@@ -82,8 +86,9 @@ class Locator:
         row: The row of Figure 1 that it stands in.
         turn: Where several maps are computed for someone who waits, the lowest comes first.
         doing: What is being done meanwhile.
-        record: The class of its results.
+        record: The class of its results, and of what is kept of them.
         run: Its work.
+        kept: What a study of many facts keeps of a result, where all of it would not fit a disk; all of it by default.
         averaged: One result as the map that Figure 1 averages.
         beside: One result as a map to stand beside that of another model; its ``map()`` by default.
         about: What the record of a fact must be about, by field.
@@ -107,5 +112,6 @@ class Locator:
     cell: Callable[[int, int, int], Cell]
     depends: frozenset[str]
     located_by: str | None = None
+    kept: Callable[[Any], MapRecord] = _all_of_it
     beside: Callable[[Any], TokenMap] = _own_map
     window: Literal["from", "to"] = "to"

@@ -11,8 +11,10 @@ import dataclasses
 import json
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,8 @@ from interp.system.files import write_atomically
 __all__ = [
     "Provenance",
     "Record",
+    "check_about",
+    "check_record",
     "check_same_weights",
     "content_hash",
     "load_record",
@@ -135,7 +139,7 @@ def save_record(record: Record, path: str | Path, *, unit: str = "", run: str = 
         value = getattr(record, field.name)
         if isinstance(value, Tensor):
             tensors[field.name] = _stored(value)
-        elif value == {}:
+        elif isinstance(value, Mapping) and not value:
             continue  # its type may not be one that JSON can hold
         elif _is_by_layer(value):
             tensors |= {f"{field.name}.{layer}": _stored(tensor) for layer, tensor in value.items()}
@@ -158,7 +162,7 @@ def load_record(
     """Read a record written by :func:`save_record`.
 
     Args:
-        cls: What it is a record of.
+        cls: What it is a record of; it may be of a class that is derived from this one.
         path: Where it is.
         unit: The unit of work that it must be the record of; any if None.
         run: The content hash of the settings of the run that it must belong to; any if None.
@@ -169,6 +173,86 @@ def load_record(
         DataError: If the file is missing, damaged (names the hash expected and found), of another format version,
             holds another kind of record, or the record of another unit or run.
     """
+    stored = _read(cls, Path(path), unit=unit, run=run, unhashed=unhashed)
+    with stored.structuring():
+        fields = {name: stored.field(name) for name in stored.plain}
+        for name, tensor in stored.tensors.items():
+            field, _, layer = name.partition(".")
+            if layer:
+                fields.setdefault(field, {})[int(layer)] = tensor
+            else:
+                fields[field] = tensor
+        return stored.kind(**fields)
+
+
+def check_record(cls: type[Record], path: str | Path, *, unit: str, run: str, about: Mapping[str, Any]) -> None:
+    """Find out whether a file is the record of a unit, whole and undamaged, without making the record.
+
+    The file is read once and its content hash compared, so that what passes can be loaded later, unless it is damaged
+    in between. Of the fields only those that are asked for are made.
+
+    Args:
+        cls, path, unit, run: See :func:`load_record`.
+        about: Fields that it must have with these values.
+
+    Raises:
+        DataError: As :func:`load_record`, and if a field has another value (names it).
+    """
+    stored = _read(cls, Path(path), unit=unit, run=run, unhashed=True)
+    with stored.structuring():
+        found = {name: stored.field(name) for name in about}
+    check_about(Path(path), found, about)
+
+
+def check_about(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a record that is about something else.
+
+    Raises:
+        DataError: Naming the first field that differs.
+    """
+    for name, value in expected.items():
+        if found[name] != value:
+            raise DataError(f"{path} holds a record of {name} {found[name]!r}; expected {value!r}")
+
+
+@dataclass(frozen=True)
+class _Stored(typing.Generic[R]):
+    """A record's file, read and checked.
+
+    Args:
+        path: Where it is.
+        kind: The class of the record.
+        plain: What JSON says of its fields.
+        tensors: Its tensors, by field, those of a layer as ``field.layer``.
+    """
+
+    path: Path
+    kind: type[R]
+    plain: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def field(self, name: str) -> Any:
+        """A field that is no tensor."""
+        kind: Any = self.kind
+        return cattrs.structure(self.plain[name], _hints(kind)[name])
+
+    @contextmanager
+    def structuring(self) -> Iterator[None]:
+        """Whatever making the fields raises is an error that names the file."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError, InterpError, cattrs.BaseValidationError) as error:
+            raise DataError(f"{self.path}: its fields are not those of a {self.kind.__name__}: {error!r}") from error
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a record's fields; shape strings evaluate to tensor types, which are never structured."""
+    return typing.get_type_hints(kind)
+
+
+def _read(cls: type[R], path: Path, *, unit: str | None, run: str | None, unhashed: bool) -> _Stored[R]:
+    """Read a record's file and check all that can be checked without making the record (see :func:`load_record`)."""
     try:
         with safe_open(str(path), framework="pt") as file:
             header = dict(file.metadata() or {})
@@ -179,32 +263,31 @@ def load_record(
     if there not in (None, found):
         raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
     old = there is None and header.get("format") == _UNHASHED and unhashed
-    if (header.get("format") != str(FORMAT) and not old) or header.get("kind") != cls.__name__:
+    kind = _kind_named(cls, header.get("kind"))
+    if (header.get("format") != str(FORMAT) and not old) or kind is None:
         raise DataError(
             f"{path} holds {header.get('kind')!r} in format {header.get('format')!r}; expected"
             f" {cls.__name__!r} in format {str(FORMAT)!r}"
         )
     if old:
-        _warn_unhashed(Path(path) if unit is None else Path(path).parent)
+        _warn_unhashed(path if unit is None else path.parent)
     elif there is None:
         raise DataError(f"{path} is damaged: its content hash is missing, its content has {found}")
     for what, wanted in (("unit", unit), ("run", run)):
         if not old and wanted is not None and header.get(what, "") != wanted:
             raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
     try:
-        plain = json.loads(header["fields"])
-        # shape strings evaluate to tensor types, which are never structured
-        hints = typing.get_type_hints(cls)
-        fields = {name: cattrs.structure(value, hints[name]) for name, value in plain.items()}
-        for name, tensor in tensors.items():
-            field, _, layer = name.partition(".")
-            if layer:
-                fields.setdefault(field, {})[int(layer)] = tensor
-            else:
-                fields[field] = tensor
-        return cls(**fields)
-    except (AttributeError, KeyError, TypeError, ValueError, InterpError, cattrs.BaseValidationError) as error:
-        raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
+        plain = dict(json.loads(header["fields"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its fields are not those of a {kind.__name__}: {error!r}") from error
+    return _Stored(path=path, kind=kind, plain=plain, tensors=tensors)
+
+
+def _kind_named(cls: type[R], name: str | None) -> type[R] | None:
+    """The class of that name among this one and those that are derived from it."""
+    if cls.__name__ == name:
+        return cls
+    return next((found for derived in cls.__subclasses__() if (found := _kind_named(derived, name))), None)
 
 
 def content_hash(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
@@ -233,12 +316,12 @@ def _warn_unhashed(path: Path) -> None:
         f"{path}: written before records had a hash of their content: nothing shows whether it is whole, and which"
         " unit of work it is",
         InterpWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
 def _is_by_layer(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+    return isinstance(value, Mapping) and isinstance(next(iter(value.values()), None), Tensor)
 
 
 def _stored(tensor: Tensor) -> Tensor:

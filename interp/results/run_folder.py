@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import cattrs
 
 from interp.errors import DataError, InterpError, InterpWarning
-from interp.results.record import Record, content_hash, load_record, save_record
+from interp.results.record import Record, check_about, check_record, content_hash, load_record, save_record
 from interp.system.files import exists, reason, remove_abandoned, write_atomically
 
 __all__ = ["RunFolder"]
@@ -172,14 +172,33 @@ class RunFolder:
         try:
             return self._load(cls, path, unit, run, expected)
         except DataError as error:
-            logger.warning("computing %s again: %s", unit, error)
+            _log_again(unit, error)
             return None
+
+    def has(self, cls: type[Record], unit: str, **expected: Any) -> bool:
+        """Whether a unit is finished; if not, it is to be computed: not there, damaged, or another's (logged).
+
+        As :meth:`get`, without making the record: each file is read once and its content hash compared, so a damaged
+        record is found here, before anything rests on it, and one file at a time is in memory.
+
+        Args: See :meth:`read`.
+
+        Raises:
+            DataError: If the folder itself is damaged or cannot be read.
+        """
+        path, run = self.record_path(unit), self._hash()
+        if not exists(path):
+            return False
+        try:
+            check_record(cls, path, unit=unit, run=run, about=expected)
+        except DataError as error:
+            _log_again(unit, error)
+            return False
+        return True
 
     def _load(self, cls: type[R], path: Path, unit: str, run: str, expected: Mapping[str, Any]) -> R:
         record = load_record(cls, path, unit=unit, run=run)
-        for name, value in expected.items():
-            if getattr(record, name) != value:
-                raise DataError(f"{path} holds a record of {name} {getattr(record, name)!r}; expected {value!r}")
+        check_about(path, {name: getattr(record, name) for name in expected}, expected)
         return record
 
     def put(self, unit: str, record: Record) -> None:
@@ -193,6 +212,10 @@ class RunFolder:
     def _hash(self) -> str:
         """Of the settings: which run this is; empty for a folder without settings."""
         return content_hash({}, self._read_json("run.json")[0]) if exists(self.path / "run.json") else ""
+
+
+def _log_again(unit: str, error: DataError) -> None:
+    logger.warning("computing %s again: %s", unit, error)
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

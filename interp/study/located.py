@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,24 @@ import cattrs
 
 from interp.errors import DataError
 from interp.facts.records import Fact
-from interp.locate.class_average import ClassAverage, class_average
+from interp.locate.class_average import Averaging, ClassAverage
 from interp.locate.methods import locator_named
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study import paper
+from interp.system.files import exists
 
-__all__ = ["Located", "Selection", "class_averages", "kept", "left_out", "located", "selection", "unit_of"]
+__all__ = [
+    "Located",
+    "Selection",
+    "class_averages",
+    "each_located",
+    "kept",
+    "left_out",
+    "located",
+    "selection",
+    "unit_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +53,28 @@ def located(run: RunFolder) -> list[Located]:
     Raises:
         DataError: If the folder is not a run, no fact is finished, or a record is damaged or not what its name says.
     """
-    chosen, finished = selection(run), []
+    return list(each_located(run))
+
+
+def each_located(run: RunFolder) -> Iterator[Located]:
+    """As :func:`located`, one fact after the other: for runs whose records do not fit the memory.
+
+    Raises: See :func:`located`; a damaged record when its turn comes.
+    """
+    chosen, none_yet = selection(run), True
     for index, fact in enumerate(chosen.facts):
-        records = {name: kept(run.read, index, fact, name) for name in chosen.locators}
-        if all(record is not None for record in records.values()):
-            finished.append(Located(fact=fact, records=records))
-    if not finished:
+        if all(exists(run.record_path(unit_of(index, name))) for name in chosen.locators):
+            yield Located(fact=fact, records={name: kept(run.read, index, fact, name) for name in chosen.locators})
+            none_yet = False
+    if none_yet:
         why = left_out(run)
         raise DataError(f"{run.path}: no fact is finished yet" + (f"; left out: {why[0]}" if why else ""))
-    return finished
 
 
 def class_averages(run: RunFolder) -> list[ClassAverage]:
     """The maps of Figure 1 from a run folder alone, one a locator.
+
+    The records are read one fact at a time, and each one's content hash is checked; memory does not grow with them.
 
     Example:
         >>> run = interp.locate_facts(model, facts, "located", interp.LocateSettings(limit=2, samples=2))
@@ -64,13 +84,17 @@ def class_averages(run: RunFolder) -> list[ClassAverage]:
         resid torch.Size([6, 6])
         mlp torch.Size([6, 6])
         attn torch.Size([6, 6])
+
+    Raises:
+        DataError: As :func:`located`. :func:`~interp.study.locating.locate_facts` on the folder computes what is
+            damaged again.
     """
-    facts, missing = located(run), left_out(run)
-    averages = []
-    for name in facts[0].records:
-        records = [fact.records[name] for fact in facts]
-        averages.append(class_average([locator_named(name).averaged(r) for r in records], records, left_out=missing))
-    return averages
+    missing = left_out(run)
+    sums = {name: Averaging() for name in selection(run).locators}
+    for fact in each_located(run):
+        for name, record in fact.records.items():
+            sums[name].add(locator_named(name).averaged(record), record.provenance)
+    return [averaging.result(left_out=missing) for averaging in sums.values()]
 
 
 def left_out(run: RunFolder) -> list[str]:
@@ -105,6 +129,6 @@ def unit_of(index: int, locator: str) -> str:
 
 
 def kept(read: Callable[..., Any], index: int, fact: Fact, name: str) -> Any:
-    """A unit's record, which must be about its fact; None if it is not there."""
+    """What a run folder's ``read``, ``get`` or ``has`` says of a unit's record, which must be about its fact."""
     locator = locator_named(name)
     return read(locator.record, unit_of(index, name), **locator.about(fact))

@@ -96,6 +96,10 @@ def locate_facts(
         >>> [located.fact.subject for located in interp.study.located(run)]
         ['Parthenon', 'Serena Williams']
 
+    A unit is done if its record is there and whole: each file is read once and its content hash compared; what is
+    damaged is computed again. Of attribution scores the folder keeps the sums over neurons, which maps and averages
+    show, and the highest (:class:`~interp.locate.AttributionSums`).
+
     A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
     out. The folder's ``skipped.json`` says why, and the averages count it.
 
@@ -128,7 +132,7 @@ def locate_facts(
     for done, (index, fact, name) in enumerate(units):
         unit, label = unit_of(index, name), f"{fact.prompt} · {name}"
         report(done, len(units), label)
-        if unit in skips or kept(run.get, index, fact, name) is not None:
+        if unit in skips or kept(run.has, index, fact, name):
             continue
         try:
             record = locate_fact(
@@ -144,7 +148,7 @@ def locate_facts(
         except SKIPPABLE as error:
             skips.add({unit: error})
         else:
-            run.put(unit, record)
+            run.put(unit, locator_named(name).kept(record))
     report(len(units), len(units), "done")
     return run
 

@@ -37,14 +37,14 @@ from interp.engine.cells import Cell
 from interp.engine.integrated_gradients import AnsweredRun, Rule, Scaled, answered_run, integrate, quadrature
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator
-from interp.locate.methods.attribution_record import HUE, NAME, Attribution, Neuron
+from interp.locate.methods.attribution_record import HUE, NAME, Attribution, AttributionMap, AttributionSums, Neuron
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_choice, whole_number
 from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
 
-__all__ = ["LOCATOR", "TOKENS", "Attribution", "Neuron", "attribute"]
+__all__ = ["LOCATOR", "TOKENS", "Attribution", "AttributionSums", "Neuron", "attribute"]
 
 Tokens = Literal["last", "all", "each"]
 TOKENS: tuple[Tokens, ...] = ("last", "all", "each")
@@ -219,7 +219,7 @@ def _run(task: LocateTask) -> Attribution:
     )
 
 
-def _averaged(found: Attribution) -> TokenMap:
+def _averaged(found: AttributionMap) -> TokenMap:
     shown = found.map("mean")
     return replace(
         shown,
@@ -236,8 +236,9 @@ LOCATOR = Locator(
     row=0,
     turn=1,
     doing="computing attribution scores",
-    record=Attribution,
+    record=AttributionMap,
     run=_run,
+    kept=AttributionSums.of,
     averaged=_averaged,
     beside=lambda found: replace(found.map(), title="Attribution score"),
     about=lambda fact: {"fact": fact},
