@@ -151,6 +151,24 @@ def test_empty_class() -> None:
     assert torch.allclose(result.mean[row], entries[0].values[-1])
 
 
+def test_a_token_without_values_does_not_count() -> None:
+    values = torch.rand(4, LAYERS)
+    values[1:3] = torch.nan  # the subject's two tokens: nothing was measured there
+    result = averaged([a_map(values, subject_span=(1, 3), locator="mlp")])
+    for name in ("First subject token", "Last subject token"):
+        row = TOKEN_CLASSES.index(name)
+        assert result.mean[row].isnan().all()
+        assert (result.n_facts[row], result.peak[row]) == (0, -1)
+    assert torch.allclose(result.mean[TOKEN_CLASSES.index("Last token")], values[-1])
+
+
+def test_values_of_some_layers_alone_have_no_average() -> None:
+    values = torch.rand(4, LAYERS)
+    values[2, 1] = torch.nan
+    with pytest.raises(OptionError, match="mlp map of fact 0 lacks values of some layers"):
+        averaged([a_map(values, subject_span=(1, 3), locator="mlp")])
+
+
 def test_the_span_holds_the_layers_that_cannot_be_told_from_the_peak() -> None:
     # half of the facts peak in layer 0, half, a little less, in layer 3: the span reaches both
     values = [torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 0.9]])]

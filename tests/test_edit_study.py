@@ -223,6 +223,13 @@ def test_layers_need_the_map_of_every_locator() -> None:
             peak_layers([entry for entry in AVERAGES if entry.method != missing], ("attribution", "mlp"))
 
 
+def test_a_map_without_values_there_points_to_no_layer() -> None:
+    row = TOKEN_CLASSES.index("Last subject token")
+    peak = tuple(-1 if i == row else layer for i, layer in enumerate(AVERAGES[0].peak))
+    with pytest.raises(OptionError, match="attribution points to no layer"):
+        peak_layers([dataclasses.replace(AVERAGES[0], peak=peak)], ("attribution",))
+
+
 def test_the_papers_preset() -> None:
     paper = PRESETS["paper"]
     assert (paper.editors, paper.locators) == (("rome", "memit"), ("attribution", "mlp"))

@@ -27,13 +27,13 @@ from interp.evaluation import (
     Measure,
     Question,
     Unit,
-    compared,
+    compare,
     evaluate_each,
     measure_named,
     share_measure,
     table_row,
 )
-from interp.evaluation.measures import questions
+from interp.evaluation.measures import measures, questions
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.study.edited import EditResults
 from tests.test_cli import MODEL, Call, cache, call, write_cases  # noqa: F401
@@ -127,7 +127,7 @@ def results(evaluations):
     rows = (before, row, table_row(fewer, locator="Other", layers="2"))
     return EditResults(
         rows=rows,
-        comparisons=(compared(many, fewer, names=("One", "Other")),),
+        comparisons=(compare(many, fewer, names=("One", "Other")),),
         by_layer={2: row},
         strengths=(),
     )
@@ -137,7 +137,7 @@ def test_it_asks_and_counts(tiny, evaluations, tmp_path):
     found = evaluations[0][0]
     (place,) = (i for i, question in enumerate(found.questions) if question.metric == "capitals")
     assert found.questions[place].prompt == "THE EIFFEL TOWER IS LOCATED IN THE CITY OF"
-    assert tuple(question.metric for question in questions(CASES[1])) == ("reliability", "capitals")
+    assert {"reliability", "capitals"} <= {question.metric for question in questions(CASES[1])}
     protocol = PROTOCOLS["teacher-forced"]
     assert found.scores()["capitals"] == protocol.right(found.after[place], found.targets[place])
     assert found.scores(edited=False)["capitals"] == protocol.right(found.before[place], found.targets[place])
@@ -192,15 +192,14 @@ def test_its_column_of_table_1(results):
     first, others, differences = markdown_tables(text)
     for table in (first, others, differences):
         assert {len(line) for line in table} == {len(table[0])}
-    assert first[0][3:] == [
-        "Reliability", "Generality", "Locality", "Portability", "Fluency", "Score", "In capitals", "Words\\_written",
-        "Both",
-    ]  # fmt: skip
+    assert first[0][3:] == [each.title.replace("_", "\\_") for each in measures()]
+    assert first[0][-3:] == ["In capitals", "Words\\_written", "Both"]
     cells = dict(zip(first[0], first[3], strict=True))
     assert cells["Words\\_written"] == str(results.rows[1].measured("words")) == "10.2 [9.3, 11.3]"
     assert cells["In capitals"] == str(results.rows[1].measured("capitals"))
     assert dict(zip(first[0], first[-1], strict=True))["In capitals"] == "–"  # not in the paper
-    assert "no generality, no capitals, no words, no both" in text
+    assert "no generality, " in text
+    assert "no capitals, no words, no both" in text
     assert "Words\\_written" not in others[0]
     assert "In capitals" in others[0]
     assert dict(zip(differences[0], differences[2], strict=True))["Words\\_written"].startswith("**6.0 ")
@@ -214,16 +213,16 @@ def test_its_column_of_table_1(results):
 
 def test_its_column_in_latex(results):
     text = plots.table1_latex(results.rows, results.comparisons)
-    for columns, block in zip((12, 11), text.split(r"\begin{tabular}")[1:], strict=True):
+    for left, block in zip((3, 2), text.split(r"\begin{tabular}")[1:], strict=True):
         body = block.split(r"\end{tabular}")[0]
-        assert {len(line) for line in latex_lines(body) if len(line) > 1} == {columns}
+        assert {len(line) for line in latex_lines(body) if len(line) > 1} == {left + len(MEASURES)}
         assert r"Words\_written" in body
-        assert body.startswith(f"{{{'l' * (3 if columns == 12 else 2)}{'r' * 9}}}")
+        assert body.startswith(f"{{{'l' * left}{'r' * len(MEASURES)}}}")
     assert r"both: harmonic mean of reliability \& capitals; fluency in bits $\times$ 100; words in words" in text
 
 
 def test_its_lines_in_csv_files(results):
-    for text in (plots.table1_csv(results.rows, results.comparisons), plots.edit_layers_csv(results.by_layer, ())):
+    for text in (plots.table1_csv(results.rows, results.comparisons), plots.scores_by_layer_csv(results.by_layer, ())):
         header, *lines = csv.reader(text.splitlines())
         assert {len(line) for line in lines} == {len(header)}
         named = [dict(zip(header, line, strict=True)) for line in lines]
@@ -254,9 +253,7 @@ def test_it_shows_itself(results, evaluations):
         assert "THE EIFFEL TOWER IS" in text
         assert "capitals" in text
         assert f"words: words {words[0]} (before {words[1]})" in text
-        assert re.search(
-            r"percent, teacher-forced: reliability 100 \(before 0\), locality \d+, capitals \d+ \(bef", text
-        )
+        assert re.search(r"percent, teacher-forced: reliability 100 \(before 0\), .*capitals \d+ \(bef", text)
 
 
 def test_the_command_line_prints_it(call: Call, tmp_path):
@@ -281,9 +278,7 @@ def test_the_help_names_it():
         "sys.argv[1:] = ['evaluate', '--help']; import interp.cli; interp.cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "generality, locality, portability, fluency, score, essence." in " ".join(
-        re.sub(r"[│\n]", " ", done.stdout).split()
-    )
+    assert "score, essence." in " ".join(re.sub(r"[│\n]", " ", done.stdout).split())
 
 
 def test_measures_do_not_import_each_other():

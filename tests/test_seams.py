@@ -319,7 +319,7 @@ def test_a_locator_stands_in_the_study_and_figure_1(tiny, facts, tmp_path, with_
     assert averages[-1].title == "Lengths"
     figure = interp.figure1(averages)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-    assert (len(titles), titles[-1]) == (5, "Lengths")
+    assert (len(titles), titles[-1]) == (len(LOCATORS), "Lengths")
     header, *lines = csv.reader(interp.plots.figure1_csv(averages).splitlines())
     assert {len(line) for line in lines} == {len(header)}
     assert sum(line[1:3] == ["lengths", "norm"] for line in lines) == 6 * tiny.cfg.n_layers

@@ -1,7 +1,7 @@
 """Averages over facts by token class: the maps of Figure 1.
 
 1. Per fact and class, collect the values of the class's tokens (pooled: every token counts once, as in the
-   published average maps of Meng et al. 2022).
+   published average maps of Meng et al. 2022). A token without values (NaN) does not count.
 2. Mean over all of them, per layer.
 3. 95% interval over *facts* (tokens of one fact are not independent), by Student's t and the studentised bootstrap;
    and the span of layers that cannot be told from the peak (:mod:`interp.statistics.intervals`).
@@ -39,7 +39,7 @@ class ClassAverage(Record):
         peak: Layer of the largest mean per class (-1 if empty).
         peak_low, peak_high: The span of the layers that cannot be told from the peak: it holds the layer of the
             largest mean over all such facts in at least 92 of 100 studies. -1 for fewer than 5 facts.
-        n_facts: How many facts have a token of the class.
+        n_facts: How many facts have a token of the class, with values.
         n_tokens: How many tokens were averaged.
         left_out: The facts that were chosen and could not be located, and why.
     """
@@ -77,8 +77,8 @@ def class_average(
         seed: Of the bootstrap.
 
     Raises:
-        OptionError: If there are no maps, they show different things or have no subject, or they come from different
-            models.
+        OptionError: If there are no maps, they show different things, have no subject or lack values of some layers,
+            or they come from different models.
     """
     averaging = Averaging()
     for entry, record in zip(maps, records, strict=True):
@@ -102,7 +102,8 @@ class Averaging:
             source: What the map comes from.
 
         Raises:
-            OptionError: If it shows something else than those before, has no subject, or comes from another model.
+            OptionError: If it shows something else than those before, has no subject, lacks values of some layers, or
+                comes from another model.
         """
         first, origin = self._first = self._first or (entry, source)
         if (entry.locator, entry.title, entry.unit) != (first.locator, first.title, first.unit):
@@ -151,12 +152,19 @@ class Averaging:
 def _pooled(
     entry: TokenMap, fact: int
 ) -> tuple[Float[np.ndarray, "token_class layer"], Float[np.ndarray, "token_class"]]:
-    """Per class the sum over the class's tokens, and how many they are."""
+    """Per class the sum over the class's tokens that have values, and how many they are."""
     values, span = entry.values.double().numpy(), entry.subject_span
     if span is None:
         raise OptionError(f"the {entry.locator} map of fact {fact} has no subject, so its tokens have no class")
-    classes = list(token_classes(len(values), span).values())
-    sums = np.stack([values[list(positions)].sum(0) for positions in classes])
+    lacking = np.isnan(values)
+    if (lacking.any(1) & ~lacking.all(1)).any():
+        raise OptionError(f"the {entry.locator} map of fact {fact} lacks values of some layers, so it has no average")
+    measured = ~lacking.any(1)
+    classes = [
+        [position for position in positions if measured[position]]
+        for positions in token_classes(len(values), span).values()
+    ]
+    sums = np.stack([values[positions].sum(0) for positions in classes])
     return sums, np.array([float(len(positions)) for positions in classes])
 
 

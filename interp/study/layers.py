@@ -44,12 +44,14 @@ def peak_layers(averages: Sequence[ClassAverage], locators: Sequence[str]) -> di
     """The layer that each locator points to.
 
     Raises:
-        OptionError: If a locator's map is missing.
+        OptionError: If a locator's map is missing, or has no value at the last subject token.
     """
     peaks = {average.method: average.peak[LAST_SUBJECT] for average in averages}
     for name in locators:
         if name not in peaks:
             raise OptionError(f"layers are chosen from the maps of {', '.join(locators)}; that of {name} is missing")
+        if peaks[name] < 0:
+            raise OptionError(f"{name} points to no layer: its map has no value at the last subject token")
     return {name: peaks[name] for name in locators}
 
 
