@@ -26,6 +26,7 @@ from interp.editing import (
     second_moments,
     write_contexts,
 )
+from interp.editing.methods import EDITORS, editor_named
 from interp.evaluation import evaluate
 from interp.facts.case_files import load_cases
 from interp.facts.records import EditRequest, Fact
@@ -150,19 +151,17 @@ def test_in_a_template_any_occurrence_may_be_the_subject(call: Call) -> None:
     assert Patch.load("x.patch").requests[0].fact.template == "Norway is not Japan, so {} is governed from"
 
 
-@pytest.mark.parametrize("method", ["rome", "r-rome", "memit", "pmet", "ft-l", "kn"])
+@pytest.mark.parametrize("method", EDITORS)
 def test_every_method(call: Call, method: str) -> None:
-    sized = () if method in ("ft-l", "kn") else ("--corpus-tokens", "1024")
+    sized = () if not editor_named(method).sites else ("--corpus-tokens", "1024")
     done = call("edit", *TOWER, "--target", "Rome", *MODEL, "--method", method, *sized, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert Path(found["patch"]).name.startswith(f"{method}-")
     patch = Patch.load(found["patch"])
     assert patch.method == found["method"] == method
-    if method in ("memit", "pmet"):
-        assert patch.layers == (0, 1, 2)
-    elif method != "kn":
-        assert patch.layers == (2,)
+    width = editor_named(method).config.width
+    assert patch.layers == ((0, 1, 2) if width > 1 else (2,)) or not width
 
 
 @pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -406,7 +405,7 @@ def test_a_layer_that_does_not_exist(call: Call) -> None:
     [
         (("--method", "rom"), "did you mean 'rome'"),
         (("--method", "memmit"), "did you mean 'memit'"),
-        (("--method", "x"), "method must be one of 'rome', 'r-rome', 'memit', 'pmet', 'ft-l', 'kn', got 'x'"),
+        (("--method", "x"), f"method must be one of {', '.join(map(repr, EDITORS))}, got 'x'"),
         (("--corpus", "missing.txt"), "corpus missing.txt: no such file"),
         (("--corpus-tokens", "100"), "100 tokens leave the second moment of 256 neurons singular"),
         (("--corpus-tokens", "0"), "tokens must be a positive whole number, got 0"),

@@ -24,6 +24,7 @@ from interp.editing import (
 )
 from interp.editing.contexts import context_kinds
 from interp.editing.method import Task
+from interp.editing.methods import EDITORS, editor_named
 from interp.editing.methods.rome import rank_one
 from interp.editing.spread import Spread, spread
 from interp.editing.whitening import Whitening
@@ -219,11 +220,15 @@ EVERY_METHOD = pytest.mark.parametrize(
 )
 
 
+def test_every_editor_is_among_them():
+    assert [method for method, _ in EVERY_METHOD.args[1]] == list(EDITORS)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @EVERY_METHOD
 def test_the_callers_gradient_mode_makes_no_difference(model, moments, method, config, mode):
     options = {"method": method, "config": config}
-    if method not in ("ft-l", "kn"):
+    if editor_named(method).sites:
         options |= {"second_moments": moments, "contexts": CONTEXTS}
     usual, one_by_one = edit(model, [TOWER], **options), edit_sequentially(model, [TOWER, NORWAY], **options)
     with mode():
@@ -249,7 +254,7 @@ def test_weights_that_no_gradient_passes_are_refused(golden):
 def test_each_is_what_it_would_be_alone(model, moments, method, config):
     requests = [TOWER, TENNIS, NORWAY]
     options = {"method": method, "config": config}
-    if method not in ("ft-l", "kn"):
+    if editor_named(method).sites:
         options |= {"second_moments": moments, "contexts": CONTEXTS}
     each = edit_each(model, requests, **options)
     assert [patch.requests for patch in each] == [(request,) for request in requests]
@@ -666,7 +671,7 @@ def test_stopped_midway_the_model_is_as_before(model, call, method):
         if len(calls) == 2 or (call is edit and method == "kn"):
             raise KeyboardInterrupt
 
-    options = {} if method in ("ft-l", "kn") else {"second_moments": "identity", "contexts": ["{}"]}
+    options = {} if not editor_named(method).sites else {"second_moments": "identity", "contexts": ["{}"]}
     with pytest.raises(KeyboardInterrupt):
         call(model, [TOWER] if call is edit else [TOWER, NORWAY], method=method, progress=stop, **options)
     assert calls

@@ -18,6 +18,7 @@ from interp.editing import (
     edit_sequentially,
 )
 from interp.editing.answers import answered
+from interp.editing.methods import editor_named
 from interp.errors import InterpWarning
 from interp.evaluation.protocol import ask, evaluate_each
 from interp.facts.records import EditCase, EditRequest, Fact
@@ -63,7 +64,7 @@ CONFIGS = [
 @pytest.mark.parametrize("call", [edit_each, edit_sequentially])
 def test_outcomes_are_those_of_the_model_with_the_patch_applied(tiny, moments, method, config, call):
     options = {"method": method, "config": config}
-    if method not in ("ft-l", "kn"):
+    if editor_named(method).sites:
         options |= {"second_moments": moments, "contexts": ["{}", "So. {}"]}
     found = call(tiny, [TOWER, TENNIS, NORWAY], **options)
     for patch in found if call is edit_each else [found]:

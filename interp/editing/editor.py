@@ -54,7 +54,7 @@ def edit(
         model: The model; it is left as it is. If it carries patches, the edit is made on top of them, with the second
             moments and contexts of the unedited model.
         requests: What to edit. ROME, R-ROME and knowledge neurons take one.
-        method: ``rome``, ``r-rome``, ``memit``, ``pmet``, ``ft-l`` or ``kn``.
+        method: A name in :data:`interp.editing.EDITORS`.
         config: The method's settings; None for :func:`interp.default_config`.
         second_moments: C by layer, as :func:`interp.second_moments` returns it or as a mapping (torch or numpy), or
             ``"identity"`` (for MEMIT and PMET scaled to the keys, see :mod:`interp.editing.whitening`), or None:
