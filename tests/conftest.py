@@ -17,6 +17,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
@@ -30,7 +31,26 @@ from tokenizers.processors import TemplateProcessing
 from transformer_lens import HookedTransformer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
+_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
+_checks: dict[tuple[Any, ...], Any] = {}
+
+
+def checked(signature: FunctionType) -> Any:
+    """Checks of what a function takes or gives; those of a function within a function are made once, not in each call.
+
+    Args:
+        signature: A function that does nothing: jaxtyping makes it from the annotations of the one that is checked.
+    """
+    if "<locals>" not in signature.__qualname__:
+        return _checked(signature)
+    optional = (len(signature.__defaults__ or ()), tuple(signature.__kwdefaults__ or ()))
+    hints = repr(signature.__annotations__)
+    key = (signature.__module__, signature.__qualname__, signature.__code__, optional, hints)
+    if key not in _checks:
+        _checks[key] = _checked(signature)
+    return _checks[key]
+
+
 if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 

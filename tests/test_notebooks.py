@@ -1,4 +1,4 @@
-"""The notebooks are complete, clean and use the public API alone; ``make notebooks`` runs them."""
+"""The notebooks are complete, clean and use the public API alone; ``make notebooks`` and its short form run them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def test_only_public_names(name: str) -> None:
                 package = re.fullmatch(r"interp\.([a-z]+)", ast.unparse(node.value))
                 if package and package[1] in dir(interp) and package[1] not in interp.__all__:
                     assert node.attr in getattr(interp, package[1]).__all__, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_short_run_takes_less_of_is_set_where_it_is_replaced_and_used_later(name: str) -> None:
+    cells = [cell for cell in BOOKS[name].cells if cell.cell_type == "code"]
+    replaced = {at: cell.metadata.nbmake["mock"] for at, cell in enumerate(cells) if "nbmake" in cell.metadata}
+    assert len(replaced) == 1
+    ((at, mock),) = replaced.items()
+    for variable in mock:
+        assert variable in names(cells[at].source, ast.Store)
+        assert any(variable in names(cell.source, ast.Load) for cell in cells[at + 1 :])
+        assert not any(variable in names(cell.source, ast.Store) for cell in cells[at + 1 :])
+
+
+def names(source: str, context: type[ast.expr_context]) -> set[str]:
+    """The variables that code sets (``ast.Store``) or reads (``ast.Load``)."""
+    found = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in found if isinstance(node.ctx, context)}
 
 
 @pytest.mark.parametrize("name", NAMES)
