@@ -25,6 +25,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ from interp.editing.unedited import unedited, unedited_provenance
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
 from interp.options import Progress, check_choice, check_positive
 from interp.results.record import Provenance, Record, load_record, save_record
+from interp.system.files import only_one
 
 __all__ = [
     "HELD_OUT_LIMIT",
@@ -137,12 +139,13 @@ def second_moments(
             f"{corpus.tokens} tokens leave the second moment of {d_mlp} neurons singular: take at least {4 * d_mlp}"
         )
     text = _text(model, corpus, cache)
-    found = {layer: record for layer in wanted if (record := _cached(text.folder, layer)) is not None}
-    if shrinkage is not None:  # what earlier versions stored lacks its sums
-        found = {layer: record for layer, record in found.items() if record.ledoit_wolf}
-    missing = [layer for layer in wanted if layer not in found]
-    if missing:
-        found |= _estimate(model, missing, text, max_batch_tokens, progress)
+    found = _there(text.folder, wanted, shrinkage)
+    if len(found) < len(wanted):
+        with _alone(text.folder):
+            found |= _there(text.folder, [layer for layer in wanted if layer not in found], shrinkage)
+            missing = [layer for layer in wanted if layer not in found]
+            if missing:
+                found |= _estimate(model, missing, text, max_batch_tokens, progress)
     moments = _joined([found[layer] for layer in wanted], text.described, shrinkage)
     if math.isinf(max(moments.held_out_error)):
         warn_of_held_out_error(moments, wanted, stacklevel=2)
@@ -330,6 +333,24 @@ def _rows(model: HookedTransformer, text: _Text, progress: Progress | None) -> I
 def _load(cls: type[R], path: Path) -> R:
     """What the cache holds; what cannot be checked, or belongs to another layer or key, is made again."""
     return load_record(cls, path, unit=path.stem, run=path.parent.name, unhashed=False)
+
+
+def _there(folder: Path | None, layers: Sequence[int], shrinkage: str | None) -> dict[int, SecondMoments]:
+    """What the cache holds of some layers; of those to be shrunk without what lacks the sums, of earlier versions."""
+    found = {layer: record for layer in layers if (record := _cached(folder, layer)) is not None}
+    return {layer: record for layer, record in found.items() if shrinkage is None or record.ledoit_wolf}
+
+
+@contextmanager
+def _alone(folder: Path | None) -> Iterator[None]:
+    """Wait for another process that estimates on the same text: what may take hours is done once, and then kept."""
+    if folder is None:
+        yield
+        return
+    with suppress(OSError):  # that it cannot be written is said when something is to be kept
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_one(folder):
+        yield
 
 
 def _cached(folder: Path | None, layer: int) -> SecondMoments | None:

@@ -33,6 +33,7 @@ from interp.system.files import write_atomically
 __all__ = [
     "Provenance",
     "Record",
+    "check_record",
     "check_same_weights",
     "content_hash",
     "load_record",
@@ -169,15 +170,7 @@ def load_record(
         DataError: If the file is missing, damaged (names the hash expected and found), of another format version,
             holds another kind of record, or the record of another unit or run.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # a damaged header makes the library raise anything
-        raise DataError(f"{path} is not a readable record: {' '.join(str(error).split())[:200]}") from error
-    there, found = header.pop("content_hash", None), content_hash(tensors, header)
-    if there not in (None, found):
-        raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
+    tensors, header, there, found = _read(path)
     old = there is None and header.get("format") == _UNHASHED and unhashed
     if (header.get("format") != str(FORMAT) and not old) or header.get("kind") != cls.__name__:
         raise DataError(
@@ -188,9 +181,8 @@ def load_record(
         _warn_unhashed(Path(path) if unit is None else Path(path).parent)
     elif there is None:
         raise DataError(f"{path} is damaged: its content hash is missing, its content has {found}")
-    for what, wanted in (("unit", unit), ("run", run)):
-        if not old and wanted is not None and header.get(what, "") != wanted:
-            raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
+    if not old:
+        _check_whose(path, header, unit, run)
     try:
         plain = json.loads(header["fields"])
         # shape strings evaluate to tensor types, which are never structured
@@ -205,6 +197,41 @@ def load_record(
         return cls(**fields)
     except (AttributeError, KeyError, TypeError, ValueError, InterpError, cattrs.BaseValidationError) as error:
         raise DataError(f"{path}: its fields are not those of a {cls.__name__}: {error!r}") from error
+
+
+def check_record(path: str | Path, *, unit: str, run: str) -> str:
+    """The content hash of a record of any class, which must be whole.
+
+    Args: See :func:`load_record`.
+
+    Raises:
+        DataError: If the file is missing, damaged, has no hash, or is the record of another unit or run.
+    """
+    _, header, there, found = _read(path)
+    if there is None:
+        raise DataError(f"{path}: its content hash is missing: nothing shows whether it is whole")
+    _check_whose(path, header, unit, run)
+    return found
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str], str | None, str]:
+    """Tensors, header, and the content hashes that it was written with and that it has."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a damaged header makes the library raise anything
+        raise DataError(f"{path} is not a readable record: {' '.join(str(error).split())[:200]}") from error
+    there, found = header.pop("content_hash", None), content_hash(tensors, header)
+    if there not in (None, found):
+        raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
+    return tensors, header, there, found
+
+
+def _check_whose(path: str | Path, header: Mapping[str, str], unit: str | None, run: str | None) -> None:
+    for what, wanted in (("unit", unit), ("run", run)):
+        if wanted is not None and header.get(what, "") != wanted:
+            raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
 
 
 def content_hash(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
