@@ -3,7 +3,7 @@ from .edited import EditResults, Strength, read_edit_results
 from .editing import edit_cases
 from .layers import peak_layers
 from .left import editing_left, locating_left
-from .located import Located, class_averages, located
+from .located import Located, Selection, class_averages, located, selection
 from .locating import locate_facts
 from .paper import PAPER_LAYERS
 from .settings import PRESETS, EditStudySettings, LocateSettings
@@ -17,6 +17,7 @@ __all__ = [
     "LocateSettings",
     "Located",
     "Relocated",
+    "Selection",
     "Shard",
     "Strength",
     "class_averages",
@@ -28,4 +29,5 @@ __all__ = [
     "peak_layers",
     "read_edit_results",
     "relocated",
+    "selection",
 ]
