@@ -29,6 +29,7 @@ from interp.models.weights import weights_hash
 from interp.patches.patch import Patch, applied_patches
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
+from interp.results.skips import Skips
 from interp.study.again import relocated
 from interp.study.edited import read_edit_results
 from interp.study.editing import edit_cases
@@ -661,7 +662,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_counted(
         assert "left out: case-0000" in caplog.text
     done = len(computed)
     assert {len(subjects) for *_, subjects in computed} <= {1, 2}
-    reasons = run.read_json("skipped.json")
+    reasons = Skips.of(run).reasons
     assert list(reasons) == ["case-0000"]
     assert "context holds 64" in reasons["case-0000"]
     results, expected = read_edit_results(run, AVERAGES), read_edit_results(finished, AVERAGES)
@@ -696,7 +697,7 @@ def test_a_case_whose_edit_fails_is_left_out_of_that_row_alone(
 
     calls = failing(monkeypatch, "edit_each", fails)
     run = study(tiny, tmp_path)
-    reasons = run.read_json("skipped.json")
+    reasons = Skips.of(run).reasons
     assert reasons == {"case-memit-0-4-0001": "the loss is not finite"}
     results = read_edit_results(run, AVERAGES)
     whole = {row.method: row for row in read_edit_results(finished, AVERAGES).rows}
@@ -719,7 +720,7 @@ def test_what_fails_for_every_case_stops_the_study(
     failing(monkeypatch, "edit_each", lambda requests, options: options["method"] == "memit")
     with pytest.raises(NumericalError, match="the loss is not finite"):
         study(tiny, tmp_path)
-    assert not (tmp_path / "skipped.json").exists()
+    assert not (tmp_path / "skipped").exists()
 
 
 def test_a_case_that_cannot_be_asked_is_left_out_of_everything(
@@ -727,7 +728,7 @@ def test_a_case_that_cannot_be_asked_is_left_out_of_everything(
 ) -> None:
     failing(monkeypatch, "ask", lambda cases, options: any(case.id == "tower" for case in cases))
     run = study(tiny, tmp_path)
-    assert list(run.read_json("skipped.json")) == ["case-0000"]
+    assert list(Skips.of(run).reasons) == ["case-0000"]
     assert {row.n_cases for row in read_edit_results(run, AVERAGES).rows} == {2}
     again = relocated(run)
     assert again.case == "messi"

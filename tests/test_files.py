@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -196,3 +197,21 @@ with only_one(Path(sys.argv[1])):
     assert process.communicate(timeout=20)[0] == "is in\n"
     with only_one(tmp_path / "missing"):
         pass
+
+
+def test_only_one_where_folders_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS, where only what is open for writing can be."""
+    fcntl = pytest.importorskip("fcntl")
+    flock = fcntl.flock
+
+    def on_nfs(handle: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
+    for _ in range(2):
+        with only_one(tmp_path), (tmp_path / ".lock").open("r+") as other, pytest.raises(BlockingIOError):
+            flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (tmp_path / ".lock").open("r+") as other:
+            flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,31 @@ def test_the_cache_spares_the_corpus(tiny, tmp_path, no_corpus):
     assert only.held_out_error == (first.held_out_error[1],)
     with pytest.raises(AssertionError, match="the corpus was run"):
         second_moments(tiny, [1], SMALL, cache=None)
+
+
+def test_what_another_process_estimates_is_waited_for(tiny, tmp_path, no_corpus, monkeypatch):
+    """While this process waits, the other one puts its layers into the cache."""
+    moments = sys.modules["interp.editing.moments"]
+    alone, waited = moments.only_one, []
+
+    @contextmanager
+    def overtaken(folder):
+        assert folder.parent == tmp_path
+        assert folder.is_dir()  # there is something to hold
+        waited.append(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(moments, "only_one", alone)
+            expected.append(second_moments(tiny, [1, 2], SMALL, cache=tmp_path))
+        no_corpus()
+        yield
+
+    expected = []
+    monkeypatch.setattr(moments, "only_one", overtaken)
+    found = second_moments(tiny, [2], SMALL, cache=tmp_path)
+    assert len(waited) == 1
+    assert torch.equal(found.moments[2], expected[0].moments[2])
+    second_moments(tiny, [1], SMALL, cache=tmp_path)  # it is there: nobody is waited for
+    assert len(waited) == 1
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from interp.locate.methods.attribution import Attribution, AttributionSums, attr
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
 from interp.results.record import Record
 from interp.results.run_folder import RunFolder
+from interp.results.skips import Skips
 from interp.study.located import class_averages, left_out, located
 from interp.study.locating import locate_fact, locate_facts
 from interp.study.settings import LocateSettings
@@ -434,7 +435,7 @@ def test_a_fact_that_does_not_fit_is_no_candidate(
     long = Fact(template="The {}" + " and so on" * 30 + " is in", subject="Eiffel Tower", target=" Paris")
     run = locate_facts(tiny, [facts[0], long, *facts[1:]], tmp_path, SETTINGS)
     assert {record.fact for record in located(run)} == {record.fact for record in located(finished)}
-    ((unit, why),) = run.read_json("skipped.json").items()
+    ((unit, why),) = Skips.of(run).reasons.items()
     assert unit.startswith("fact 1: The Eiffel Tower and so on")
     assert "context holds 64" in why
     assert left_out(run) == []  # it was never chosen
@@ -458,7 +459,7 @@ def test_a_fact_that_cannot_be_located_is_left_out_and_named(
     for _ in range(2):
         run = locate_facts(tiny, facts, tmp_path, SETTINGS)
     assert tried.count(bad.prompt) == 3  # each state once: a restart does not try again
-    assert run.read_json("skipped.json") == {"0001-mlp": "the model returned NaN"}
+    assert Skips.of(run).reasons == {"0001-mlp": "the model returned NaN"}
     assert left_out(run) == [f"{bad.prompt}: the model returned NaN"]
     assert [record.fact for record in located(run)] == [located(finished)[i].fact for i in (0, 2)]
     for average in class_averages(run):

@@ -213,7 +213,7 @@ def check_writable(folder: Path | None) -> None:
 
     probe = folder / ".interp-probe"
     write_atomically(probe, b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another process may have done so
 
 
 def slug(text: str) -> str:

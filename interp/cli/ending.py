@@ -1,7 +1,7 @@
 """How a command ends: what goes wrong outside of the program is one line, and a signal leaves finished work behind.
 
-Exit codes: 2 for an error that is said in a line, 128 + n for signal n (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP;
-141: the reader of a pipe has gone, without a word).
+Exit codes: 2 for an error that is said in a line, 75 for a shard that has to wait for others, 128 + n for signal n
+(130: Ctrl-C, 143: SIGTERM, 129: SIGHUP; 141: the reader of a pipe has gone, without a word).
 """
 
 from __future__ import annotations

@@ -38,14 +38,16 @@ from interp.cli.common import (
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.progress import bar
+from interp.cli.shards import ShardOption, all_is_done, typed_shard
 
 if TYPE_CHECKING:
     from interp.locate.class_average import ClassAverage
     from interp.study.settings import LocateSettings
+    from interp.study.shard import Shard
 
 RUN_OPTIONS = (
     "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "out", "device", "dtype",
+    "rule", "shard", "out", "device", "dtype",
 )  # fmt: skip
 
 
@@ -63,6 +65,7 @@ def figure1(
     attribution_tokens: Annotated[str, typer.Option(help="all (one joint path) or each (slower).")] = "all",
     steps: Steps = 20,
     rule: Rule = "riemann",
+    shard: ShardOption = None,
     out: Out = None,
     figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     width: Width = "page",
@@ -93,13 +96,14 @@ def figure1(
         steps=steps,
         rule=rule,
     )
-    _run_figure1(model, facts, settings, out, figures, width, device, dtype)
+    _run_figure1(model, facts, settings, typed_shard(shard), out, figures, width, device, dtype)
 
 
 def _run_figure1(
     model: str,
     facts: str,
     settings: LocateSettings,
+    shard: Shard | None,
     out: Path | None,
     figures: Path | None,
     width: str,
@@ -108,6 +112,7 @@ def _run_figure1(
 ) -> None:
     check_width(width)
     from interp.facts.fact_files import load_facts
+    from interp.study.left import locating_left
     from interp.study.located import class_averages
     from interp.study.locating import locate_facts
 
@@ -116,9 +121,9 @@ def _run_figure1(
     network = load(model, device, dtype)
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
     with keeping(place), bar("locating", units="units") as advance:
-        run = locate_facts(network, candidates, place, settings, source=facts, progress=advance)
-        averages = class_averages(run)
-    draw_figure1(averages, figures or place / "figures", width)
+        run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)
+    if all_is_done(run, shard, locating_left(run)):
+        draw_figure1(class_averages(run), figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)
 
 

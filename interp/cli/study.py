@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,7 @@ from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
+from interp.cli.shards import ShardOption, all_is_done, check_located, typed_shard
 from interp.editing.methods import EDITORS, editor_title
 from interp.errors import OptionError
 from interp.locate.methods import LOCATORS, locator_named
@@ -40,9 +41,12 @@ from interp.study import paper
 
 if TYPE_CHECKING:
     from interp.evaluation.summary import TableRow
+    from interp.locate.class_average import ClassAverage
+    from interp.results.run_folder import RunFolder
     from interp.results.token_map import TokenMap
     from interp.study.again import Relocated
     from interp.study.settings import EditStudySettings, LocateSettings
+    from interp.study.shard import Shard
 
 CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
@@ -72,6 +76,7 @@ def reproduce(
     case_limit: CaseLimit = 8,
     stride: Stride = 3,
     fluency_tokens: FluencyTokens = 100,
+    shard: ShardOption = None,
     out: Out = None,
     figures: Figures = Path("figures"),
     device: Device = None,
@@ -79,7 +84,8 @@ def reproduce(
 ) -> None:
     """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
     settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
-    _study(model, facts, cases, locate_settings(limit=limit), settings, out, figures, device, dtype)
+    given = _Given(model, facts, cases, device, dtype)
+    _study(given, locate_settings(limit=limit), settings, typed_shard(shard), out, figures)
 
 
 @app.command()
@@ -99,6 +105,7 @@ def study(
     corpus_tokens: Annotated[int | None, typer.Option(help="Its tokens; by preset.")] = None,
     fluency_tokens: FluencyTokens = 100,
     seed: Annotated[int, typer.Option(help="Of contexts, control layers, sampling and bootstrap.")] = 0,
+    shard: ShardOption = None,
     out: Out = None,
     figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     device: Device = None,
@@ -114,7 +121,7 @@ def study(
         layers = None if settings.layers is None else _of(chosen, settings.layers)
         settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
     locating = locate_settings(limit=limit, default_limit=LIMITS[preset], **located)
-    _study(model, facts, cases, locating, settings, out, figures, device, dtype)
+    _study(_Given(model, facts, cases, device, dtype), locating, settings, typed_shard(shard), out, figures)
 
 
 @app.command()
@@ -161,46 +168,71 @@ def _edit_settings(
     return replace(base, limit=limit, stride=stride, fluency_tokens=fluency_tokens, seed=seed, corpus=text)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """The model, the facts and the cases of a study, as they were typed."""
+
+    model: str
+    facts: str
+    cases: str
+    device: str | None
+    dtype: str
+
+
 def _study(
-    model: str,
-    facts: str,
-    cases: str,
+    given: _Given,
     locating: LocateSettings,
     editing: EditStudySettings,
+    shard: Shard | None,
     out: Path | None,
     figures: Path | None,
-    device: str | None,
-    dtype: str,
 ) -> None:
     with bar("starting"):
         from interp.facts.case_files import load_cases
         from interp.facts.fact_files import load_facts
         from interp.study.editing import edit_cases
+        from interp.study.left import editing_left, locating_left
         from interp.study.located import class_averages, selection
         from interp.study.locating import locate_facts
 
-        candidates = load_facts(facts)
-        to_edit = load_cases(cases)
+        candidates = load_facts(given.facts)
+        to_edit = load_cases(given.cases)
         if not editing.corpus.source.startswith("hub:"):
             editing.corpus.revision()  # a missing file is found now, not after the locating
-        key = digest([vars(locating), repr(editing), cases])
-        place = out or Path("runs") / f"study-{slug(model)}-{slug(Path(facts).stem)}-{key}"
+        key = digest([vars(locating), repr(editing), given.cases])
+        place = out or Path("runs") / f"study-{slug(given.model)}-{slug(Path(given.facts).stem)}-{key}"
         drawn = figures or place / "figures"
         check_writable(drawn)
-    network = load(model, device, dtype)
+    network = load(given.model, given.device, given.dtype)
     with keeping(place):
         with bar("locating", units="units") as advance:
-            run = locate_facts(network, candidates, place, locating, source=facts, progress=advance)
-            averages = class_averages(run)
-        draw_figure1(averages, drawn, "page")
-        draw_first_fact(run, drawn)
-        noise = selection(run).noise
+            run = locate_facts(network, candidates, place, locating, source=given.facts, shard=shard, progress=advance)
+        check_located(run, shard, locating_left(run))
+        averages = class_averages(run)
+        if shard is None:
+            _draw_located(run, averages, drawn)
         with bar("editing", units="units") as advance:
             edits = edit_cases(
-                network, to_edit, averages, place / "edits", editing, noise=noise, source=cases, progress=advance
+                network,
+                to_edit,
+                averages,
+                place / "edits",
+                editing,
+                noise=selection(run).noise,
+                source=given.cases,
+                shard=shard,
+                progress=advance,
             )
-        _draw_edits(edits, averages, drawn)
+        if all_is_done(edits, shard, editing_left(edits)):
+            if shard is not None:
+                _draw_located(run, averages, drawn)
+            _draw_edits(edits, averages, drawn)
     messages.print(f"records: {place}", soft_wrap=True)
+
+
+def _draw_located(run: RunFolder, averages: list[ClassAverage], folder: Path) -> None:
+    draw_figure1(averages, folder, "page")
+    draw_first_fact(run, folder)
 
 
 def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:

@@ -43,6 +43,7 @@ from interp.editing.moments_cache import (
     Found,
     MomentsByLayer,
     SecondMoments,
+    alone,
     cached,
     keep,
     layer_path,
@@ -122,12 +123,13 @@ def second_moments(
             f"{corpus.tokens} tokens leave the second moment of {d_mlp} neurons singular: take at least {4 * d_mlp}"
         )
     text = _text(model, corpus, cache)
-    found = {layer: kept for layer in wanted if (kept := cached(text.folder, layer)) is not None}
-    if shrinkage is not None:  # what earlier versions stored lacks its sums
-        found = {layer: kept for layer, kept in found.items() if kept.record.ledoit_wolf}
-    missing = [layer for layer in wanted if layer not in found]
-    if missing:
-        found |= _estimate(model, missing, text, max_batch_tokens, progress)
+    found = _there(text.folder, wanted, shrinkage)
+    if len(found) < len(wanted):
+        with alone(text.folder):
+            found |= _there(text.folder, [layer for layer in wanted if layer not in found], shrinkage)
+            missing = [layer for layer in wanted if layer not in found]
+            if missing:
+                found |= _estimate(model, missing, text, max_batch_tokens, progress)
     moments = _joined({layer: found[layer] for layer in wanted}, text.described, shrinkage)
     if math.isinf(max(moments.held_out_error)):
         warn_of_held_out_error(moments, wanted, stacklevel=2)
@@ -189,6 +191,12 @@ def _text(model: HookedTransformer, corpus: Corpus, cache: str | Path | None) ->
         root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
         folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     return _Text(corpus=corpus, revision=revision, described=described, folder=folder)
+
+
+def _there(folder: Path | None, layers: Sequence[int], shrinkage: str | None) -> dict[int, Found]:
+    """What the cache holds of some layers; of those to be shrunk without what lacks the sums, of earlier versions."""
+    found = {layer: kept for layer in layers if (kept := cached(folder, layer)) is not None}
+    return {layer: kept for layer, kept in found.items() if shrinkage is None or kept.record.ledoit_wolf}
 
 
 def _estimate(

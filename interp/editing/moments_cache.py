@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,9 @@ from torch import Tensor
 from interp.editing.shrinkage import shrunk
 from interp.errors import DataError, InterpWarning
 from interp.results.record import Record, load_record, save_record
+from interp.system.files import only_one
 
-__all__ = ["Found", "MomentsByLayer", "SecondMoments", "cached", "keep", "layer_path", "load", "there"]
+__all__ = ["Found", "MomentsByLayer", "SecondMoments", "alone", "cached", "keep", "layer_path", "load", "there"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,18 @@ def cached(folder: Path | None, layer: int) -> Found | None:
     except DataError as error:
         logger.warning("estimating the second moment of layer %d again: %s", layer, error)
         return None
+
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Wait for another process that estimates on the same text: what may take hours is done once, and then kept."""
+    if folder is None:
+        yield
+        return
+    with suppress(OSError):  # that it cannot be written is said when something is to be kept
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_one(folder):
+        yield
 
 
 def layer_path(folder: Path, layer: int) -> Path:

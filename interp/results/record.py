@@ -38,6 +38,7 @@ __all__ = [
     "check_about",
     "check_record",
     "check_same_weights",
+    "checked_hash",
     "content_hash",
     "load_record",
     "provenance",
@@ -215,6 +216,42 @@ def check_about(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any
             raise DataError(f"{path} holds a record of {name} {found[name]!r}; expected {value!r}")
 
 
+def checked_hash(path: str | Path, *, unit: str, run: str) -> str:
+    """The content hash of a record of any class, which must be whole.
+
+    Args: See :func:`load_record`.
+
+    Raises:
+        DataError: If the file is missing, damaged, has no hash, or is the record of another unit or run.
+    """
+    path = Path(path)
+    _, header, there, found = _opened(path)
+    if there is None:
+        raise DataError(f"{path}: its content hash is missing: nothing shows whether it is whole")
+    _check_whose(path, header, unit, run)
+    return found
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str | None, str]:
+    """Tensors, header, and the content hashes that it was written with and that it has."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a damaged header makes the library raise anything
+        raise DataError(f"{path} is not a readable record: {' '.join(str(error).split())[:200]}") from error
+    there, found = header.pop("content_hash", None), content_hash(tensors, header)
+    if there not in (None, found):
+        raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
+    return tensors, header, there, found
+
+
+def _check_whose(path: Path, header: Mapping[str, str], unit: str | None, run: str | None) -> None:
+    for what, wanted in (("unit", unit), ("run", run)):
+        if wanted is not None and header.get(what, "") != wanted:
+            raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
+
+
 @dataclass(frozen=True)
 class _Stored(typing.Generic[R]):
     """A record's file, read and checked.
@@ -253,15 +290,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _read(cls: type[R], path: Path, *, unit: str | None, run: str | None, unhashed: bool) -> _Stored[R]:
     """Read a record's file and check all that can be checked without making the record (see :func:`load_record`)."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # a damaged header makes the library raise anything
-        raise DataError(f"{path} is not a readable record: {' '.join(str(error).split())[:200]}") from error
-    there, found = header.pop("content_hash", None), content_hash(tensors, header)
-    if there not in (None, found):
-        raise DataError(f"{path} is damaged: it was written with content hash {there}, its content has {found}")
+    tensors, header, there, found = _opened(path)
     old = there is None and header.get("format") == _UNHASHED and unhashed
     kind = _kind_named(cls, header.get("kind"))
     if (header.get("format") != str(FORMAT) and not old) or kind is None:
@@ -273,9 +302,8 @@ def _read(cls: type[R], path: Path, *, unit: str | None, run: str | None, unhash
         _warn_unhashed(path if unit is None else path.parent)
     elif there is None:
         raise DataError(f"{path} is damaged: its content hash is missing, its content has {found}")
-    for what, wanted in (("unit", unit), ("run", run)):
-        if not old and wanted is not None and header.get(what, "") != wanted:
-            raise DataError(f"{path} holds the record of {what} {header.get(what, '')!r}; expected {wanted!r}")
+    if not old:
+        _check_whose(path, header, unit, run)
     try:
         plain = dict(json.loads(header["fields"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:

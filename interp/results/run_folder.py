@@ -156,7 +156,7 @@ class RunFolder:
             DataError: If the record is damaged, or that of another unit, another run or with other fields.
         """
         path = self.record_path(unit)
-        return self._load(cls, path, unit, self._hash(), expected) if exists(path) else None
+        return self._load(cls, path, unit, self.identity(), expected) if exists(path) else None
 
     def get(self, cls: type[R], unit: str, **expected: Any) -> R | None:
         """A finished unit's record; ``None`` if it is to be computed: not finished, damaged, or another's (logged).
@@ -166,7 +166,7 @@ class RunFolder:
         Raises:
             DataError: If the folder itself is damaged or cannot be read.
         """
-        path, run = self.record_path(unit), self._hash()
+        path, run = self.record_path(unit), self.identity()
         if not exists(path):
             return None
         try:
@@ -207,10 +207,10 @@ class RunFolder:
         Raises:
             DataError: If it cannot be written.
         """
-        save_record(record, self.record_path(unit), unit=unit, run=self._hash())
+        save_record(record, self.record_path(unit), unit=unit, run=self.identity())
 
-    def _hash(self) -> str:
-        """Of the settings: which run this is; empty for a folder without settings."""
+    def identity(self) -> str:
+        """Which run this is: the content hash of its settings; empty for a folder without settings."""
         return content_hash({}, self._read_json("run.json")[0]) if exists(self.path / "run.json") else ""
 
 

@@ -2,10 +2,12 @@ from .again import Relocated, relocated
 from .edited import EditResults, Strength, read_edit_results
 from .editing import edit_cases
 from .layers import peak_layers
-from .located import Located, class_averages, located
+from .left import editing_left, locating_left
+from .located import Located, Selection, class_averages, located, selection
 from .locating import locate_facts
 from .paper import PAPER_LAYERS
 from .settings import PRESETS, EditStudySettings, LocateSettings
+from .shard import Shard
 
 __all__ = [
     "PAPER_LAYERS",
@@ -15,12 +17,17 @@ __all__ = [
     "LocateSettings",
     "Located",
     "Relocated",
+    "Selection",
+    "Shard",
     "Strength",
     "class_averages",
     "edit_cases",
+    "editing_left",
     "locate_facts",
     "located",
+    "locating_left",
     "peak_layers",
     "read_edit_results",
     "relocated",
+    "selection",
 ]

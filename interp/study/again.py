@@ -36,10 +36,14 @@ class Relocated:
 def locate_again(work: Work, noise: float) -> None:
     """Locate the first case that is left, before and after the edit by the first editor where the last locator points.
 
+    Nothing happens where that case is another shard's.
+
     Args:
-        work: The study; its units are done.
+        work: The study; its shard's units are done.
         noise: Of tracing.
     """
+    if not work.locates_again():
+        return
     run, plan = work.run, work.plan
     case = plan.case_located_again(work.skips)
     request = work.cases[case].request

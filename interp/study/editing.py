@@ -28,6 +28,7 @@ from interp.study.layers import config_at, peak_layers
 from interp.study.locating import StudyProgress
 from interp.study.plan import planned, write_plan
 from interp.study.settings import EditStudySettings
+from interp.study.shard import WHOLE, Shard
 from interp.study.work import Work
 
 __all__ = ["edit_cases"]
@@ -42,6 +43,7 @@ def edit_cases(
     *,
     noise: float,
     source: str = "given cases",
+    shard: Shard | None = None,
     progress: StudyProgress | None = None,
 ) -> RunFolder:
     """Edit and evaluate cases at every layer of the study; interrupted, a second call does what is missing.
@@ -54,7 +56,7 @@ def edit_cases(
         11
 
     A case that does not fit the model, or whose edit gives numbers that are not finite, is left out: the folder's
-    ``skipped.json`` says why, and the tables count it.
+    ``skipped/`` says why, and the tables count it.
 
     Args:
         model: The model; it is left as it is.
@@ -64,6 +66,8 @@ def edit_cases(
         settings: See :class:`~interp.study.settings.EditStudySettings`.
         noise: Of the tracing before and after an edit.
         source: Where the cases come from, for the record.
+        shard: The share of the units that is done here; all of them by default. What is left is told by
+            :func:`~interp.study.left.editing_left`.
         progress: Called as units advance.
 
     Raises:
@@ -103,7 +107,7 @@ def edit_cases(
     )
     write_plan(run, plan)
     report = progress or (lambda *_: None)
-    work = Work(model, cases, run, settings, described, plan, Skips.of(run), report)
+    work = Work(model, cases, run, settings, described, plan, Skips.of(run), shard or WHOLE, report)
     work.do_all()
     locate_again(work, noise)
     report(work.total, work.total, "done")

@@ -1,7 +1,8 @@
 """Locate many facts with every locator of a study; interrupted, a second call does what is missing.
 
-A unit of work is one fact under one locator, a plain call that returns a record. This machine runs them in a loop;
-they are independent of each other. What was found is read by :mod:`interp.study.located`.
+A unit of work is one fact under one locator, a plain call that returns a record. A process runs them in a loop; they
+are independent of each other, and several processes may share them (:mod:`interp.study.shard`). What was found is read
+by :mod:`interp.study.located`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import cattrs
@@ -27,8 +29,9 @@ from interp.options import Progress
 from interp.results.record import Provenance, Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
-from interp.study.located import kept, selection, unit_of
+from interp.study.located import Selection, kept, selection, unit_of
 from interp.study.settings import LocateSettings
+from interp.study.shard import WHOLE, Shard
 
 __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
 
@@ -87,6 +90,7 @@ def locate_facts(
     settings: LocateSettings | None = None,
     *,
     source: str = "given facts",
+    shard: Shard | None = None,
     progress: StudyProgress | None = None,
 ) -> RunFolder:
     """Locate known facts with every locator; interrupted, a second call does what is missing.
@@ -101,7 +105,7 @@ def locate_facts(
     show, and the highest (:class:`~interp.locate.AttributionSums`).
 
     A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
-    out. The folder's ``skipped.json`` says why, and the averages count it.
+    out. The folder's ``skipped/`` says why, and the averages count it.
 
     Args:
         model: The model.
@@ -109,6 +113,8 @@ def locate_facts(
         folder: The run folder.
         settings: See :class:`~interp.study.settings.LocateSettings`.
         source: Where the facts come from, for the record.
+        shard: The share of the units that is done here; all of them by default. What is left is told by
+            :func:`~interp.study.left.locating_left`.
         progress: Called as units advance.
 
     Raises:
@@ -128,8 +134,9 @@ def locate_facts(
         report(0, 1, "which facts the model knows")
         _select(model, facts, settings, run)
     chosen = selection(run)
-    units = [(index, fact, name) for index, fact in enumerate(chosen.facts) for name in chosen.locators]
-    for done, (index, fact, name) in enumerate(units):
+    units = _units(chosen, shard or WHOLE)
+    for done, (index, name) in enumerate(units):
+        fact = chosen.facts[index]
         unit, label = unit_of(index, name), f"{fact.prompt} · {name}"
         report(done, len(units), label)
         if unit in skips or kept(run.has, index, fact, name):
@@ -153,8 +160,15 @@ def locate_facts(
     return run
 
 
+def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
+    """The shard's units, fact by fact; those of one locator are dealt out in turn, as locators take different times."""
+    facts = range(len(chosen.facts))
+    own = set(shard.share([(index, name) for name, index in product(chosen.locators, facts)]))
+    return [unit for unit in product(facts, chosen.locators) if unit in own]
+
+
 def _select(model: HookedTransformer, facts: Sequence[Fact], settings: LocateSettings, run: RunFolder) -> None:
-    """Choose the facts that the model knows, and the noise level."""
+    """Choose the facts that the model knows, and the noise level; the first of several processes says what holds."""
     candidates = spread_over_relations(facts, settings.selection_seed)
     usable = partial(_can_be_corrupted, model, facts) if settings.corruption == "symmetric" else None
     chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable))
@@ -172,6 +186,7 @@ def _select(model: HookedTransformer, facts: Sequence[Fact], settings: LocateSet
             "locators": settings.locators,
             "facts": [cattrs.unstructure(answer.fact) for answer in chosen],
         },
+        replace=False,
     )
 
 

@@ -1,7 +1,9 @@
 """The units of work of a study of edits: one case, edited by one editor at one place, and evaluated.
 
 A unit's patch and its evaluation are records in the run folder. Units of the same editor and layers are edited in
-fixed groups, and groups are evaluated together in fixed bundles, so an interrupted study ends with the same numbers.
+fixed groups, and groups are evaluated together in fixed bundles: these follow from the plan and from which cases fit
+the model, whatever is finished or left out. So an interrupted study ends with the same numbers, and so do several
+shards, each with every so many-th bundle (:mod:`interp.study.shard`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from transformer_lens import HookedTransformer
@@ -30,6 +32,7 @@ from interp.study.layers import config_at, layer_span
 from interp.study.locating import StudyProgress
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
 from interp.study.settings import EditStudySettings
+from interp.study.shard import Shard
 
 __all__ = ["Work"]
 
@@ -43,7 +46,7 @@ Group = tuple[str, tuple[int, ...], list[int]]
 
 @dataclass(frozen=True)
 class Work:
-    """The units of one study."""
+    """The units of one study, of which a shard is done here."""
 
     model: HookedTransformer
     cases: list[EditCase]
@@ -52,32 +55,63 @@ class Work:
     described: Provenance
     plan: Plan
     skips: Skips
+    shard: Shard
     report: StudyProgress
 
     @property
     def total(self) -> int:
-        """Units in all; the last ones are locating before and after an edit."""
-        return sum(len(members) for *_, members in self._groups()) + len(LOCATED_AGAIN)
+        """The shard's units in all; the last ones are locating before and after an edit, where that is the shard's."""
+        edit = self.plan.edit_located_again
+        first = next(place for place, bundle in enumerate(self.bundles) if any(group[:2] == edit for group in bundle))
+        return sum(map(_n_cases, self._own())) + len(LOCATED_AGAIN) * self.shard.owns(first)
 
     def do_all(self) -> None:
-        """Edit and evaluate what is missing."""
-        self._leave_out_what_does_not_fit()
-        bundles, total = self._bundles(), self.total
-        missing = [bundle for bundle in bundles if not all(self._is_done(*group) for group in bundle)]
-        done = total - len(LOCATED_AGAIN) - sum(_n_cases(bundle) for bundle in missing)
+        """Edit and evaluate what is missing of the shard."""
+        own = self._own()
+        missing = [bundle for bundle in own if not all(self._is_done(*group) for group in bundle)]
+        total = self.total
+        done = sum(map(_n_cases, own)) - sum(map(_n_cases, missing))
         before = self._before(total, done)
         if not missing:
             return
         self.report(done, total, "contexts and second moments")
         contexts = write_contexts(self.model, kinds=self.settings.context_kinds, seed=self.settings.seed)
-        moments = self._second_moments(bundles, done, total)
+        moments = self._second_moments(done, total)
         for bundle in missing:
             self._edit(bundle, contexts, moments, before, done, total)
             done += _n_cases(bundle)
 
-    def _second_moments(self, bundles: Sequence[Sequence[Group]], done: int, total: int) -> SecondMoments | None:
-        """Of every layer that an editor with target values is to edit."""
-        groups = [group for bundle in bundles for group in bundle if editor_named(group[0]).sites]
+    def locates_again(self) -> bool:
+        """Whether the case that is located before and after its edit is this shard's.
+
+        It is the first that was not left out, which may have to be found out yet by another shard.
+        """
+        for place, bundle in enumerate(self.bundles):
+            for group in bundle:
+                if group[:2] == self.plan.edit_located_again:
+                    if not self._is_done(*group):
+                        return False
+                    if self._left(*group):
+                        return self.shard.owns(place)
+        return True  # all were left out, which is an error
+
+    @cached_property
+    def bundles(self) -> list[list[Group]]:
+        """Consecutive groups that are evaluated together, of all shards."""
+        bundles: list[list[Group]] = []
+        for group in self._groups():
+            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= BUNDLE:
+                bundles[-1].append(group)
+            else:
+                bundles.append([group])
+        return bundles
+
+    def _own(self) -> list[list[Group]]:
+        return self.shard.share(self.bundles)
+
+    def _second_moments(self, done: int, total: int) -> SecondMoments | None:
+        """Of every layer that an editor with target values is to edit, also in other shards: one pass finds them."""
+        groups = [group for bundle in self.bundles for group in bundle if editor_named(group[0]).sites]
         wanted = sorted({layer for _, layers, _ in groups for layer in layers})
         if not wanted:
             return None
@@ -88,8 +122,9 @@ class Work:
             progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
         )
 
-    def _leave_out_what_does_not_fit(self) -> None:
-        """Before the second moments, which may take hours."""
+    @cached_property
+    def _usable(self) -> list[int]:
+        """The cases that fit the model; the others are left out before the second moments, which may take hours."""
         errors: dict[str, Exception] = {}
         for i, case in enumerate(self.cases):
             try:
@@ -100,9 +135,7 @@ class Work:
         self.skips.add(errors)
         if len(errors) == len(self.cases):
             raise errors[case_unit(0)]
-
-    def _usable(self) -> list[int]:
-        return [i for i in range(len(self.cases)) if case_unit(i) not in self.skips]
+        return [i for i in range(len(self.cases)) if case_unit(i) not in errors]
 
     def _left(self, method: str, layers: tuple[int, ...], members: Sequence[int]) -> list[int]:
         """Those of a group that were not left out."""
@@ -118,22 +151,12 @@ class Work:
         for row in (*self.plan.rows(), *map(self.plan.sweep_row, self.plan.swept)):
             for case, layers in enumerate(row.layers):
                 units.setdefault((row.editor, layers), set()).add(case)
-        usable = set(self._usable())
+        usable = set(self._usable)
         groups = []
         for (method, layers), members in units.items():
             order = sorted(members & usable)
             groups += [(method, layers, order[first : first + GROUP]) for first in range(0, len(order), GROUP)]
         return groups
-
-    def _bundles(self) -> list[list[Group]]:
-        """Consecutive groups that are evaluated together."""
-        bundles: list[list[Group]] = []
-        for group in self._groups():
-            if bundles and _n_cases(bundles[-1]) + len(group[2]) <= BUNDLE:
-                bundles[-1].append(group)
-            else:
-                bundles.append([group])
-        return bundles
 
     def _is_done(self, method: str, layers: tuple[int, ...], members: list[int]) -> bool:
         left = self._left(method, layers, members)
@@ -152,10 +175,13 @@ class Work:
         return self.run.get(Patch, unit, method=method, requests=(self.cases[i].request,), **layers_of(layers))
 
     def _before(self, total: int, done: int) -> dict[int, Answers]:
+        """The unedited model's answers to the shard's cases, which other shards ask for too."""
+        own = {i for bundle in self._own() for *_, members in bundle for i in members}
+        asked = [self._usable[first : first + GROUP] for first in range(0, len(self._usable), GROUP)]
         answers: dict[int, Answers] = {}
-        usable = self._usable()
-        for first in range(0, len(usable), GROUP):
-            members = usable[first : first + GROUP]
+        for group in self.shard.in_turn([group for group in asked if own & set(group)]):
+            self.skips.refresh()
+            members = [i for i in group if case_unit(i) not in self.skips]
             found = {i: self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members}
             if any(entry is None for entry in found.values()):
                 self.report(done, total, "the unedited model's answers")

@@ -128,16 +128,23 @@ def temporary_folder(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block with the same folder, where the file system has locks."""
-    handle = None
+    """Wait until no other process is in such a block with the same folder, where the file system has locks.
+
+    On NFS only what is open for writing can be locked, which a folder never is: there it is a file in it, ``.lock``.
+    """
+    handles: list[int] = []
     try:
         with suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
+            handles.append(os.open(folder, os.O_RDONLY))
             if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(handles[0], fcntl.LOCK_EX)
+                except OSError:
+                    handles.append(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644))
+                    fcntl.flock(handles[1], fcntl.LOCK_EX)
         yield
     finally:
-        if handle is not None:
+        for handle in handles:
             os.close(handle)
 
 
