@@ -138,7 +138,7 @@ def test_the_cache_spares_the_corpus(tiny, tmp_path, no_corpus):
 
 def test_what_another_process_estimates_is_waited_for(tiny, tmp_path, no_corpus, monkeypatch):
     """While this process waits, the other one puts its layers into the cache."""
-    moments = sys.modules["interp.editing.moments"]
+    moments = sys.modules["interp.editing.moments_cache"]
     alone, waited = moments.only_one, []
 
     @contextmanager

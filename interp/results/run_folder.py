@@ -186,7 +186,7 @@ class RunFolder:
         Raises:
             DataError: If the folder itself is damaged or cannot be read.
         """
-        path, run = self.record_path(unit), self._hash()
+        path, run = self.record_path(unit), self.identity()
         if not exists(path):
             return False
         try:
