@@ -626,6 +626,7 @@ def test_json_stands_alone_on_standard_output(facts_file: Path) -> None:
 COMMANDS = [
     *("reproduce", "study", "table1", "figure1", "locate", "trace", "attribute", "facts", "models", "edit", "evaluate"),
     "patch",
+    "merge",
     *(f"patch {name}" for name in ("show", "apply", "export")),
 ]
 
