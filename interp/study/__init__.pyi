@@ -3,7 +3,7 @@ from .edited import EditResults, Strength, read_edit_results
 from .editing import edit_cases
 from .layers import peak_layers
 from .left import editing_left, locating_left
-from .located import Located, Selection, class_averages, located, selection
+from .located import Located, Selection, class_averages, each_located, located, selection
 from .locating import locate_facts
 from .paper import PAPER_LAYERS
 from .settings import PRESETS, EditStudySettings, LocateSettings
@@ -21,6 +21,7 @@ __all__ = [
     "Shard",
     "Strength",
     "class_averages",
+    "each_located",
     "edit_cases",
     "editing_left",
     "locate_facts",

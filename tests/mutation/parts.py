@@ -8,7 +8,7 @@ _TRACE = ("test_causal_trace", "test_activation_patching")
 _FORMS = ("test_decoders", "test_number_formats")
 _EDITORS = ("test_editing", "test_edits_that_take", "test_target_value")
 _TURNS = ("test_edits_in_turn", "test_editing")
-_MOMENTS = ("test_second_moments", "test_shrinkage")
+_MOMENTS = ("test_second_moments", "test_shrinkage", "test_moments_memory")
 
 PARTS: dict[str, tuple[str, ...]] = {
     # engine
@@ -60,6 +60,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "editing.methods.rome": ("test_edit_config", *_EDITORS),
     "editing.rows": ("test_target_value", "test_editing"),
     "editing.moments": _MOMENTS,
+    "editing.moments_cache": _MOMENTS,
     "editing.sequential": _TURNS,
     "editing.shrinkage": _MOMENTS,
     "editing.spread": _EDITORS,
