@@ -131,31 +131,54 @@ class Notebook:
         return path
 
 
+@pytest.fixture(scope="module")
+def notebooks() -> dict[tuple[str, str], Notebook]:
+    """Those that are open, by their cells."""
+    return {}
+
+
 @pytest.fixture
 def start(
-    context: Any, address: str, folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    context: Any,
+    address: str,
+    folder: Path,
+    notebooks: dict[tuple[str, str], Notebook],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook with an explorer in it; afterwards the model's weights are what they were."""
-    opened: list[Notebook] = []
+    """Run all of a notebook with an explorer in it; afterwards the model's weights are what they were.
 
-    def open_it(model: str | Path = TINY, show: str = SHOW) -> Notebook:
-        name = re.sub(r"\W+", "-", request.node.name) + ".ipynb"
+    Page and kernel are those of the test before, where it passed: an import and a page cost more than most tests.
+    """
+    failed = request.session.testsfailed
+    used: list[Notebook] = []
+
+    def run(model: str | Path = TINY, show: str = SHOW) -> Notebook:
         cache = tmp_path_factory.getbasetemp() / "browser-cache"
-        load = LOAD.replace("CACHE", repr(str(cache))).replace("MODEL", repr(str(model)))
-        write_notebook(folder / name, [load, show])
-        notebook = Notebook(open_notebook(context, address, name), address, folder, name)
-        opened.append(notebook)
+        cells = LOAD.replace("CACHE", repr(str(cache))).replace("MODEL", repr(str(model))), show
+        if cells not in notebooks:
+            name = re.sub(r"\W+", "-", request.node.name) + ".ipynb"
+            write_notebook(folder / name, cells)
+            notebooks[cells] = Notebook(open_notebook(context, address, name), address, folder, name)
+        notebook = notebooks[cells]
+        used.append(notebook)
         run_all(notebook.page)
         notebook.page.locator(".ie-root").wait_for(timeout=30_000)
         return notebook
 
-    yield open_it
-    for notebook in opened:
+    yield run
+    spoiled = request.session.testsfailed > failed
+    for notebook in used:
+        if spoiled:
+            notebooks.clear()
+            notebook.page.close()
         assert (
             notebook.python("print(interp.models.weights_hash(model) == before, interp.applied_patches(model))")
             == "True ()"
         )
-        notebook.page.close()
+        if not spoiled:  # the next test waits for an explorer of its own
+            notebook.python("explorer.close()")
+            notebook.page.locator(".ie-root").wait_for(state="detached", timeout=20_000)
 
 
 @pytest.fixture
