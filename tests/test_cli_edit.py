@@ -754,7 +754,7 @@ def test_a_setting_that_cannot_act_is_refused(call: Call, words: tuple[str, ...]
 
 def test_a_preset_takes_as_many_as_it_promises(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("interp.cli.study._study", lambda *arguments: asked.append(arguments[3:5]))
+    monkeypatch.setattr("interp.cli.study._study", lambda *arguments: asked.append(arguments[1:3]))
     paper = ("study", "--preset", "paper", *MODEL)
     for words in (("study", *MODEL), paper, (*paper, "--limit", "5", "--case-limit", "7"), ("study", "--limit", "0")):
         assert call(*words).code == 0

@@ -164,7 +164,7 @@ def plan_subject(folder: Path) -> Subject:
     """What a study of edits set out to do."""
     run = RunFolder.open(folder, {"seed": 7, "limit": 2})
     write_plan(run, planned(["a", "b"], {"attribution": 0, "mlp": 4}, 6, EditStudySettings()))
-    return Subject(folder, lambda copy: flat((RunFolder(copy).settings(), read_plan(RunFolder(copy)))))
+    return Subject(folder, lambda copy: flat((RunFolder(copy).settings()["seed"], read_plan(RunFolder(copy)))))
 
 
 def moments_subject(model: HookedTransformer, folder: Path, files: str) -> Subject:

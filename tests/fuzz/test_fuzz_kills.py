@@ -102,11 +102,13 @@ def test_of_two_processes_with_different_settings_on_one_folder_one_is_refused(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
-    """A disk of 300 kB; skips where none can be mounted."""
+def small_disk(tmp_path: Path, whole: tuple[dict[str, bytes], float]) -> Path:
+    """A disk that has room for half of a study; skips where none can be mounted."""
+    pages = sum(-(-len(data) // 4096) for name, data in whole[0].items() if not name.startswith("cache/"))
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True)
+    sized = f"size={2 * pages}k"  # a page has 4 kB
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", sized, "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
         pytest.skip("no small disk can be mounted here")
     yield place
