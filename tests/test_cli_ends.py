@@ -220,19 +220,24 @@ def test_time_left_counts_the_work_of_this_session() -> None:
 def test_a_log_says_units_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.cli.progress.WATCHED", 0.0)
     with bar("locating", units="units") as advance:
+        advance(0, 1, "which facts the model knows")
         for done in (0, 1, 2, 2.5, 3, 3.5, 4):
-            advance(done, 4, f"fact {int(done)}\x1b")
+            advance(done, 4, f"fact {int(done)}\x1b" if done >= 2 else "")  # two are there already
             time.sleep(0.01)
     assert capsys.readouterr().err.splitlines() == [
         "2 of 4 units were there already",
-        "[2/4] fact 2\\x1b, 0 s left",
+        "[2/4] fact 2\\x1b",
         "[3/4] fact 3\\x1b, 0 s left",
         "[4/4] fact 4\\x1b",
     ]
     with bar("locating", units="units") as advance:
         for done in range(5):
-            advance(done, 4, "fact")
+            advance(done, 4, "" if done < 4 else "done")
     assert capsys.readouterr().err.splitlines()[0] == "4 of 4 units were there already"
+    with bar("locating", units="units") as advance:  # of units that say nothing of their parts
+        for done in range(5):
+            advance(done, 4, "fact")
+    assert "already" not in capsys.readouterr().err
     monkeypatch.setattr("interp.cli.progress.FIRST_LINE", 0.05)
     monkeypatch.setattr("interp.cli.progress.EVERY", 0.05)
     with bar("preparing") as advance:  # a stage that says nothing of itself is heard of nevertheless

@@ -328,6 +328,15 @@ def test_a_locator_stands_in_the_study_and_figure_1(tiny, facts, tmp_path, with_
     assert torch.equal(located.values, interp.study.located(interp.RunFolder(tmp_path))[0].records["lengths"].values)
 
 
+def test_a_locator_without_a_map_is_none(tiny, with_lengths):
+    @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+    class NoMap(MapRecord):
+        """It lacks what everything else shows."""
+
+    with pytest.raises(TypeError, match="map"):
+        NoMap(provenance=provenance(tiny), fact=TOWER.fact)
+
+
 def test_a_locator_stands_in_the_explorer(tiny, with_lengths):
     entry = maps_data()[-1]
     assert entry == {"name": "lengths", "title": "residual lengths", "puts": "the residual stream here"}

@@ -66,7 +66,8 @@ def bar(label: str, *, units: str = "") -> Iterator[Advance]:
 
     Args:
         label: What, as long as nothing else is said.
-        units: What is counted, where single ones are worth a line (``"units"``); what is there already is said once.
+        units: What is counted, where single ones are worth a line (``"units"``); how many were there before anything
+            was done is said once.
     """
     meter = Meter()
     at_work = [not units]
@@ -75,8 +76,8 @@ def bar(label: str, *, units: str = "") -> Iterator[Advance]:
 
         def advance(done: float, total: float, text: str = "") -> None:
             meter.update(done, total)
-            # whole units that follow each other were read from their records; one at work comes in parts
-            if not at_work[0] and (done % 1 or done >= total > 1):
+            # where a unit was there already nothing is said to be done; a total of one is a look at what is to do
+            if not at_work[0] and (done % 1 or (text and total > 1)):
                 at_work[0] = True
                 meter.restart(int(done))
                 if done >= 1:

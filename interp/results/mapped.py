@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MapRecord(Record):
+class MapRecord(Record, ABC):
     """What a locator found in one prompt; pages, terminals and the explorer show it by its methods.
 
     Args:
@@ -37,9 +38,9 @@ class MapRecord(Record):
 
     fact: Fact
 
+    @abstractmethod
     def map(self) -> TokenMap:
         """The map: a value for each token and each layer."""
-        raise NotImplementedError
 
     @property
     def heading(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from interp.errors import DataError
@@ -47,7 +47,8 @@ def locate_again(work: Work, noise: float) -> None:
     run, plan = work.run, work.plan
     case = plan.case_located_again(work.skips)
     request = work.cases[case].request
-    facts = request.fact, replace(_unanswered(request.fact), target=request.new_target)
+    old = request.fact
+    facts = old, Fact(template=old.template, subject=old.subject, target=request.new_target)
     for index, (when, fact) in enumerate(zip(LOCATED_AGAIN, facts, strict=True)):
         there = [
             run.get(locator_named(name).record, again_unit(plan, name, when), **_about(name, fact))
@@ -62,11 +63,6 @@ def locate_again(work: Work, noise: float) -> None:
             patch = finished(run, Patch, unit_name("patch", *plan.edit_located_again, case))
             with patch.applied(work.model):
                 _locate(work, fact, when, noise, provenance(work.model))
-
-
-def _unanswered(fact: Fact) -> Fact:
-    """The fact without what only the unedited model says of it."""
-    return Fact(template=fact.template, subject=fact.subject)
 
 
 def _about(name: str, fact: Fact) -> dict[str, Any]:

@@ -75,13 +75,22 @@ def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditR
     """
     plan = read_plan(run)
     reader = _Reader(run, plan, Skips.of(run), int(run.settings()["seed"]))
-    rows, found = [reader.unedited()], {}
+    rows, found = {}, {}
     for planned in plan.rows():
-        row, found[planned.locator, planned.editor] = reader.row(planned)
-        rows.append(row)
+        key = planned.locator, planned.editor
+        rows[key], found[key] = reader.row(planned)
     by_layer = {layer: reader.swept(layer) for layer in plan.swept}
+    located_again = list(plan.layers)[-1], plan.placed[0]
+    unedited = table_row(
+        found[located_again],
+        locator="Before any edit",
+        layers="-",
+        edited=False,
+        skipped=rows[located_again].skipped,
+        seed=reader.seed,
+    )
     return EditResults(
-        rows=tuple(rows),
+        rows=(unedited, *rows.values()),
         comparisons=tuple(reader.comparisons(found)),
         by_layer=by_layer,
         strengths=tuple(_strengths(plan, by_layer, averages)),
@@ -102,13 +111,6 @@ class _Reader:
         found, skipped = self._cases(planned)
         row = table_row(found, locator=planned.located_by, layers=planned.span, skipped=skipped, seed=self.seed)
         return row, found
-
-    def unedited(self) -> TableRow:
-        """The row of the model before any edit, over the cases that are located again with."""
-        editor, layers = self.plan.edit_located_again
-        planned = PlannedRow(locator=list(self.plan.layers)[-1], editor=editor, layers=(layers,) * len(self.plan.cases))
-        found, skipped = self._cases(planned)
-        return table_row(found, locator="Before any edit", layers="-", edited=False, skipped=skipped, seed=self.seed)
 
     def swept(self, layer: int) -> TableRow:
         """A row of the layer sweep."""

@@ -38,7 +38,7 @@ __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
 logger = logging.getLogger(__name__)
 
 StudyProgress = Callable[[float, int, str], None]
-"""Called with (units done, units in all, what is being done)."""
+"""Called with (units done, units in all, what is being done); nothing is where a unit was there already."""
 
 
 def locate_fact(
@@ -138,9 +138,10 @@ def locate_facts(
     for done, (index, name) in enumerate(units):
         fact = chosen.facts[index]
         unit, label = unit_of(index, name), f"{fact.prompt} · {name}"
-        report(done, len(units), label)
         if unit in skips or kept(run.has, index, fact, name):
+            report(done, len(units), "")  # nothing is being done
             continue
+        report(done, len(units), label)
         try:
             record = locate_fact(
                 model,

@@ -6,6 +6,7 @@ over neurons, which is what maps and averages show, to the bit. On GPT2-XL that 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -161,19 +162,21 @@ class AttributionMap(MapRecord):
                 raise OptionError(f"{name} {at} does not exist: there are {name}s 0 to {count - 1}")
         return self._highest(k, layer, token)
 
+    @abstractmethod
     def _over_neurons(self, reduce: str) -> Float[Tensor, "layer *token"]:
-        raise NotImplementedError
+        """Scores summed or averaged over neurons."""
 
+    @abstractmethod
     def _over_all(self, reduce: str) -> Float[Tensor, "layer"]:
-        raise NotImplementedError
+        """Scores summed or averaged over neurons and tokens."""
 
+    @abstractmethod
     def _highest(self, k: int, layer: int | None, token: int | None) -> tuple[Neuron, ...]:
         """:meth:`top_neurons`, of checked arguments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _first(self, k: int, layer: int | None = None, token: int | None = None) -> tuple[Neuron, ...]:
         """The first of the neurons that the record holds: ``k`` of them, or all if they are fewer."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
