@@ -10,6 +10,7 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "OptionError",
+    "WorkerError",
     "excerpt",
 ]
 
@@ -41,6 +42,10 @@ class OptionError(InterpError):
 
 class NumericalError(InterpError):
     """The model returned NaN or infinite values; no score is computed from them."""
+
+
+class WorkerError(InterpError):
+    """Workers on other processes or machines that cannot start, are not alike, or die again and again."""
 
 
 class InterpWarning(UserWarning):

@@ -59,6 +59,7 @@ from interp.results.record import Provenance, Record
 __all__ = [
     "HELD_OUT_LIMIT",
     "SecondMoments",
+    "moments_folder",
     "second_moments",
     "warn_of_held_out_error",
 ]
@@ -151,6 +152,18 @@ def warn_of_held_out_error(found: SecondMoments, layers: Sequence[int], *, stack
             InterpWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def moments_folder(model: HookedTransformer, corpus: Corpus, cache: str | Path = "") -> Path:
+    """Where the cache keeps the second moments that a model has on a text.
+
+    Args:
+        model, cache: See :func:`second_moments`.
+        corpus: The text, with a number of tokens.
+    """
+    folder = _text(model, corpus, cache).folder
+    assert folder is not None
+    return folder
 
 
 def _existing(model: HookedTransformer, layers: Sequence[int]) -> tuple[int, ...]:

@@ -66,7 +66,8 @@ def edit_cases(
         noise: Of the tracing before and after an edit.
         source: Where the cases come from, for the record.
         shard: The share of the units that is done here; all of them by default. What is left is told by
-            :func:`~interp.study.left.editing_left`. Or workers that do all (:func:`~interp.study.on_ray.ray_workers`).
+            :func:`~interp.study.left.editing_left`. Or workers that do all
+            (:func:`~interp.study.on_ray.start.ray_workers`).
         progress: Called as units advance.
 
     Raises:

@@ -113,7 +113,8 @@ def locate_facts(
         settings: See :class:`~interp.study.settings.LocateSettings`.
         source: Where the facts come from, for the record.
         shard: The share of the units that is done here; all of them by default. What is left is told by
-            :func:`~interp.study.left.locating_left`. Or workers that do all (:func:`~interp.study.on_ray.ray_workers`).
+            :func:`~interp.study.left.locating_left`. Or workers that do all
+            (:func:`~interp.study.on_ray.start.ray_workers`).
         progress: Called as units advance.
 
     Raises:
