@@ -10,6 +10,7 @@ from interp.cli import attribute, edit, figure1, locate, models, patch, shards, 
 from interp.cli.common import app
 from interp.cli.console import fail, reported
 from interp.cli.ending import ended_by_signals, run
+from interp.cli.sharing import with_addresses
 
 __all__ = ["app", "main"]
 
@@ -69,7 +70,7 @@ def _command() -> int:
         except UnicodeEncodeError:
             fail(f"the argument {argument!a} is not valid UTF-8")
     try:
-        return int(app(standalone_mode=False) or 0)
+        return int(app(args=with_addresses(sys.argv[1:]), standalone_mode=False) or 0)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's usage errors have one
             raise

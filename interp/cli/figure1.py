@@ -28,7 +28,6 @@ from interp.cli.common import (
     check_width,
     check_writable,
     digest,
-    load,
     locate_settings,
     noise_level_of,
     path_option,
@@ -38,16 +37,16 @@ from interp.cli.common import (
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.progress import bar
-from interp.cli.shards import ShardOption, all_is_done, typed_shard
+from interp.cli.shards import ShardOption, all_is_done
+from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
 
 if TYPE_CHECKING:
     from interp.locate.class_average import ClassAverage
     from interp.study.settings import LocateSettings
-    from interp.study.shard import Shard
 
 RUN_OPTIONS = (
     "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "shard", "out", "device", "dtype",
+    "rule", "shard", "ray", "workers", "out", "device", "dtype",
 )  # fmt: skip
 
 
@@ -66,6 +65,8 @@ def figure1(
     steps: Steps = 20,
     rule: Rule = "riemann",
     shard: ShardOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     out: Out = None,
     figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     width: Width = "page",
@@ -96,14 +97,15 @@ def figure1(
         steps=steps,
         rule=rule,
     )
-    _run_figure1(model, facts, settings, typed_shard(shard), out, figures, width, device, dtype)
+    sharing = typed_sharing(shard, ray, workers)
+    _run_figure1(model, facts, settings, sharing, out, figures, width, device, dtype)
 
 
 def _run_figure1(
     model: str,
     facts: str,
     settings: LocateSettings,
-    shard: Shard | None,
+    sharing: Sharing,
     out: Path | None,
     figures: Path | None,
     width: str,
@@ -118,11 +120,14 @@ def _run_figure1(
 
     candidates = load_facts(facts)
     check_writable(figures)
-    network = load(model, device, dtype)
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
-    with keeping(place), bar("locating", units="units") as advance:
-        run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)
-    if all_is_done(run, shard, locating_left(run)):
+    with (
+        at_work(sharing, model, device, dtype) as (network, who),
+        keeping(place),
+        bar("locating", units="units") as advance,
+    ):
+        run = locate_facts(network, candidates, place, settings, source=facts, shard=who, progress=advance)
+    if all_is_done(run, sharing.shard, locating_left(run)):
         draw_figure1(class_averages(run), figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)
 

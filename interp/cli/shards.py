@@ -46,13 +46,6 @@ def merge(
             messages.print(f"{part.path}: {records} records{_missing(left)}", soft_wrap=True)
 
 
-def typed_shard(text: str | None) -> Shard | None:
-    """What was typed as --shard; all of a study if nothing was."""
-    from interp.study.shard import Shard
-
-    return None if text is None else Shard.parse(text)
-
-
 def all_is_done(run: RunFolder, shard: Shard | None, left: Sequence[str]) -> bool:
     """Whether figures can be drawn; if a shard is done and others are not, that is said."""
     if shard is None or not left:

@@ -23,7 +23,6 @@ from interp.cli.common import (
     check_writable,
     count,
     digest,
-    load,
     locate_settings,
     names_typed,
     path_option,
@@ -33,7 +32,8 @@ from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.progress import bar
-from interp.cli.shards import ShardOption, all_is_done, check_located, typed_shard
+from interp.cli.shards import ShardOption, all_is_done, check_located
+from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
 from interp.editing.methods import EDITORS, editor_title
 from interp.errors import OptionError
 from interp.locate.methods import LOCATORS, locator_named
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from interp.results.token_map import TokenMap
     from interp.study.again import Relocated
     from interp.study.settings import EditStudySettings, LocateSettings
-    from interp.study.shard import Shard
 
 CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
 Stride = Annotated[int, typer.Option(help="The layer sweep edits every such layer.")]
@@ -77,6 +76,8 @@ def reproduce(
     stride: Stride = 3,
     fluency_tokens: FluencyTokens = 100,
     shard: ShardOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     out: Out = None,
     figures: Figures = Path("figures"),
     device: Device = None,
@@ -85,7 +86,7 @@ def reproduce(
     """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
     settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
     given = _Given(model, facts, cases, device, dtype)
-    _study(given, locate_settings(limit=limit), settings, typed_shard(shard), out, figures)
+    _study(given, locate_settings(limit=limit), settings, typed_sharing(shard, ray, workers), out, figures)
 
 
 @app.command()
@@ -106,6 +107,8 @@ def study(
     fluency_tokens: FluencyTokens = 100,
     seed: Annotated[int, typer.Option(help="Of contexts, control layers, sampling and bootstrap.")] = 0,
     shard: ShardOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     out: Out = None,
     figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     device: Device = None,
@@ -121,7 +124,8 @@ def study(
         layers = None if settings.layers is None else _of(chosen, settings.layers)
         settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
     locating = locate_settings(limit=limit, default_limit=LIMITS[preset], **located)
-    _study(_Given(model, facts, cases, device, dtype), locating, settings, typed_shard(shard), out, figures)
+    given = _Given(model, facts, cases, device, dtype)
+    _study(given, locating, settings, typed_sharing(shard, ray, workers), out, figures)
 
 
 @app.command()
@@ -183,10 +187,11 @@ def _study(
     given: _Given,
     locating: LocateSettings,
     editing: EditStudySettings,
-    shard: Shard | None,
+    sharing: Sharing,
     out: Path | None,
     figures: Path | None,
 ) -> None:
+    shard = sharing.shard
     with bar("starting"):
         from interp.facts.case_files import load_cases
         from interp.facts.fact_files import load_facts
@@ -203,10 +208,9 @@ def _study(
         place = out or Path("runs") / f"study-{slug(given.model)}-{slug(Path(given.facts).stem)}-{key}"
         drawn = figures or place / "figures"
         check_writable(drawn)
-    network = load(given.model, given.device, given.dtype)
-    with keeping(place):
+    with at_work(sharing, given.model, given.device, given.dtype) as (network, who), keeping(place):
         with bar("locating", units="units") as advance:
-            run = locate_facts(network, candidates, place, locating, source=given.facts, shard=shard, progress=advance)
+            run = locate_facts(network, candidates, place, locating, source=given.facts, shard=who, progress=advance)
         check_located(run, shard, locating_left(run))
         averages = class_averages(run)
         if shard is None:
@@ -220,7 +224,7 @@ def _study(
                 editing,
                 noise=selection(run).noise,
                 source=given.cases,
-                shard=shard,
+                shard=who,
                 progress=advance,
             )
         if all_is_done(edits, shard, editing_left(edits)):

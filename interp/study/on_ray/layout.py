@@ -32,6 +32,10 @@ class Layout:
     gpus: int
     threads: int
 
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.count} on {self.device}, {threads} each"
+
 
 def layout_of(nodes: Sequence[tuple[int, int]], *, count: int | None, device: str | None) -> Layout:
     """Fill a cluster, so that no core has two threads.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ __all__ = ["Gathering", "moments_by_workers"]
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Gathering(Protocol):
     """Workers who do jobs that are no units of a study."""
 

@@ -88,7 +88,7 @@ class RayWorkers(Workers):
     """Workers on a Ray that runs; :func:`~interp.study.on_ray.start.ray_workers` makes them."""
 
     def __init__(self, ray: Any, model: HookedTransformer, load: Load, layout: Layout) -> None:
-        self._ray, self._model, self._layout = ray, model, layout
+        self._ray, self._model, self.layout = ray, model, layout
         self._load = ray.put(load)
         self._expected = provenance(model)
         self._free: list[_Hand] = []
@@ -227,7 +227,7 @@ class RayWorkers(Workers):
 
     def _fill(self) -> None:
         """Start as many workers as are missing; where the cluster has no room they wait for it."""
-        layout = self._layout
+        layout = self.layout
         environment = {"OMP_NUM_THREADS": str(layout.threads)}
         if "OMP_WAIT_POLICY" not in os.environ:
             environment["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "1000")
