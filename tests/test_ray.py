@@ -298,19 +298,6 @@ def test_workers_leave_the_bytes_of_one_process(workers: Any, locating: Any, tin
     assert bytes_of(edited.path) == bytes_of(edit(tmp_path / "alone").path)
 
 
-def test_a_killed_run_goes_on_with_workers(workers: Any, locating: Any, tmp_path: Path) -> None:
-    do, expected = locating
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        do(tmp_path, shard=workers, progress=killing(interrupt))
-    there = bytes_of(tmp_path)
-    assert 2 < len(there) < len(expected)
-    assert bytes_of(do(tmp_path, shard=workers).path) == expected
-
-
 def test_an_error_comes_with_the_name_of_its_job(workers: Any, tmp_path: Path, caplog: Any) -> None:
     run = RunFolder.open(tmp_path, {})
     ledger = Ledger(run=run, skips=Skips.of(run), report=lambda *_: None, total=3)
@@ -363,3 +350,17 @@ def test_a_node_that_dies_is_done_without(workers: Any, cluster: Any, locating: 
     do, expected = locating
     run = do(tmp_path, shard=workers, progress=killing(lambda: cluster.remove_node(cluster.other)))
     assert bytes_of(run.path) == expected
+
+
+def test_a_run_that_is_interrupted_goes_on_without_workers(workers: Any, locating: Any, tmp_path: Path) -> None:
+    do, expected = locating
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do(tmp_path, shard=workers, progress=killing(interrupt))
+    there = bytes_of(tmp_path)
+    assert 2 < len(there) < len(expected)
+    assert len(workers) < 2  # who was at work is in the midst of what nobody waits for
+    assert bytes_of(do(tmp_path).path) == expected

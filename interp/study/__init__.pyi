@@ -5,9 +5,11 @@ from .layers import peak_layers
 from .left import editing_left, locating_left
 from .located import Located, Selection, class_averages, each_located, located, selection
 from .locating import locate_facts
+from .on_ray.start import ray_workers
 from .paper import PAPER_LAYERS
 from .settings import PRESETS, EditStudySettings, LocateSettings
 from .shard import Shard
+from .workers import Workers
 
 __all__ = [
     "PAPER_LAYERS",
@@ -20,6 +22,7 @@ __all__ = [
     "Selection",
     "Shard",
     "Strength",
+    "Workers",
     "class_averages",
     "each_located",
     "edit_cases",
@@ -28,6 +31,7 @@ __all__ = [
     "located",
     "locating_left",
     "peak_layers",
+    "ray_workers",
     "read_edit_results",
     "relocated",
     "selection",

@@ -133,9 +133,9 @@ class RayWorkers(Workers):
 
     def ask(self, call: Callable[[HookedTransformer], T]) -> T:
         """What a call makes of the model of one worker."""
-        found: list[T] = []
+        found: list[tuple[T]] = []
         self._run(_Round(iter([_Ask(call)]), _ignored, _ignored, _ignored, found.append))
-        return found[0]
+        return found[0][0]
 
     def share(self, value: T) -> Callable[[], T]:
         """A value in Ray's object store."""
@@ -296,8 +296,8 @@ class _Ask:
     label: str = "what all units need"
     size: int = 0
 
-    def __call__(self, bench: Bench) -> Any:
-        return self.call(bench.model)
+    def __call__(self, bench: Bench) -> tuple[Any]:
+        return (self.call(bench.model),)  # which may be None, and is given all the same
 
 
 @dataclass(frozen=True)
