@@ -24,7 +24,8 @@ from interp.errors import ModelError
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named, family_of
-from interp.models.families.settings import MAX_CONTEXT, Settings
+from interp.models.families.fields import MAX_CONTEXT
+from interp.models.families.settings import Settings
 from interp.models.hub import KNOWN_MODELS
 from interp.models.load import load_model
 from tests.conftest import ARCHITECTURES
@@ -158,7 +159,7 @@ def test_a_long_context_is_cut(name: str, family_folder: Callable[[str], Path], 
 def test_a_long_context_is_cut_in_models_with_learned_positions_or_tables(
     name: str, family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], monkeypatch
 ) -> None:
-    monkeypatch.setattr("interp.models.families.settings.MAX_CONTEXT", 24)
+    monkeypatch.setattr("interp.models.families.fields.MAX_CONTEXT", 24)
     model = load_model(family_folder(name), device="cpu")
     assert model.cfg.n_ctx == 24
     assert difference(model, family_hf(name), 24) < TOLERANCE
@@ -297,7 +298,7 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
             "rope_parameters: setting partial_rotary_factor must be a number above 0 and up to 1, got 2",
         ),
         ("llama", {"rope_interleaved": True}, "rope_interleaved of LlamaForCausalLM must be False, got True"),
-        ("llama", {"attention_bias": True}, "attention_bias of LlamaForCausalLM must be False, got True"),
+        ("mistral", {"attention_bias": True}, "attention_bias of MistralForCausalLM must be False, got True"),
         ("llama", {"mlp_bias": True}, "mlp_bias of LlamaForCausalLM must be False, got True"),
         ("llama", {"per_layer_config": {"1": {"intermediate_size": 24}}}, "per_layer_config of LlamaForCausalLM"),
         (

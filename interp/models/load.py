@@ -24,6 +24,7 @@ from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import family_named
+from interp.models.families.rope import rotary_tables
 from interp.models.folder import check_vocabulary, check_weights, model_source
 from interp.models.hub import check_reachable, unreadable
 from interp.models.tokens import front_tokens
@@ -157,7 +158,7 @@ def from_hugging_face(
     hf_model = hf_model.to(device)  # type: ignore[arg-type]
     state = {
         key: as_matmul_wants(key, value.detach().to(device=device, dtype=hf_model.dtype))
-        for key, value in family.convert(hf_model, cfg).items()
+        for key, value in {**family.convert(hf_model, cfg), **rotary_tables(hf_model.config, cfg)}.items()
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
