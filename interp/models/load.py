@@ -158,7 +158,7 @@ def from_hugging_face(
     hf_model = hf_model.to(device)  # type: ignore[arg-type]
     state = {
         key: as_matmul_wants(key, value.detach().to(device=device, dtype=hf_model.dtype))
-        for key, value in {**family.convert(hf_model, cfg), **rotary_tables(hf_model.config, cfg)}.items()
+        for key, value in {**rotary_tables(hf_model.config, cfg), **family.convert(hf_model, cfg)}.items()
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)

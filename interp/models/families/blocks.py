@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformer_lens import HookedTransformerConfig
 
-__all__ = ["Linear", "attention", "gated_mlp", "linear", "llama_weights", "mlp", "named", "norm", "rows"]
+__all__ = ["Linear", "attention", "gated_mlp", "linear", "llama_weights", "mlp", "named", "norm", "projections", "rows"]
 
 Linear = tuple[Tensor, Tensor | None]
 """A weight [d_out, d_in], and a bias [d_out] or None."""
@@ -45,6 +45,11 @@ def attention(
     if bias is not None:
         found["attn.b_O"] = bias
     return found
+
+
+def projections(cfg: HookedTransformerConfig, module: Any, out: str = "o_proj") -> dict[str, Tensor]:
+    """A block's attention from a module that has its maps as ``q_proj``, ``k_proj``, ``v_proj`` and ``out``."""
+    return attention(cfg, *(linear(getattr(module, name)) for name in ("q_proj", "k_proj", "v_proj", out)))
 
 
 def mlp(up: nn.Linear, down: nn.Linear) -> dict[str, Tensor]:
@@ -84,15 +89,23 @@ def named(
     return found
 
 
-def llama_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
-    """The weights of a model whose modules are named as Llama's, with biases of its attention if it has some."""
+def llama_weights(
+    hf_model: Any, cfg: HookedTransformerConfig, *, ln2: str = "post_attention_layernorm"
+) -> dict[str, Tensor]:
+    """The weights of a model whose modules are named as Llama's, with biases of its attention if it has some.
+
+    Args:
+        hf_model: The model.
+        cfg: What was made of its config.
+        ln2: The norm that the MLP reads through.
+    """
 
     def block(layer: Any) -> dict[str, Tensor]:
-        heads, gated = layer.self_attn, layer.mlp
+        gated = layer.mlp
         return {
             **norm("ln1", layer.input_layernorm),
-            **norm("ln2", layer.post_attention_layernorm),
-            **attention(cfg, *(linear(part) for part in (heads.q_proj, heads.k_proj, heads.v_proj, heads.o_proj))),
+            **norm("ln2", getattr(layer, ln2)),
+            **projections(cfg, layer.self_attn),
             **gated_mlp(gated.gate_proj.weight, gated.up_proj.weight, gated.down_proj.weight),
         }
 

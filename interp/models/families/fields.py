@@ -17,6 +17,7 @@ __all__ = [
     "partly_rotary",
     "rotary_dim",
     "rotary_fields",
+    "summary_head",
 ]
 
 MAX_CONTEXT = 2048
@@ -27,15 +28,14 @@ ATTENTION = ("full_attention", "sliding_attention")
 
 def context(*longest: int | None) -> int:
     """The shortest of these and of :data:`MAX_CONTEXT`; None is no limit."""
-    return min(MAX_CONTEXT, *(length for length in longest if length is not None))
+    return min([MAX_CONTEXT, *(length for length in longest if length is not None)])
 
 
 def gpt_fields(given: Settings) -> dict[str, Any]:
     """What GPT-2 and GPT-J share."""
     width = given.whole("n_embd")
     given.without_effect("n_ctx")  # a former name of n_positions
-    summary = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
-    given.without_effect(*(f"summary_{name}" for name in summary))  # of a head for other tasks
+    summary_head(given)
     return {
         "d_model": width,
         "d_head": given.divided("n_embd", "n_head"),
@@ -48,6 +48,12 @@ def gpt_fields(given: Settings) -> dict[str, Any]:
         "act_fn": given.value("activation_function"),
         "normalization_type": "LN",
     }
+
+
+def summary_head(given: Settings) -> None:
+    """Settings of a head for other tasks, which the first configs of several families have."""
+    summary = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
+    given.without_effect(*(f"summary_{name}" for name in summary))
 
 
 def rotary_fields(given: Settings) -> dict[str, Any]:

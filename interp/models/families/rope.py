@@ -129,7 +129,7 @@ def unturned_tables(
 
 
 def _in_layers(sines: Tensor, cosines: Tensor, layers: Iterable[int]) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for layer in layers:
         found |= {f"blocks.{layer}.attn.rotary_sin": sines, f"blocks.{layer}.attn.rotary_cos": cosines}
     return found
