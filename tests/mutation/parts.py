@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "models.families.family": ("test_families", "test_models"),
     "models.families.blocks": ("test_families", "test_models"),
     "models.families.fields": ("test_families", "test_models"),
-    "models.families.rope": ("test_families", "test_models"),
+    "models.families.rope": ("test_rope", "test_families"),
     "models.families.settings": ("test_families", "test_models"),
     "models.weights": ("test_families", "test_models"),
     "models.tokens": ("test_tokens", "test_tokenizer_kinds", "test_facts", "test_datasets", "test_knowledge"),

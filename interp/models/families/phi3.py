@@ -17,7 +17,7 @@ __all__ = ["FAMILY"]
 
 def _settings(given: Settings) -> dict[str, Any]:
     fields = llama_fields(given)
-    given.without_effect("original_max_position_embeddings")  # is in rope_parameters as well
+    given.without_effect("original_max_position_embeddings", "partial_rotary_factor")  # as in rope_parameters
     given.must_be(full_attn_mod=1, interpolate_factor=1, lm_head_bias=False)  # of Phi-4's configs
     return {**fields, "rotary_dim": partly_rotary(given, fields["d_head"])}
 
