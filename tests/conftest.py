@@ -29,7 +29,7 @@ from jaxtyping import install_import_hook
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformer_lens import HookedTransformer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
 _checks: dict[tuple[Any, ...], Any] = {}
@@ -55,8 +55,8 @@ if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 
 from interp.facts.records import Fact  # noqa: E402
-from interp.models.families import family_named  # noqa: E402
 from interp.models.load import load_model  # noqa: E402
+from tests.tiny_families import CORE, GROUPED, TINY, random_model, tiny_config  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
 torch.set_num_threads(1)
@@ -68,105 +68,12 @@ if hasattr(signal, "SIGHUP"):
 
 GOLDEN = Path(__file__).parent / "golden"
 
-_GPT = {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 64}
-_HIDDEN = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "max_position_embeddings": 64,
-}
-_GROUPED = {**_HIDDEN, "num_key_value_heads": 2}
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2LMHeadModel", _GPT),
-    "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
-    "neox": ("GPTNeoXForCausalLM", {**_HIDDEN, "rotary_pct": 0.5}),
-    "neox-sequential": ("GPTNeoXForCausalLM", {**_HIDDEN, "use_parallel_residual": False}),
-    "llama": ("LlamaForCausalLM", _GROUPED),
-    "llama-mha": ("LlamaForCausalLM", {**_HIDDEN, "num_key_value_heads": 4}),
-    "llama3-rope": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _LLAMA3}),
-    "mistral": ("MistralForCausalLM", {**_GROUPED, "sliding_window": None}),
-    "qwen2": ("Qwen2ForCausalLM", {**_GROUPED, "tie_word_embeddings": True}),
-}
-FAMILIES = tuple(_FAMILIES)
-"""The families that the fixture ``family`` runs over: they differ in what the tests of each floor look at."""
+FAMILIES = tuple(CORE)
+"""The families that the fixture ``family`` runs over."""
 
-_PAD = {"pad_token_id": 0}
-_PART = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-_LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
-_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
-_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
-_MSCALE = {**_YARN, "mscale": 0.7, "mscale_all_dim": 1.3, "beta_fast": 8, "beta_slow": 2, "truncate": False}
-_LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "partial_rotary_factor": 0.5,
-    "short_factor": [1.0, 2.5],
-    "long_factor": [3.0, 9.0],
-    "original_max_position_embeddings": 64,
-}
-_LONG = {"max_position_embeddings": 256, "original_max_position_embeddings": 64, "rope_parameters": _LONGROPE}
-_EXPERTS = {**_GROUPED, "num_experts_per_tok": 2}
-_NEO = {"hidden_size": 32, "num_heads": 4, "num_layers": 3, "max_position_embeddings": 64, "window_size": 5}
-_WIDTHS = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "max_position_embeddings": 64}
-_OPT = {**_WIDTHS, "ffn_dim": 48, "word_embed_proj_dim": 32}
-_BLOOM = {"hidden_size": 32, "n_layer": 3, "n_head": 4}
-_FALCON = {**_WIDTHS, "ffn_hidden_size": 48}
-_TINY: dict[str, tuple[str, dict[str, Any]]] = {
-    **_FAMILIES,
-    "llama-biases": ("LlamaForCausalLM", {**_GROUPED, "attention_bias": True}),
-    "llama-linear": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _LINEAR}),
-    "llama-dynamic": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _DYNAMIC}),
-    "llama-yarn": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _YARN}),
-    "qwen3": ("Qwen3ForCausalLM", {**_GROUPED, "head_dim": 12, "attention_bias": True}),
-    "qwen3-yarn": ("Qwen3ForCausalLM", {**_GROUPED, "head_dim": 12, "rope_parameters": _MSCALE}),
-    "gemma": ("GemmaForCausalLM", {**_GROUPED, "num_key_value_heads": 1, "head_dim": 12}),
-    "phi": ("PhiForCausalLM", {**_GROUPED, "rope_parameters": _PART}),
-    "phi3": ("Phi3ForCausalLM", {**_GROUPED, **_PAD, "sliding_window": 64}),
-    "phi3-longrope": ("Phi3ForCausalLM", {**_GROUPED, **_PAD, **_LONG}),
-    "olmo": ("OlmoForCausalLM", {**_GROUPED, "clip_qkv": 0.8}),
-    "smollm3": ("SmolLM3ForCausalLM", {**_GROUPED, **_PAD, "no_rope_layers": [1, 0, 1]}),
-    "stablelm": ("StableLmForCausalLM", {**_GROUPED, "use_qkv_bias": True, "rope_parameters": _PART}),
-    "stablelm-parallel": ("StableLmForCausalLM", {**_GROUPED, "use_parallel_residual": True}),
-    "glm": ("GlmForCausalLM", {**_GROUPED, **_PAD, "head_dim": 12, "rope_parameters": _PART}),
-    "cohere": ("CohereForCausalLM", {**_GROUPED, "attention_bias": True, "logit_scale": 0.3}),
-    "falcon": ("FalconForCausalLM", {**_FALCON}),
-    "falcon-groups": ("FalconForCausalLM", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
-    "falcon-sequential": (
-        *("FalconForCausalLM", {**_FALCON, "parallel_attn": False, "multi_query": False, "bias": True}),
-    ),
-    "starcoder2": ("Starcoder2ForCausalLM", {**_GROUPED}),
-    "gpt-neo": ("GPTNeoForCausalLM", {**_NEO, "attention_types": [[["global", "local", "local"], 1]]}),
-    "opt": ("OPTForCausalLM", _OPT),
-    "bloom": ("BloomForCausalLM", _BLOOM),
-    "mixtral": ("MixtralForCausalLM", {**_EXPERTS, "num_local_experts": 4}),
-    "olmoe": ("OlmoeForCausalLM", {**_EXPERTS, "num_experts": 4, "clip_qkv": 1.5}),
-}
-ARCHITECTURES = {name: architecture for name, (architecture, _) in _TINY.items()}
-EVERY_FAMILY = tuple(_TINY)
+ARCHITECTURES = {name: architecture for name, (architecture, _) in TINY.items()}
+EVERY_FAMILY = tuple(TINY)
 """Names that ``family_model``, ``family_hf`` and ``family_folder`` take: every family, and variants of some."""
-
-
-def random_model(config: transformers.PreTrainedConfig) -> PreTrainedModel:
-    """A model whose parameters are all random, biases and norms too: none hides behind a zero or a one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        for name, parameter in model.named_parameters():
-            if "norm" in name or "ln_" in name:
-                centre = 1.0 if name.endswith("weight") else 0.0
-                parameter.data = centre + 0.3 * torch.randn_like(parameter)
-            else:
-                parameter.data = 0.2 * torch.randn_like(parameter)
-    return model
 
 
 @pytest.fixture(scope="session")
@@ -202,10 +109,7 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def folder(name: str) -> Path:
         path = root / name
         if not path.exists():
-            architecture, settings = _TINY[name]
-            special = {"vocab_size": 600, "bos_token_id": 0, "eos_token_id": 0}
-            config = AutoConfig.for_model(family_named(architecture).model_type, **settings, **special)
-            random_model(config).save_pretrained(path)
+            random_model(tiny_config(name)).save_pretrained(path)
             AutoTokenizer.from_pretrained(GOLDEN / "tiny-gpt2").save_pretrained(path)
         return path
 
@@ -280,7 +184,7 @@ def kind_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
             folder = root / f"{kind}-{around}"
             tokenizer = tokenizer_of(kind, around)
             special = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
-            config = transformers.LlamaConfig(**{**_GROUPED, "max_position_embeddings": 256}, **special)
+            config = transformers.LlamaConfig(**{**GROUPED, "max_position_embeddings": 256}, **special)
             random_model(config).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             models[kind, around] = load_model(folder, device="cpu")

@@ -1,6 +1,6 @@
 """What holds of every family: its logits, what is located in it, its edits, and their exports; each by full passes.
 
-``python -m benchmarks.families`` writes how far each is from transformers' logits into ``docs/reference/families.md``.
+``python -m benchmarks.families`` writes how far each is from transformers' logits into ``docs/how-to/models.md``.
 """
 
 import json
@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import interp
 from benchmarks.baseline import attribute_layers, trace_cells
+from benchmarks.families import PAGE, row, table_of
 from interp.editing import MemitConfig, RomeConfig
 from interp.editing.methods import EDITORS
 from interp.errors import ModelError, OptionError
-from interp.models.families import family_named
+from interp.models.families import FAMILIES, family_named
 from interp.models.load import load_model
 from interp.models.tokens import tokenize
 from interp.models.weights import weights_hash
@@ -161,3 +162,9 @@ def test_an_invented_setting_is_refused(name: str, family_folder: Callable[[str]
     path.write_text(json.dumps({**json.loads(path.read_text()), "attention_lookahead": 2}))
     with pytest.raises(ModelError, match=f"setting attention_lookahead of {ARCHITECTURES[name]} is not known here"):
         load_model(folder, device="cpu")
+
+
+def test_the_documentation_lists_every_family_with_what_was_measured() -> None:
+    rows = table_of(PAGE.read_text("utf-8"))
+    assert [line.rpartition("|")[0].rpartition("|")[0] + "|" for line in rows] == [row(name) for name in FAMILIES]
+    assert all(0 < float(line.split("|")[-2]) < TOLERANCE for line in rows)

@@ -1,4 +1,4 @@
-"""GPT-2."""
+"""GPT-2: learned positions, a norm before each sublayer, weights as a Conv1D keeps them."""
 
 from __future__ import annotations
 
