@@ -55,9 +55,9 @@ def load_model(
 
     Args:
         name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format (``~`` is the home folder),
-            or a Hugging Face name, of a supported family: GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral, Qwen2 (one
-            file each in ``interp/models/families``). Weights are read from safetensors files only, and no code that
-            comes with a model is run.
+            or a Hugging Face name, of a supported family (one file each in ``interp/models/families``; the
+            documentation has them in a table). Weights are read from safetensors files only, and no code that comes
+            with a model is run.
         dtype: Number format of weights and activations.
         device: Where to put it; CUDA when present by default.
 
