@@ -29,7 +29,7 @@ from jaxtyping import install_import_hook
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformer_lens import HookedTransformer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, as for mypy
 _checks: dict[tuple[Any, ...], Any] = {}
@@ -55,8 +55,8 @@ if "interp" not in sys.modules:  # `import tests.conftest` runs this file again
     install_import_hook("interp", f"{__name__}.checked")
 
 from interp.facts.records import Fact  # noqa: E402
-from interp.models.families import family_named  # noqa: E402
 from interp.models.load import load_model  # noqa: E402
+from tests.tiny_families import CORE, GROUPED, TINY, random_model, tiny_config  # noqa: E402
 from tests.tokenizer_kinds import tokenizer_of  # noqa: E402
 
 torch.set_num_threads(1)
@@ -68,51 +68,12 @@ if hasattr(signal, "SIGHUP"):
 
 GOLDEN = Path(__file__).parent / "golden"
 
-_GPT = {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 64}
-_HIDDEN = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "max_position_embeddings": 64,
-}
-_GROUPED = {**_HIDDEN, "num_key_value_heads": 2}
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2LMHeadModel", _GPT),
-    "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
-    "neox": ("GPTNeoXForCausalLM", {**_HIDDEN, "rotary_pct": 0.5}),
-    "neox-sequential": ("GPTNeoXForCausalLM", {**_HIDDEN, "use_parallel_residual": False}),
-    "llama": ("LlamaForCausalLM", _GROUPED),
-    "llama-mha": ("LlamaForCausalLM", {**_HIDDEN, "num_key_value_heads": 4}),
-    "llama3-rope": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _LLAMA3}),
-    "mistral": ("MistralForCausalLM", {**_GROUPED, "sliding_window": None}),
-    "qwen2": ("Qwen2ForCausalLM", {**_GROUPED, "tie_word_embeddings": True}),
-}
-ARCHITECTURES = {name: architecture for name, (architecture, _) in _FAMILIES.items()}
-FAMILIES = tuple(_FAMILIES)
-"""Names that ``family_model``, ``family_hf`` and ``family_folder`` take; ``family`` runs over them."""
+FAMILIES = tuple(CORE)
+"""The families that the fixture ``family`` runs over."""
 
-
-def random_model(config: transformers.PreTrainedConfig) -> PreTrainedModel:
-    """A model whose parameters are all random, biases and norms too: none hides behind a zero or a one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        for name, parameter in model.named_parameters():
-            if "norm" in name or "ln_" in name:
-                centre = 1.0 if name.endswith("weight") else 0.0
-                parameter.data = centre + 0.3 * torch.randn_like(parameter)
-            else:
-                parameter.data = 0.2 * torch.randn_like(parameter)
-    return model
+ARCHITECTURES = {name: architecture for name, (architecture, _) in TINY.items()}
+EVERY_FAMILY = tuple(TINY)
+"""Names that ``family_model``, ``family_hf`` and ``family_folder`` take: every family, and variants of some."""
 
 
 @pytest.fixture(scope="session")
@@ -148,10 +109,7 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def folder(name: str) -> Path:
         path = root / name
         if not path.exists():
-            architecture, settings = _FAMILIES[name]
-            special = {"vocab_size": 600, "bos_token_id": 0, "eos_token_id": 0}
-            config = AutoConfig.for_model(family_named(architecture).model_type, **settings, **special)
-            random_model(config).save_pretrained(path)
+            random_model(tiny_config(name)).save_pretrained(path)
             AutoTokenizer.from_pretrained(GOLDEN / "tiny-gpt2").save_pretrained(path)
         return path
 
@@ -226,7 +184,7 @@ def kind_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
             folder = root / f"{kind}-{around}"
             tokenizer = tokenizer_of(kind, around)
             special = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
-            config = transformers.LlamaConfig(**{**_GROUPED, "max_position_embeddings": 256}, **special)
+            config = transformers.LlamaConfig(**{**GROUPED, "max_position_embeddings": 256}, **special)
             random_model(config).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             models[kind, around] = load_model(folder, device="cpu")

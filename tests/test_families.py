@@ -1,7 +1,6 @@
-"""Every family in the table: logits as transformers', layout, and which settings are covered.
+"""Every family in the table: its record, which of its settings are covered; of some, how their weights lie.
 
-What else must hold of each stands where it is tested: the sweep, both exports, editors, suffixes, generation, moments
-run over the fixture ``family`` in their own files.
+What must hold of each (logits as transformers', the sweep, editors, exports) is in ``test_family_battery``.
 """
 
 import copy
@@ -24,7 +23,8 @@ from interp.errors import ModelError
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named, family_of
-from interp.models.families.settings import MAX_CONTEXT, Settings
+from interp.models.families.fields import MAX_CONTEXT
+from interp.models.families.settings import Settings
 from interp.models.hub import KNOWN_MODELS
 from interp.models.load import load_model
 from tests.conftest import ARCHITECTURES
@@ -50,12 +50,15 @@ def set_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_logits_of_families(family: str, family_model: Factory, family_hf: Callable[[str], PreTrainedModel]) -> None:
-    assert difference(family_model(family), family_hf(family), 64) < TOLERANCE
-
-
 @pytest.mark.parametrize(
-    ("one", "other"), [("neox", "neox-sequential"), ("llama", "llama3-rope"), ("llama", "llama-mha")]
+    ("one", "other"),
+    [
+        ("neox", "neox-sequential"),
+        ("llama", "llama3-rope"),
+        ("llama", "llama-mha"),
+        ("llama", "smollm3"),
+        ("stablelm", "stablelm-parallel"),
+    ],
 )
 def test_settings_matter(one: str, other: str, family_hf: Callable[[str], PreTrainedModel], tiny: Any) -> None:
     # or agreement of the families would not show that they were read
@@ -158,7 +161,7 @@ def test_a_long_context_is_cut(name: str, family_folder: Callable[[str], Path], 
 def test_a_long_context_is_cut_in_models_with_learned_positions_or_tables(
     name: str, family_folder: Callable[[str], Path], family_hf: Callable[[str], PreTrainedModel], monkeypatch
 ) -> None:
-    monkeypatch.setattr("interp.models.families.settings.MAX_CONTEXT", 24)
+    monkeypatch.setattr("interp.models.families.fields.MAX_CONTEXT", 24)
     model = load_model(family_folder(name), device="cpu")
     assert model.cfg.n_ctx == 24
     assert difference(model, family_hf(name), 24) < TOLERANCE
@@ -297,7 +300,7 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
             "rope_parameters: setting partial_rotary_factor must be a number above 0 and up to 1, got 2",
         ),
         ("llama", {"rope_interleaved": True}, "rope_interleaved of LlamaForCausalLM must be False, got True"),
-        ("llama", {"attention_bias": True}, "attention_bias of LlamaForCausalLM must be False, got True"),
+        ("mistral", {"attention_bias": True}, "attention_bias of MistralForCausalLM must be False, got True"),
         ("llama", {"mlp_bias": True}, "mlp_bias of LlamaForCausalLM must be False, got True"),
         ("llama", {"per_layer_config": {"1": {"intermediate_size": 24}}}, "per_layer_config of LlamaForCausalLM"),
         (
@@ -307,6 +310,38 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
         ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types of MistralForCausalLM is not known here"),
         ("qwen2", {"use_mrope": True}, "use_mrope of Qwen2ForCausalLM must be False, got True"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 3}, "layer_types must be a list of full_attention and"),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, "layer_types must be a list of full_attention and"),
+        ("qwen3", {"mlp_bias": True}, "mlp_bias of Qwen3ForCausalLM must be False, got True"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention of GemmaForCausalLM must be"),
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation of GemmaForCausalLM must be 'gelu_pytorch_tanh'"),
+        ("gemma", {"final_logit_softcapping": 30.0}, "final_logit_softcapping of GemmaForCausalLM is not known here"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm of PhiForCausalLM must be False, got True"),
+        ("phi3", {"lm_head_bias": True}, "lm_head_bias of Phi3ForCausalLM must be False, got True"),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod of Phi3ForCausalLM must be 1, got 2"),
+        ("phi3", {"interpolate_factor": 2}, "interpolate_factor of Phi3ForCausalLM must be 1, got 2"),
+        ("olmo", {"clip_qkv": 0}, "clip_qkv must be a positive number, got 0"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers must hold 0 or 1 for each layer, got [1, 0]"),
+        ("smollm3", {"no_rope_layers": [1, 0, 2]}, "no_rope_layers must hold 0 or 1 for each layer, got [1, 0, 2]"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm of StableLmForCausalLM must be False, got True"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm of CohereForCausalLM must be False, got True"),
+        ("cohere", {"logit_scale": 0}, "setting logit_scale must be a positive number, got 0"),
+        ("falcon", {"alibi": True}, "alibi of FalconForCausalLM must be False, got True"),
+        ("falcon", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn of FalconForCausalLM must be 1, got 2"),
+        ("falcon-groups", {"parallel_attn": False}, "parallel_attn of FalconForCausalLM must be True, got False"),
+        ("starcoder2", {"norm_type": "rms_norm"}, "norm_type of Starcoder2ForCausalLM must be 'layer_norm'"),
+        ("starcoder2", {"mlp_type": "gated"}, "mlp_type of Starcoder2ForCausalLM must be 'default', got 'gated'"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before of OPTForCausalLM must be True, got False"),
+        ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim of OPTForCausalLM must be 32, got 16"),
+        ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm of OPTForCausalLM must be False"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine of OPTForCausalLM must be"),
+        ("bloom", {"n_head": 6, "hidden_size": 36}, "n_head must be a power of 2 (or slopes of positions are others"),
+        (
+            *("bloom", {"apply_residual_connection_post_layernorm": True}),
+            "apply_residual_connection_post_layernorm of BloomForCausalLM must be False, got True",
+        ),
+        ("bloom", {"skip_bias_add_qkv": True}, "skip_bias_add_qkv of BloomForCausalLM must be False, got True"),
+        ("olmoe", {"attention_bias": True}, "attention_bias of OlmoeForCausalLM must be False, got True"),
+        ("mixtral", {"num_experts_per_tok": 0}, "num_experts_per_tok must be a positive whole number, got 0"),
     ],
     ids=str,
 )

@@ -25,7 +25,8 @@ from interp.cli import app
 from interp.errors import ModelError
 from interp.models.families import FAMILIES, family_of, llama
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, llama_fields
+from interp.models.families.fields import llama_fields
+from interp.models.families.settings import Settings
 from interp.models.weights import weights_hash
 from tests.conftest import GOLDEN, random_model
 

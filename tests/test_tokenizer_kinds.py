@@ -25,7 +25,7 @@ from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.tokens import decode, encode, encode_continuation, front_tokens, tokenize
 from interp.results.record import provenance
-from tests.tokenizer_kinds import AROUND, KINDS
+from tests.tokenizer_kinds import ALL_KINDS, AROUND, KINDS
 
 Models = Callable[..., HookedTransformer]
 
@@ -109,11 +109,11 @@ def test_a_target_is_what_its_prompt_makes_of_it(
     assert not read[start + 1, None].endswith(squeezed(model, subject + after))
 
 
-@kinds
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @each_around
 def test_bos_is_there_exactly_if_the_tokenizer_puts_it_in_front(kind: str, around: str, kind_model: Models) -> None:
     model = kind_model(kind, around)
-    front = [1] if around in ("bos", "both") else []
+    front = {"bos": [1], "both": [1], "two": [0, 1]}.get(around, [])
     assert front_tokens(model.tokenizer) == front
     assert model.cfg.default_prepend_bos == bool(front)
     prompt = "The city of Paris is in"
@@ -125,13 +125,13 @@ def test_bos_is_there_exactly_if_the_tokenizer_puts_it_in_front(kind: str, aroun
     assert 2 not in (*found.ids.tolist(), *found.target_ids)
 
 
-@kinds
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_strings_keep_their_space(kind: str, kind_model: Models) -> None:
     model = kind_model(kind, "both")
     found = tokenize(model, Fact(template="The {} is located in the city of", subject="Eiffel Tower", target=" Paris"))
     assert "".join(found.strings[1:]).lstrip() == "The Eiffel Tower is located in the city of"
-    assert found.strings[2:4] == (" Eiffel", " Tower")
-    assert found.subject_span == (2, 4)
+    assert found.strings[slice(*found.subject_span)] == (" Eiffel", " Tower")
+    assert "".join(found.strings[1 : found.subject_span[0]]).lstrip() == "The"
     assert found.target_strings == (" Paris",)
     assert decode(model, found.target_ids) == " Paris"
     assert decode(model, [1, *found.target_ids], special=False) == " Paris"

@@ -6,8 +6,9 @@
 - ``prepend``: SentencePiece as Llama-2's, TinyLlama's and Mistral-v0.1's files write it: a normaliser puts the mark
   before *every* text, one that begins with a space gets two.
 - ``unigram``: another model of the vocabulary, with the mark before every word; here with letters it does not know.
+- ``replace``: SentencePiece as Gemma's files write it: marks stand where spaces are, and nowhere else.
 
-All but the last fall back on bytes. ``AROUND`` names what a tokenizer puts around a text.
+All but ``unigram`` fall back on bytes. ``AROUND`` names what a tokenizer puts around a text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 KINDS = ("byte-level", "metaspace", "prepend", "unigram")
-AROUND = {"nothing": "$A", "bos": "<s> $A", "eos": "$A </s>", "both": "<s> $A </s>"}
+ALL_KINDS = (*KINDS, "replace")
+AROUND = {"nothing": "$A", "bos": "<s> $A", "eos": "$A </s>", "both": "<s> $A </s>", "two": "<unk> <s> $A"}
+"""``two`` stands for tokenizers with a token of their own before the BOS token, as GLM's."""
 TEXTS = (
     "The Eiffel Tower is located in the city of Paris, the capital of France; the city of Rome is in Italy.",
     "The capital of Norway is Oslo and the capital of Japan is Tokyo.",
@@ -43,10 +46,10 @@ _WORDS = [*(word for word in _SPLIT if 1 < len(word) < 12), "東京", "パリ", 
 
 
 def tokenizer_of(kind: str, around: str = "nothing", **settings: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of one of :data:`KINDS`; ids 0 to 2 are ``<unk>``, ``<s>`` and ``</s>``."""
+    """A tokenizer of one of :data:`ALL_KINDS`; ids 0 to 2 are ``<unk>``, ``<s>`` and ``</s>``."""
     built = _BUILDERS[kind]()
     built.add_special_tokens([*_SPECIAL])
-    ids = {token: built.token_to_id(token) for token in ("<s>", "</s>")}
+    ids = {token: built.token_to_id(token) for token in _SPECIAL}
     built.post_processor = TemplateProcessing(single=AROUND[around], special_tokens=list(ids.items()))
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=built, **special, **settings)
@@ -88,6 +91,14 @@ def _prepend() -> Tokenizer:
     return built
 
 
+def _replace() -> Tokenizer:
+    built = _sentencepiece()
+    built.normalizer = normalizers.Replace(" ", "▁")
+    built.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    built.decoder = decoders.Sequence([*_TO_TEXT[:-1]])
+    return built
+
+
 def _unigram() -> Tokenizer:
     pieces = [*((piece, 0.0) for piece in _SPECIAL), *(("▁" + word, -6.0) for word in _WORDS)]
     pieces += [(letter, -4.0 - index / 100) for index, letter in enumerate(["▁", *_LETTERS])]
@@ -98,4 +109,10 @@ def _unigram() -> Tokenizer:
     return built
 
 
-_BUILDERS = {"byte-level": _byte_level, "metaspace": _metaspace, "prepend": _prepend, "unigram": _unigram}
+_BUILDERS = {
+    "byte-level": _byte_level,
+    "metaspace": _metaspace,
+    "prepend": _prepend,
+    "unigram": _unigram,
+    "replace": _replace,
+}

@@ -53,6 +53,7 @@ from interp.editing.moments_cache import (
 from interp.editing.shrinkage import ledoit_wolf
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
+from interp.models.weights import check_linear_output
 from interp.options import Progress, check_choice, check_positive
 from interp.results.record import Provenance, Record
 
@@ -103,7 +104,7 @@ def second_moments(
         progress: Called with (tokens done, in all).
 
     Raises:
-        OptionError: If a layer or the shrinkage does not exist.
+        OptionError: If a layer or the shrinkage does not exist, or the MLPs have no one W_out.
         DataError: If the corpus cannot be read or is too small.
         NumericalError: If there are fewer tokens than neurons, so that C is singular, and it is not to be shrunk.
 
@@ -111,6 +112,7 @@ def second_moments(
         InterpWarning: If half of the text leaves C singular; at a held-out error above :data:`HELD_OUT_LIMIT` editors
             warn when they use it.
     """
+    check_linear_output(model)
     d_mlp = model.cfg.d_mlp
     assert d_mlp is not None
     corpus = (corpus or Corpus()).sized(d_mlp)

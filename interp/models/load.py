@@ -24,6 +24,7 @@ from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import family_named
+from interp.models.families.rope import rotary_tables
 from interp.models.folder import check_vocabulary, check_weights, model_source
 from interp.models.hub import check_reachable, unreadable
 from interp.models.tokens import front_tokens
@@ -54,9 +55,9 @@ def load_model(
 
     Args:
         name: ``"smollm2-135m"`` (embedded, no network), a folder in Hugging Face format (``~`` is the home folder),
-            or a Hugging Face name, of a supported family: GPT-2, GPT-J, GPT-NeoX/Pythia, Llama, Mistral, Qwen2 (one
-            file each in ``interp/models/families``). Weights are read from safetensors files only, and no code that
-            comes with a model is run.
+            or a Hugging Face name, of a supported family (one file each in ``interp/models/families``; the
+            documentation has them in a table). Weights are read from safetensors files only, and no code that comes
+            with a model is run.
         dtype: Number format of weights and activations.
         device: Where to put it; CUDA when present by default.
 
@@ -157,7 +158,7 @@ def from_hugging_face(
     hf_model = hf_model.to(device)  # type: ignore[arg-type]
     state = {
         key: as_matmul_wants(key, value.detach().to(device=device, dtype=hf_model.dtype))
-        for key, value in family.convert(hf_model, cfg).items()
+        for key, value in {**rotary_tables(hf_model.config, cfg), **family.convert(hf_model, cfg)}.items()
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)

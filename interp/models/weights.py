@@ -34,8 +34,9 @@ def check_linear_output(model: HookedTransformer) -> None:
         OptionError: Naming the model.
     """
     cfg = model.cfg
-    if cfg.attn_only or cfg.use_normalization_before_and_after or getattr(cfg, "num_experts", None):
-        raise OptionError(f"{cfg.model_name}: attribution and editing need MLPs whose output is w @ W_out + b_out")
+    if cfg.attn_only or cfg.use_normalization_before_and_after or cfg.num_experts:
+        has = f" has {cfg.num_experts} experts a layer" if cfg.num_experts else ""
+        raise OptionError(f"{cfg.model_name}{has}: attribution and editing need MLPs whose output is w @ W_out + b_out")
 
 
 def check_differentiable(model: HookedTransformer) -> None:

@@ -25,6 +25,22 @@ FAMILIES: dict[str, str | Family] = {
     "LlamaForCausalLM": "llama.FAMILY",
     "MistralForCausalLM": "mistral.FAMILY",
     "Qwen2ForCausalLM": "qwen2.FAMILY",
+    "Qwen3ForCausalLM": "qwen3.FAMILY",
+    "GemmaForCausalLM": "gemma.FAMILY",
+    "PhiForCausalLM": "phi.FAMILY",
+    "Phi3ForCausalLM": "phi3.FAMILY",
+    "OlmoForCausalLM": "olmo.FAMILY",
+    "SmolLM3ForCausalLM": "smollm3.FAMILY",
+    "StableLmForCausalLM": "stablelm.FAMILY",
+    "GlmForCausalLM": "glm.FAMILY",
+    "CohereForCausalLM": "cohere.FAMILY",
+    "FalconForCausalLM": "falcon.FAMILY",
+    "Starcoder2ForCausalLM": "starcoder2.FAMILY",
+    "GPTNeoForCausalLM": "gpt_neo.FAMILY",
+    "OPTForCausalLM": "opt.FAMILY",
+    "BloomForCausalLM": "bloom.FAMILY",
+    "MixtralForCausalLM": "mixtral.FAMILY",
+    "OlmoeForCausalLM": "olmoe.FAMILY",
 }
 """In the order in which their models are listed."""
 

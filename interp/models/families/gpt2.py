@@ -1,4 +1,4 @@
-"""GPT-2."""
+"""GPT-2: learned positions, a norm before each sublayer, weights as a Conv1D keeps them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, gpt_fields
+from interp.models.families.fields import gpt_fields
+from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
 

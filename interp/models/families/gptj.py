@@ -7,7 +7,8 @@ from typing import Any
 from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
 
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, gpt_fields, rotary_dim
+from interp.models.families.fields import gpt_fields, rotary_dim
+from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
 

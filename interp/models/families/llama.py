@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-
+from interp.models.families.blocks import llama_weights
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, llama_fields
+from interp.models.families.fields import llama_fields
+from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
 
 
 def _settings(given: Settings) -> dict[str, Any]:
-    fields = llama_fields(given)
+    fields = llama_fields(given, attention_bias=True)
     given.must_be(rope_interleaved=False)  # of SmolLM2's configs
     given.without_effect("pretraining_tp", "is_llama_config", "max_sequence_length")
     if fields["n_key_value_heads"] == fields["n_heads"]:
-        fields["n_key_value_heads"] = None  # what this converter takes for keys and values of each head's own
+        fields["n_key_value_heads"] = None  # keys and values of each head's own
     return fields
 
 
@@ -31,7 +31,7 @@ FAMILY = Family(
         "meta-llama/Llama-3.1-8B": "Llama 3.1, 32 layers",
     },
     settings=_settings,
-    convert=convert_llama_weights,
+    convert=llama_weights,
     block="model.layers.{}",
     down_projection="mlp.down_proj",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformer_lens.pretrained.weight_conversions import convert_mistral_weights
 
 from interp.models.families.family import Family
-from interp.models.families.settings import llama_fields
+from interp.models.families.fields import llama_fields
 
 __all__ = ["FAMILY"]
 

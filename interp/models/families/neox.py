@@ -7,7 +7,8 @@ from typing import Any
 from transformer_lens.pretrained.weight_conversions import convert_neox_weights
 
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, rotary_dim, rotary_fields
+from interp.models.families.fields import partly_rotary, rotary_fields
+from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
 
@@ -16,11 +17,10 @@ def _settings(given: Settings) -> dict[str, Any]:
     fields = rotary_fields(given)
     given.must_be(attention_bias=True)
     given.without_effect("is_decoder")
-    share = given.part("rope_parameters").share("partial_rotary_factor", 1.0)
     return {
         **fields,
         "eps": given.value("layer_norm_eps"),
-        "rotary_dim": rotary_dim(int(fields["d_head"] * share), fields["d_head"]),
+        "rotary_dim": partly_rotary(given, fields["d_head"]),
         "parallel_attn_mlp": given.value("use_parallel_residual"),
         "normalization_type": "LN",
     }

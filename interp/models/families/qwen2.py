@@ -6,22 +6,16 @@ from typing import Any
 
 from transformer_lens.pretrained.weight_conversions import convert_qwen2_weights
 
-from interp.errors import ModelError, excerpt
 from interp.models.families.family import Family
-from interp.models.families.settings import Settings, llama_fields
+from interp.models.families.fields import alike_within_the_window, llama_fields
+from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
-
-ATTENTION = ("full_attention", "sliding_attention")
-"""Alike within the window, and no prompt is longer."""
 
 
 def _settings(given: Settings) -> dict[str, Any]:
     given.must_be(use_mrope=False)
-    kinds = given.value("layer_types", [])
-    if not isinstance(kinds, list) or any(kind not in ATTENTION for kind in kinds):
-        raise ModelError(f"layer_types must be a list of {' and '.join(ATTENTION)}, got {excerpt(kinds)}")
-    given.without_effect("use_sliding_window", "max_window_layers")  # which of them slide
+    alike_within_the_window(given)
     return llama_fields(given)
 
 

@@ -1,6 +1,6 @@
 """Reading the settings of a Hugging Face config: what is not covered is refused by name, never ignored.
 
-Below the reader stand the fields that several families share; a family's own file puts them together.
+What several families share stands in :mod:`interp.models.families.fields`; a family's own file puts it together.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import Any
 
 from interp.errors import ModelError, excerpt
 
-__all__ = ["MAX_CONTEXT", "Settings", "gpt_fields", "llama_fields", "rotary_dim", "rotary_fields"]
-
-MAX_CONTEXT = 2048
-"""Longest context that is set up: HookedTransformer keeps an n_ctx x n_ctx mask, and facts are short."""
+__all__ = ["Settings"]
 
 NO_EFFECT = frozenset(
     (
@@ -162,87 +159,3 @@ class Settings:
 
     def _wrong(self, name: str, expected: str, value: Any) -> ModelError:
         return ModelError(f"{self._within}setting {name} must be {expected}, got {excerpt(value)}")
-
-
-def gpt_fields(given: Settings) -> dict[str, Any]:
-    """What GPT-2 and GPT-J share."""
-    width = given.whole("n_embd")
-    given.without_effect("n_ctx")  # a former name of n_positions
-    summary = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
-    given.without_effect(*(f"summary_{name}" for name in summary))  # of a head for other tasks
-    return {
-        "d_model": width,
-        "d_head": given.divided("n_embd", "n_head"),
-        "n_heads": given.whole("n_head"),
-        "d_mlp": given.whole("n_inner", 4 * width),
-        "n_layers": given.whole("n_layer"),
-        "n_ctx": min(given.whole("n_positions"), MAX_CONTEXT),
-        "eps": given.value("layer_norm_epsilon"),
-        "d_vocab": given.whole("vocab_size"),
-        "act_fn": given.value("activation_function"),
-        "normalization_type": "LN",
-    }
-
-
-def rotary_fields(given: Settings) -> dict[str, Any]:
-    """What families with rotary positions share; within a sliding window, attention that slides is attention."""
-    head_dim = given.value("head_dim")
-    d_head = given.divided("hidden_size", "num_attention_heads") if head_dim is None else given.whole("head_dim")
-    window = given.whole("sliding_window", MAX_CONTEXT)
-    return {
-        "d_model": given.whole("hidden_size"),
-        "d_head": d_head,
-        "n_heads": given.whole("num_attention_heads"),
-        "d_mlp": given.whole("intermediate_size"),
-        "n_layers": given.whole("num_hidden_layers"),
-        "n_ctx": min(given.whole("max_position_embeddings"), MAX_CONTEXT, window),
-        "d_vocab": given.whole("vocab_size"),
-        "act_fn": given.value("hidden_act"),
-        "positional_embedding_type": "rotary",
-        "rotary_adjacent_pairs": False,
-        **_rope_fields(given.part("rope_parameters")),
-    }
-
-
-def llama_fields(given: Settings) -> dict[str, Any]:
-    """What Llama shares with those that came after it: RMS norms, gated MLPs, no biases, grouped keys and values."""
-    fields = rotary_fields(given)
-    given.must_be(attention_bias=False, mlp_bias=False)
-    given.divided("num_attention_heads", "num_key_value_heads")
-    return {
-        **fields,
-        "eps": given.value("rms_norm_eps"),
-        "rotary_dim": rotary_dim(fields["d_head"], fields["d_head"]),
-        "n_key_value_heads": given.whole("num_key_value_heads"),
-        "normalization_type": "RMS",
-        "final_rms": True,
-        "gated_mlp": True,
-    }
-
-
-def rotary_dim(value: Any, d_head: int) -> int:
-    """How many dimensions of a head turn.
-
-    Raises:
-        ModelError: If it is no even number of them.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= d_head or value % 2:
-        raise ModelError(f"rotary dimensions must be an even number from 2 to {d_head}, got {excerpt(value)}")
-    return value
-
-
-def _rope_fields(rope: Settings) -> dict[str, Any]:
-    rope.without_effect("type")  # a former name of rope_type
-    kind = rope.value("rope_type", "default")
-    fields: dict[str, Any] = {"rotary_base": rope.positive("rope_theta")}
-    if kind == "llama3":
-        return fields | {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope.positive("original_max_position_embeddings"),
-            "NTK_by_parts_low_freq_factor": rope.positive("low_freq_factor"),
-            "NTK_by_parts_high_freq_factor": rope.positive("high_freq_factor"),
-            "NTK_by_parts_factor": rope.positive("factor"),
-        }
-    if kind != "default":
-        raise ModelError(f"{rope.architecture} with {excerpt(kind)} rotary scaling is not supported")
-    return fields
