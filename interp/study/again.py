@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.plan import LOCATED_AGAIN, Plan, again_unit, finished, read_plan, unit_name
 from interp.study.work import Work
+from interp.study.workers import Bench, Job
 
 __all__ = ["Relocated", "locate_again", "relocated"]
 
@@ -39,7 +40,7 @@ def locate_again(work: Work, noise: float) -> None:
     Nothing happens where that case is another shard's.
 
     Args:
-        work: The study; its shard's units are done.
+        work: The study; the units of its workers' shard are done.
         noise: Of tracing.
     """
     if not work.locates_again():
@@ -49,30 +50,52 @@ def locate_again(work: Work, noise: float) -> None:
     request = work.cases[case].request
     old = request.fact
     facts = old, Fact(template=old.template, subject=old.subject, target=request.new_target)
-    for index, (when, fact) in enumerate(zip(LOCATED_AGAIN, facts, strict=True)):
-        there = [
-            run.get(locator_named(name).record, again_unit(plan, name, when), **_about(name, fact))
-            for name in plan.again
-        ]
-        if all(record is not None for record in there):
-            continue
-        work.report(work.total - len(LOCATED_AGAIN) + index, work.total, f"locating again: {when} the edit")
-        if when == "before":
-            _locate(work, fact, when, noise, work.described)
+
+    def jobs() -> Iterator[Job]:
+        for when, fact in zip(LOCATED_AGAIN, facts, strict=True):
+            units = {name: again_unit(plan, name, when) for name in plan.again}
+            if all(
+                run.get(locator_named(name).record, unit, **locator_named(name).about(fact)) is not None
+                for name, unit in units.items()
+            ):
+                ledger.done += 1
+                continue
+            patch = None
+            if when == "after":
+                patch = finished(run, Patch, unit_name("patch", *plan.edit_located_again, case))
+            yield _LocateAgain(fact=fact, noise=noise, units=units, when=when, patch=patch)
+
+    ledger = work.ledger(work.total - len(LOCATED_AGAIN))
+    work.workers.do(jobs(), ledger)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LocateAgain:
+    """A fact located by several locators, on the model with a patch or without any."""
+
+    fact: Fact
+    noise: float
+    units: Mapping[str, str]
+    when: str
+    patch: Patch | None
+    size: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"locating again: {self.when} the edit"
+
+    def __call__(self, bench: Bench) -> None:
+        bench.report(0.0, self.label)
+        if self.patch is None:
+            self._locate(bench, bench.described)
         else:
-            patch = finished(run, Patch, unit_name("patch", *plan.edit_located_again, case))
-            with patch.applied(work.model):
-                _locate(work, fact, when, noise, provenance(work.model))
+            with self.patch.applied(bench.model):
+                self._locate(bench, provenance(bench.model))
 
-
-def _about(name: str, fact: Fact) -> dict[str, Any]:
-    return locator_named(name).about(fact)
-
-
-def _locate(work: Work, fact: Fact, when: str, noise: float, described: Provenance) -> None:
-    for name in work.plan.again:
-        task = LocateTask(model=work.model, fact=fact, noise=noise, model_provenance=described)
-        work.run.put(again_unit(work.plan, name, when), locator_named(name).run(task))
+    def _locate(self, bench: Bench, described: Provenance) -> None:
+        for name, unit in self.units.items():
+            task = LocateTask(model=bench.model, fact=self.fact, noise=self.noise, model_provenance=described)
+            bench.keep(unit, locator_named(name).run(task))
 
 
 def relocated(run: RunFolder) -> Relocated:

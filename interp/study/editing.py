@@ -20,16 +20,15 @@ from transformer_lens import HookedTransformer
 from interp.errors import OptionError
 from interp.facts.records import EditCase
 from interp.locate.class_average import ClassAverage
-from interp.results.record import provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.again import locate_again
 from interp.study.layers import config_at, peak_layers
-from interp.study.locating import StudyProgress
 from interp.study.plan import planned, write_plan
 from interp.study.settings import EditStudySettings
-from interp.study.shard import WHOLE, Shard
+from interp.study.shard import Shard
 from interp.study.work import Work
+from interp.study.workers import StudyProgress, Workers, workers_of
 
 __all__ = ["edit_cases"]
 
@@ -43,7 +42,7 @@ def edit_cases(
     *,
     noise: float,
     source: str = "given cases",
-    shard: Shard | None = None,
+    shard: Shard | Workers | None = None,
     progress: StudyProgress | None = None,
 ) -> RunFolder:
     """Edit and evaluate cases at every layer of the study; interrupted, a second call does what is missing.
@@ -67,7 +66,7 @@ def edit_cases(
         noise: Of the tracing before and after an edit.
         source: Where the cases come from, for the record.
         shard: The share of the units that is done here; all of them by default. What is left is told by
-            :func:`~interp.study.left.editing_left`.
+            :func:`~interp.study.left.editing_left`. Or workers that do all (:func:`~interp.study.on_ray.ray_workers`).
         progress: Called as units advance.
 
     Raises:
@@ -86,11 +85,13 @@ def edit_cases(
     twice = next((case.id for i, case in enumerate(cases) if case.id in {other.id for other in cases[:i]}), None)
     if twice is not None:
         raise OptionError(f"two cases have the id {twice!r}; expected one each, as they are paired by it")
-    described = provenance(model)
+    workers = workers_of(model, shard)
     chosen = dict(settings.layers or peak_layers(averages, settings.locators))
     for name, layer in chosen.items():
         if layer >= (n_layers := model.cfg.n_layers):
-            raise OptionError(f"{name}: layer {layer} does not exist: {described.model} has layers 0 to {n_layers - 1}")
+            raise OptionError(
+                f"{name}: layer {layer} does not exist: {model.cfg.model_name} has layers 0 to {n_layers - 1}"
+            )
     plan = planned([case.id for case in cases], chosen, model.cfg.n_layers, settings)
     for row in plan.rows():
         config_at(model, row.editor, row.layers[0])
@@ -102,12 +103,12 @@ def edit_cases(
             "cases_sha256": hashlib.sha256(repr(cases).encode()).hexdigest()[:16],
             "chosen": chosen,
             "noise": noise,
-            "provenance": asdict(described),
+            "provenance": asdict(workers.described),
         },
     )
     write_plan(run, plan)
     report = progress or (lambda *_: None)
-    work = Work(model, cases, run, settings, described, plan, Skips.of(run), shard or WHOLE, report)
+    work = Work(model, cases, run, settings, plan, Skips.of(run), workers, report)
     work.do_all()
     locate_again(work, noise)
     report(work.total, work.total, "done")

@@ -1,19 +1,20 @@
 """Locate many facts with every locator of a study; interrupted, a second call does what is missing.
 
-A unit of work is one fact under one locator, a plain call that returns a record. A process runs them in a loop; they
-are independent of each other, and several processes may share them (:mod:`interp.study.shard`). What was found is read
-by :mod:`interp.study.located`.
+A unit of work is one fact under one locator, a plain call that returns a record. They are independent of each other:
+one process does them all, several have a share each (:mod:`interp.study.shard`), or workers are given one after the
+other (:mod:`interp.study.workers`). What was found is read by :mod:`interp.study.located`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cattrs
 from transformer_lens import HookedTransformer
@@ -26,19 +27,17 @@ from interp.locate.method import LocateTask
 from interp.locate.methods import locator_named
 from interp.models.tokens import tokenize
 from interp.options import Progress
-from interp.results.record import Provenance, Record, provenance
+from interp.results.record import Provenance, Record
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
 from interp.study.located import Selection, kept, selection, unit_of
 from interp.study.settings import LocateSettings
-from interp.study.shard import WHOLE, Shard
+from interp.study.shard import Shard
+from interp.study.workers import Bench, Job, Ledger, StudyProgress, Workers, workers_of
 
 __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
 
 logger = logging.getLogger(__name__)
-
-StudyProgress = Callable[[float, int, str], None]
-"""Called with (units done, units in all, what is being done); nothing is where a unit was there already."""
 
 
 def locate_fact(
@@ -90,7 +89,7 @@ def locate_facts(
     settings: LocateSettings | None = None,
     *,
     source: str = "given facts",
-    shard: Shard | None = None,
+    shard: Shard | Workers | None = None,
     progress: StudyProgress | None = None,
 ) -> RunFolder:
     """Locate known facts with every locator; interrupted, a second call does what is missing.
@@ -114,7 +113,7 @@ def locate_facts(
         settings: See :class:`~interp.study.settings.LocateSettings`.
         source: Where the facts come from, for the record.
         shard: The share of the units that is done here; all of them by default. What is left is told by
-            :func:`~interp.study.left.locating_left`.
+            :func:`~interp.study.left.locating_left`. Or workers that do all (:func:`~interp.study.on_ray.ray_workers`).
         progress: Called as units advance.
 
     Raises:
@@ -123,42 +122,73 @@ def locate_facts(
     """
     settings = settings or LocateSettings()
     report = progress or (lambda *_: None)
-    described = provenance(model)
+    workers = workers_of(model, shard)
     digest = hashlib.sha256(repr(list(facts)).encode()).hexdigest()[:16]
     run = RunFolder.open(
-        folder, {**asdict(settings), "facts": source, "facts_sha256": digest, "provenance": asdict(described)}
+        folder, {**asdict(settings), "facts": source, "facts_sha256": digest, "provenance": asdict(workers.described)}
     )
     skips = Skips.of(run)
     facts = _fitting(model, facts, skips)
     if not (run.path / "selection.json").exists():
         report(0, 1, "which facts the model knows")
-        _select(model, facts, settings, run)
+        # the first of several processes says what holds
+        run.write_json("selection.json", workers.ask(partial(_selected, facts, settings)), replace=False)
     chosen = selection(run)
-    units = _units(chosen, shard or WHOLE)
-    for done, (index, name) in enumerate(units):
-        fact = chosen.facts[index]
-        unit, label = unit_of(index, name), f"{fact.prompt} · {name}"
-        if unit in skips or kept(run.has, index, fact, name):
-            report(done, len(units), "")  # nothing is being done
-            continue
-        report(done, len(units), label)
-        try:
-            record = locate_fact(
-                model,
-                fact,
-                name,
-                settings,
-                noise=chosen.noise,
-                reference_facts=facts,
-                model_provenance=described,
-                progress=partial(_report_part, report, done, len(units), label),
-            )
-        except SKIPPABLE as error:
-            skips.add({unit: error})
-        else:
-            run.put(unit, locator_named(name).kept(record))
+    units = _units(chosen, workers.shard)
+    ledger = Ledger(run=run, skips=skips, report=report, total=len(units))
+    workers.do(_missing(units, chosen, workers.share((settings, facts)), ledger), ledger)
     report(len(units), len(units), "done")
     return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LocateFact:
+    """One unit; what all share are the settings, and where replacement subjects come from."""
+
+    unit: str
+    fact: Fact
+    locator: str
+    noise: float
+    shared: Callable[[], tuple[LocateSettings, Sequence[Fact]]]
+    size: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.fact.prompt} · {self.locator}"
+
+    def __call__(self, bench: Bench) -> None:
+        settings, reference_facts = self.shared()
+        bench.report(0.0, self.label)
+        try:
+            record = locate_fact(
+                bench.model,
+                self.fact,
+                self.locator,
+                settings,
+                noise=self.noise,
+                reference_facts=reference_facts,
+                model_provenance=bench.described,
+                progress=lambda part, whole: bench.report(part / whole, self.label),
+            )
+        except SKIPPABLE as error:
+            bench.leave_out({self.unit: error})
+        else:
+            bench.keep(self.unit, locator_named(self.locator).kept(record))
+
+
+def _missing(
+    units: Sequence[tuple[int, str]],
+    chosen: Selection,
+    shared: Callable[[], tuple[LocateSettings, Sequence[Fact]]],
+    ledger: Ledger,
+) -> Iterator[Job]:
+    """The units without a whole record that are not left out either."""
+    for index, name in units:
+        fact, unit = chosen.facts[index], unit_of(index, name)
+        if unit in ledger.skips or kept(ledger.run.has, index, fact, name):
+            ledger.there(1)
+        else:
+            yield _LocateFact(unit=unit, fact=fact, locator=name, noise=chosen.noise, shared=shared)
 
 
 def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
@@ -168,8 +198,8 @@ def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
     return [unit for unit in product(facts, chosen.locators) if unit in own]
 
 
-def _select(model: HookedTransformer, facts: Sequence[Fact], settings: LocateSettings, run: RunFolder) -> None:
-    """Choose the facts that the model knows, and the noise level; the first of several processes says what holds."""
+def _selected(facts: Sequence[Fact], settings: LocateSettings, model: HookedTransformer) -> dict[str, Any]:
+    """The facts that the model knows, and the noise level."""
     candidates = spread_over_relations(facts, settings.selection_seed)
     usable = partial(_can_be_corrupted, model, facts) if settings.corruption == "symmetric" else None
     chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable))
@@ -180,15 +210,11 @@ def _select(model: HookedTransformer, facts: Sequence[Fact], settings: LocateSet
     level = 0.0
     if settings.corruption != "symmetric":
         level = noise_level(model, facts) if settings.noise == "3sigma" else float(settings.noise)
-    run.write_json(
-        "selection.json",
-        {
-            "noise": level,
-            "locators": settings.locators,
-            "facts": [cattrs.unstructure(answer.fact) for answer in chosen],
-        },
-        replace=False,
-    )
+    return {
+        "noise": level,
+        "locators": settings.locators,
+        "facts": [cattrs.unstructure(answer.fact) for answer in chosen],
+    }
 
 
 def _fitting(model: HookedTransformer, facts: Sequence[Fact], skips: Skips) -> list[Fact]:
@@ -206,10 +232,6 @@ def _fitting(model: HookedTransformer, facts: Sequence[Fact], skips: Skips) -> l
     if errors and not fitting:
         raise FactError(f"none of the {len(facts)} facts fits the model; the first: {next(iter(errors.values()))}")
     return fitting
-
-
-def _report_part(report: StudyProgress, done: int, total: int, label: str, part: int, whole: int) -> None:
-    report(done + part / whole, total, label)
 
 
 def _can_be_corrupted(model: HookedTransformer, reference: Sequence[Fact], fact: Fact) -> bool:

@@ -3,13 +3,14 @@
 A unit's patch and its evaluation are records in the run folder. Units of the same editor and layers are edited in
 fixed groups, and groups are evaluated together in fixed bundles: these follow from the plan and from which cases fit
 the model, whatever is finished or left out. So an interrupted study ends with the same numbers, and so do several
-shards, each with every so many-th bundle (:mod:`interp.study.shard`).
+shards, each with every so many-th bundle (:mod:`interp.study.shard`), and workers that are given bundles
+(:mod:`interp.study.workers`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -25,14 +26,12 @@ from interp.errors import InterpWarning, OptionError
 from interp.evaluation.protocol import Answers, CaseEvaluation, ask, check_case, evaluate_each
 from interp.facts.records import EditCase
 from interp.patches.patch import Patch
-from interp.results.record import Provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
 from interp.study.layers import config_at, layer_span
-from interp.study.locating import StudyProgress
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
 from interp.study.settings import EditStudySettings
-from interp.study.shard import Shard
+from interp.study.workers import Bench, Job, Ledger, StudyProgress, Workers
 
 __all__ = ["Work"]
 
@@ -46,24 +45,27 @@ Group = tuple[str, tuple[int, ...], list[int]]
 
 @dataclass(frozen=True)
 class Work:
-    """The units of one study, of which a shard is done here."""
+    """The units of one study, of which the workers do all or a shard."""
 
     model: HookedTransformer
     cases: list[EditCase]
     run: RunFolder
     settings: EditStudySettings
-    described: Provenance
     plan: Plan
     skips: Skips
-    shard: Shard
+    workers: Workers
     report: StudyProgress
 
-    @property
+    def ledger(self, done: float) -> Ledger:
+        """Where jobs' records go when so many units are done."""
+        return Ledger(run=self.run, skips=self.skips, report=self.report, total=self.total, done=done)
+
+    @cached_property
     def total(self) -> int:
         """The shard's units in all; the last ones are locating before and after an edit, where that is the shard's."""
         edit = self.plan.edit_located_again
         first = next(place for place, bundle in enumerate(self.bundles) if any(group[:2] == edit for group in bundle))
-        return sum(map(_n_cases, self._own())) + len(LOCATED_AGAIN) * self.shard.owns(first)
+        return sum(map(_n_cases, self._own())) + len(LOCATED_AGAIN) * self.workers.shard.owns(first)
 
     def do_all(self) -> None:
         """Edit and evaluate what is missing of the shard."""
@@ -75,11 +77,10 @@ class Work:
         if not missing:
             return
         self.report(done, total, "contexts and second moments")
-        contexts = write_contexts(self.model, kinds=self.settings.context_kinds, seed=self.settings.seed)
-        moments = self._second_moments(done, total)
-        for bundle in missing:
-            self._edit(bundle, contexts, moments, before, done, total)
-            done += _n_cases(bundle)
+        write = partial(write_contexts, kinds=self.settings.context_kinds, seed=self.settings.seed)
+        shared = _Shared(contexts=self.workers.ask(write), moments=self._second_moments(done, total))
+        bundles = map(partial(self._job, before, self.workers.share(shared)), missing)
+        self.workers.do(bundles, self.ledger(done))
 
     def locates_again(self) -> bool:
         """Whether the case that is located before and after its edit is this shard's.
@@ -92,7 +93,7 @@ class Work:
                     if not self._is_done(*group):
                         return False
                     if self._left(*group):
-                        return self.shard.owns(place)
+                        return self.workers.shard.owns(place)
         return True  # all were left out, which is an error
 
     @cached_property
@@ -107,7 +108,7 @@ class Work:
         return bundles
 
     def _own(self) -> list[list[Group]]:
-        return self.shard.share(self.bundles)
+        return self.workers.shard.share(self.bundles)
 
     def _second_moments(self, done: int, total: int) -> SecondMoments | None:
         """Of every layer that an editor with target values is to edit, also in other shards: one pass finds them."""
@@ -115,11 +116,11 @@ class Work:
         wanted = sorted({layer for _, layers, _ in groups for layer in layers})
         if not wanted:
             return None
-        return second_moments(
-            self.model,
+        return self.workers.second_moments(
+            second_moments,
             wanted,
             self.settings.corpus,
-            progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
+            lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
         )
 
     @cached_property
@@ -141,9 +142,6 @@ class Work:
         """Those of a group that were not left out."""
         names = {i: (case_unit(i), unit_name("case", method, layers, i)) for i in members}
         return [i for i in members if not any(name in self.skips for name in names[i])]
-
-    def _part(self, done: float, total: int, label: str, share: float) -> None:
-        self.report(done + share, total, label)
 
     def _groups(self) -> list[Group]:
         """Each unit once, in groups that do not depend on what is finished."""
@@ -179,124 +177,182 @@ class Work:
         own = {i for bundle in self._own() for *_, members in bundle for i in members}
         asked = [self._usable[first : first + GROUP] for first in range(0, len(self._usable), GROUP)]
         answers: dict[int, Answers] = {}
-        for group in self.shard.in_turn([group for group in asked if own & set(group)]):
-            self.skips.refresh()
-            members = [i for i in group if case_unit(i) not in self.skips]
-            found = {i: self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members}
-            if any(entry is None for entry in found.values()):
-                self.report(done, total, "the unedited model's answers")
-                answer = partial(self._answers, members)
-                fresh = self._together([case_unit(i) for i in members], answer)
-                for place, record in fresh.items():
-                    self.run.put(f"before-{members[place]:04d}", record)
-                    answers[members[place]] = record
-            else:
-                answers |= {i: entry for i, entry in found.items() if entry is not None}
+        wanted: list[int] = []
+
+        def jobs() -> Iterator[Job]:
+            for group in self.workers.shard.in_turn([group for group in asked if own & set(group)]):
+                self.skips.refresh()
+                members = [i for i in group if case_unit(i) not in self.skips]
+                found = {i: self._answers(i) for i in members}
+                if any(entry is None for entry in found.values()):
+                    wanted.extend(members)
+                    yield _AskCases(cases={i: self.cases[i] for i in members}, asking=self._asking())
+                else:
+                    answers.update((i, entry) for i, entry in found.items() if entry is not None)
+
+        self.workers.do(jobs(), self.ledger(done))
+        answers.update((i, entry) for i in wanted if (entry := self._answers(i)) is not None)
         return answers
 
-    def _answers(self, members: Sequence[int], places: Sequence[int]) -> list[Answers]:
-        return ask(self.model, [self.cases[members[place]] for place in places], **self._asking())
-
-    def _together(self, names: Sequence[str], work: Callable[[list[int]], Sequence[R]]) -> dict[int, R]:
-        """Units worked on at once, by place; those that make it fail are left out, and the others done without them.
-
-        If each of several fails, it is not theirs, and the run stops.
-        """
-        places = list(range(len(names)))
-        try:
-            return dict(zip(places, work(places), strict=True))
-        except (*SKIPPABLE, OptionError) as error:
-            failed: dict[int, Exception] = {0: error} if len(names) == 1 else {}
-            for place in places if len(names) > 1 else []:
-                try:
-                    work([place])
-                except (*SKIPPABLE, OptionError) as own:
-                    failed[place] = own
-            if not failed or len(failed) == len(names) > 1:
-                raise
-        self.skips.add({names[place]: why for place, why in failed.items()})
-        rest = [place for place in places if place not in failed]
-        return dict(zip(rest, work(rest), strict=True)) if rest else {}
+    def _answers(self, i: int) -> Answers | None:
+        return self.run.get(Answers, _before_unit(i), case=self.cases[i].id)
 
     def _asking(self) -> dict[str, Any]:
         return {
             "fluency_tokens": self.settings.fluency_tokens,
             "seed": self.settings.seed,
-            "model_provenance": self.described,
+            "model_provenance": self.workers.described,
         }
 
-    def _edit(
-        self,
-        bundle: list[Group],
-        contexts: Contexts,
-        moments: SecondMoments | None,
-        before: Mapping[int, Answers],
-        done: int,
-        total: int,
-    ) -> None:
-        patches: list[Patch] = []
-        units: list[tuple[str, tuple[int, ...], int]] = []
+    def _job(self, before: Mapping[int, Answers], shared: Callable[[], _Shared], bundle: Sequence[Group]) -> Job:
+        """What is missing of a bundle."""
+        groups = []
         for method, layers, members in bundle:
-            so_far = done + 0.7 * len(patches)
-            label = f"{method} at {layer_span(layers)}"
-            self.report(so_far, total, label)
-            made = self._patches(method, layers, members, contexts, moments, partial(self._part, so_far, total, label))
-            patches += made.values()
-            units += [(method, layers, i) for i in made]
-        names = [unit_name("case", *unit) for unit in units]
+            left = self._left(method, layers, members)
+            kept = {i: patch for i in left if (patch := self._patch(method, layers, i)) is not None}
+            cases = {i: self.cases[i] for i in left}
+            groups.append(_GroupLeft(method, layers, len(members), cases, kept if len(kept) == len(left) else None))
+        wanted = {i for group in groups for i in group.cases}
+        return _EditBundle(
+            groups=groups, before={i: before[i] for i in sorted(wanted)}, shared=shared, asking=self._asking()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AskCases:
+    """What the unedited model answers to cases; it is no unit of the study by itself."""
+
+    cases: Mapping[int, EditCase]
+    asking: Mapping[str, Any]
+    label: str = "the unedited model's answers"
+    size: int = 0
+
+    def __call__(self, bench: Bench) -> None:
+        bench.report(0.0, self.label)
+        order = list(self.cases)
+
+        def answers(places: list[int]) -> list[Answers]:
+            return ask(bench.model, [self.cases[order[place]] for place in places], **self.asking)
+
+        for place, record in _together([case_unit(i) for i in order], answers, bench).items():
+            bench.keep(_before_unit(order[place]), record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What every bundle needs."""
+
+    contexts: Contexts
+    moments: SecondMoments | None
+
+
+@dataclass(frozen=True)
+class _GroupLeft:
+    """Of a group of so many cases those that were not left out, and their patches if all are there."""
+
+    method: str
+    layers: tuple[int, ...]
+    size: int
+    cases: Mapping[int, EditCase]
+    kept: Mapping[int, Patch] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EditBundle:
+    """Groups that are edited one after the other, and evaluated together."""
+
+    groups: Sequence[_GroupLeft]
+    before: Mapping[int, Answers]
+    shared: Callable[[], _Shared]
+    asking: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return _label(self.groups[0])
+
+    @property
+    def size(self) -> int:
+        return sum(group.size for group in self.groups)
+
+    def __call__(self, bench: Bench) -> None:
+        shared = self.shared()
+        patches: list[Patch] = []
+        units: list[tuple[str, int, EditCase]] = []
+        for group in self.groups:
+            so_far = 0.7 * len(patches)
+            bench.report(so_far, _label(group))
+            for i, patch in (self._patches(group, shared, so_far, bench) if group.kept is None else group.kept).items():
+                patches.append(patch)
+                units.append((unit_name("case", group.method, group.layers, i), i, group.cases[i]))
+        names = [name for name, *_ in units]
 
         def evaluate(places: list[int]) -> list[CaseEvaluation]:
-            cases = [units[place][2] for place in places]
             return evaluate_each(
-                self.model,
+                bench.model,
                 [patches[place] for place in places],
-                [self.cases[i] for i in cases],
-                before=[before[i] for i in cases],
-                **self._asking(),
+                [units[place][2] for place in places],
+                before=[self.before[units[place][1]] for place in places],
+                **self.asking,
             )
 
-        for place, evaluation in self._together(names, evaluate).items():
-            self.run.put(names[place], evaluation)
+        for place, evaluation in _together(names, evaluate, bench).items():
+            bench.keep(names[place], evaluation)
 
-    def _patches(
-        self,
-        method: str,
-        layers: tuple[int, ...],
-        members: Sequence[int],
-        contexts: Contexts,
-        moments: SecondMoments | None,
-        advance: Callable[[float], None],
-    ) -> dict[int, Patch]:
+    def _patches(self, group: _GroupLeft, shared: _Shared, so_far: float, bench: Bench) -> dict[int, Patch]:
         """By case. All or none are made: a patch depends in its last bits on what it is optimised with."""
-        left = self._left(method, layers, members)
-        kept = {i: patch for i in left if (patch := self._patch(method, layers, i)) is not None}
-        if len(kept) == len(left):
-            return kept
-
-        given: dict[str, Any] = {"second_moments": moments, "contexts": contexts} if editor_named(method).sites else {}
+        given: dict[str, Any] = {}
+        if editor_named(group.method).sites:
+            given = {"second_moments": shared.moments, "contexts": shared.contexts}
+        left = list(group.cases)
 
         def make(places: list[int]) -> list[Patch]:
             with warnings.catch_warnings():  # at layers where nothing is stored, most do not: the table counts them
                 warnings.filterwarnings("ignore", ".* did not take", InterpWarning)
                 return edit_each(
-                    self.model,
-                    [self.cases[left[place]].request for place in places],
-                    method=method,
-                    config=config_at(self.model, method, layers),
+                    bench.model,
+                    [group.cases[left[place]].request for place in places],
+                    method=group.method,
+                    config=config_at(bench.model, group.method, group.layers),
                     **given,
-                    model_provenance=self.described,
-                    progress=partial(_share, advance, 0.7 * len(members)),
+                    model_provenance=bench.described,
+                    progress=lambda part, whole: bench.report(so_far + 0.7 * group.size * part / whole, _label(group)),
                 )
 
-        made = self._together([unit_name("case", method, layers, i) for i in left], make)
+        made = _together([unit_name("case", group.method, group.layers, i) for i in left], make, bench)
         for place, patch in made.items():
-            self.run.put(unit_name("patch", method, layers, left[place]), patch)
+            bench.keep(unit_name("patch", group.method, group.layers, left[place]), patch)
         return {left[place]: patch for place, patch in made.items()}
+
+
+def _together(names: Sequence[str], work: Callable[[list[int]], Sequence[R]], bench: Bench) -> dict[int, R]:
+    """Units worked on at once, by place; those that make it fail are left out, and the others done without them.
+
+    If each of several fails, it is not theirs, and the run stops.
+    """
+    places = list(range(len(names)))
+    try:
+        return dict(zip(places, work(places), strict=True))
+    except (*SKIPPABLE, OptionError) as error:
+        failed: dict[int, Exception] = {0: error} if len(names) == 1 else {}
+        for place in places if len(names) > 1 else []:
+            try:
+                work([place])
+            except (*SKIPPABLE, OptionError) as own:
+                failed[place] = own
+        if not failed or len(failed) == len(names) > 1:
+            raise
+    bench.leave_out({names[place]: why for place, why in failed.items()})
+    rest = [place for place in places if place not in failed]
+    return dict(zip(rest, work(rest), strict=True)) if rest else {}
+
+
+def _label(group: _GroupLeft) -> str:
+    return f"{group.method} at {layer_span(group.layers)}"
+
+
+def _before_unit(i: int) -> str:
+    return f"before-{i:04d}"
 
 
 def _n_cases(bundle: Sequence[Group]) -> int:
     return sum(len(members) for *_, members in bundle)
-
-
-def _share(advance: Callable[[float], None], cases: float, part: int, whole: int) -> None:
-    advance(cases * part / whole)
