@@ -80,7 +80,13 @@ class Join:
 
 
 def sweep(
-    model: HookedTransformer, base: BaseRun, start: int, joins: Sequence[Join], read: Sequence[int]
+    model: HookedTransformer,
+    base: BaseRun,
+    start: int,
+    joins: Sequence[Join],
+    read: Sequence[int],
+    *,
+    entering: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "row read d_model"]:
     """One pass up the network over the tokens ``start``.. in which rows join at their layer.
 
@@ -93,6 +99,8 @@ def sweep(
         start: First token of the suffix; padding of no sample that is continued.
         joins: The rows; they need not be sorted.
         read: Which tokens to return, counted from the first token of the suffix.
+        entering: Is given what enters each block, and (of the tokens that are read) the unembedding, rows in the order
+            in which they joined.
 
     Returns:
         The residual stream after the last block, rows in the order of ``joins``.
@@ -117,6 +125,8 @@ def sweep(
             n_joined += 1
         if arriving:
             x = torch.cat([*([] if x is None else [x]), *arriving])
+        if entering is not None and x is not None:
+            entering[layer] = x
         if layer == n_layers:
             break
         if x is not None:
