@@ -152,9 +152,9 @@ class _Work:
 
     restored: Restored
     rows: tuple[_Rows, ...]
-    corrupted: dict[int, Float[Tensor, "sample"]]
-    scores: dict[int, Float[Tensor, "token layer sample"]]
-    entered: dict[int, tuple[Float[Tensor, "row d_model"], ...]]
+    corrupted: dict[int, Float[Tensor, "_"]]
+    scores: dict[int, Float[Tensor, "_ layer _"]]
+    entered: dict[int, tuple[Float[Tensor, "_ d_model"], ...]]
 
     @classmethod
     def of(cls, pool: Pool, tracing: Tracing, read: Read, max_batch_tokens: int) -> _Work:
@@ -196,7 +196,7 @@ def _reach(pair: RunPair) -> int:
 
 def _read_off(
     pool: Pool, length: int, group: Sequence[tuple[_Work, _RestoredRun, slice]], read: Read
-) -> tuple[Float[Tensor, "row"], ...]:
+) -> tuple[Float[Tensor, "_"], ...]:
     """One sweep: what is read off each run of a group, for some of its rows."""
     model = pool.pairs[0].model
     start = pool.runs.resid.shape[2] - length
@@ -210,7 +210,7 @@ def _read_off(
 
 def _entered(
     pool: Pool, restored: Restored, rows: Sequence[_Rows], max_batch_tokens: int
-) -> dict[int, tuple[Float[Tensor, "row d_model"], ...]]:
+) -> dict[int, tuple[Float[Tensor, "_ d_model"], ...]]:
     """What restored windows make of the first token of each suffix in their first block, by that block and by length.
 
     What is restored inside a block changes that block's output at its own token alone; with the attention output
