@@ -30,9 +30,10 @@ def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def matmul_rate(device: str, size: int = 2048, repeats: int = 12) -> float:
-    """FLOP/s of a large matrix product in float32: what the machine can do. Best of several."""
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+def matmul_rate(device: str, size: int = 2048, repeats: int = 12, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a large matrix product: what the machine can do. Best of several."""
+    size = size if device == "cpu" else 4 * size
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b
     return max(2 * size**3 / seconds(lambda: a @ b, device)[0] for _ in range(repeats))
 
@@ -50,18 +51,21 @@ def flops(work: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def gpt2_xl_shaped(device: str) -> HookedTransformer:
+def gpt2_xl_shaped(device: str, dtype: torch.dtype = torch.float32) -> HookedTransformer:
     """GPT2-XL's shape with random weights, for speed alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     tokenizer = load_model().tokenizer
     config = GPT2Config(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257, architectures=["GPT2LMHeadModel"])
     torch.manual_seed(0)
-    return from_hugging_face(GPT2LMHeadModel(config), tokenizer, name="gpt2-xl-shaped", device=device)
+    shaped = GPT2LMHeadModel(config).to(dtype)
+    return from_hugging_face(shaped, tokenizer, name="gpt2-xl-shaped", device=device)
 
 
-def load(name: str, device: str) -> HookedTransformer:
-    return gpt2_xl_shaped(device) if name == "gpt2-xl-shaped" else load_model(name)
+def load(name: str, device: str, dtype: torch.dtype = torch.float32) -> HookedTransformer:
+    if name == "gpt2-xl-shaped":
+        return gpt2_xl_shaped(device, dtype)
+    return load_model(name, dtype=dtype, device=device)
 
 
 def machine_name(device: str) -> str:

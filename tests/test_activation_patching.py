@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.engine.cells import SITES, Cell, window_layers
+from interp.engine.checksum import _checksum
 from interp.engine.corruption import noise_hook
-from interp.engine.pairs import _checksum, clean_and_corrupted, prompt_pair
+from interp.engine.pairs import clean_and_corrupted, prompt_pair
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.activation_patching import patch_activations

@@ -55,7 +55,8 @@ def test_long_prefixes_count_too(tiny, sizes):
     causal_trace(tiny, fact, samples=40, noise=0.33, max_batch_tokens=240)
     short = [rows for rows, tokens in sizes if tokens == 1]
     assert max(short) <= 240 // (len("abcdefghijklmnopqrstuvwxyz") // batches.PREFIX_SHARE)
-    assert batches.batch_cost(1, 12) == 1  # no other batches than ever for a prompt of usual length
+    assert batches.batch_cost(12, 12) == 12
+    assert batches.batch_cost(1, 12) == 1 + 11 // batches.PREFIX_SHARE
 
 
 def test_attribution_stays_within_the_limit(tiny, facts, sizes):
@@ -175,7 +176,7 @@ def test_a_trace_foretells_its_own_memory(tiny, facts, monkeypatch):
     def note(what, n_bytes, device, advice):
         foretold[what] = n_bytes
 
-    monkeypatch.setattr(sys.modules["interp.locate.methods.causal_trace"], "check_fits", note)
+    monkeypatch.setattr(sys.modules["interp.locate.methods.causal_trace_pool"], "check_fits", note)
     traces = {state: causal_trace(tiny, facts[0], state=state, **MANY) for state in ("resid", "mlp")}
     n_tokens, first = len(traces["resid"].tokens), traces["resid"].subject_span[0]
     what = f"the trace of {n_tokens} tokens with 12 samples"

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ import interp.study.work
 from interp.editing import Corpus
 from interp.errors import DataError, NumericalError, OptionError
 from interp.facts.records import EditCase, EditRequest, Fact
+from interp.locate.methods import LOCATORS
 from interp.results import merge_runs
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study import Shard, editing_left, locating_left
 from interp.study.again import relocated
+from interp.study.bundles import bundles, own_bundles
 from interp.study.editing import edit_cases
 from interp.study.located import Selection
-from interp.study.locating import _units, locate_facts
+from interp.study.locating import locate_facts
 from interp.study.settings import EditStudySettings, LocateSettings
 from tests.test_cli import CASES, MODEL, Call, cache, call, refused  # noqa: F401
 from tests.test_documentation import undrawn  # noqa: F401
@@ -142,15 +144,20 @@ def test_shares_are_a_partition(count: int, n: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 5))
-def test_every_fact_is_located_by_every_locator_once(count: int, n_facts: int, n_locators: int) -> None:
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, len(LOCATORS)), st.integers(1, 6))
+def test_every_fact_is_located_by_every_locator_once(count: int, n_facts: int, n_locators: int, together: int) -> None:
     fact = Fact(template="{} is", subject="x")
-    chosen = Selection(facts=(fact,) * n_facts, locators=tuple("abcde"[:n_locators]), noise=0.1)
-    shares = [_units(chosen, Shard(index, count)) for index in range(1, count + 1)]
-    assert sorted(chain(*shares)) == _units(chosen, Shard(1, 1)) == sorted(_units(chosen, Shard(1, 1)))
+    locators = tuple(LOCATORS)[:n_locators]
+    chosen = Selection(facts=(fact,) * n_facts, locators=locators, noise=0.1, together=together)
+    shares = [own_bundles(chosen, Shard(index, count)) for index in range(1, count + 1)]
+    assert sorted(chain(*shares)) == sorted(bundles(chosen))
+    assert own_bundles(chosen, Shard(1, 1)) == bundles(chosen)
+    assert sorted(chain(*bundles(chosen))) == sorted(product(range(n_facts), locators))
+    first, *_ = (units for units in bundles(chosen) if units[0][1] == locators[-1])
+    assert len({index for index, _ in first}) <= min(3, together)
     for locator in chosen.locators:  # they take different times
-        each = [Counter(name for _, name in share)[locator] for share in shares]
-        assert max(each) - min(each) <= 1
+        each = [Counter(name for _, name in chain(*share))[locator] for share in shares]
+        assert max(each) - min(each) <= 2 * together
 
 
 @pytest.mark.parametrize(
@@ -384,11 +391,13 @@ def test_a_study_in_shards(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
 
     done = call("figure1", *shared, "--out", "a", "--shard", "1/2")
     assert done.code == 0, done.err
-    assert "shard 1/2 is done in a; missing: 0000-resid, 0000-attn; the last shard draws the figures" in done.err
+    assert (
+        "shard 1/2 is done in a; missing: 0000-resid, 0000-mlp, 0000-attn; the last shard draws the figures" in done.err
+    )
     assert not Path("a/figures").exists()
     done = call(*study, "--out", "b", "--shard", "2/2")
     assert done.code == 75
-    assert "shard 2/2 has located its facts in b; missing: 0000-attribution, 0000-mlp; where to edit is" in done.err
+    assert "shard 2/2 has located its facts in b; missing: 0000-attribution; where to edit is" in done.err
     assert not Path("b/edits").exists()
 
     done = call("merge", "a", "b", "--out", "whole")

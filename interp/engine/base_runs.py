@@ -8,7 +8,7 @@ them, whatever the family, and a frozen cache can give them back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,7 @@ __all__ = [
     "Hook",
     "Site",
     "base_run",
+    "can_be_padded",
     "check_decoder",
     "check_site",
     "frozen_cache",
@@ -49,6 +50,7 @@ class BaseRun:
         values: Per block.
         attn_out: Attention outputs, if asked for.
         mlp_out: MLP outputs, if asked for.
+        begins: The first token of each sample, where short ones are padded on the left; None where none is.
     """
 
     resid: Float[Tensor, "boundary sample token d_model"]
@@ -56,15 +58,20 @@ class BaseRun:
     values: tuple[Float[Tensor, "sample token kv_head d_head"], ...]
     attn_out: Float[Tensor, "layer sample token d_model"] | None = None
     mlp_out: Float[Tensor, "layer sample token d_model"] | None = None
+    begins: tuple[int, ...] | None = None
 
     def rows(self, index: slice) -> BaseRun:
-        """The same run for some of its samples."""
+        """The same run for some of its samples, without what is padding in all of them."""
+        begins = None if self.begins is None else self.begins[index]
+        first = min(begins) if begins else 0
+        since = slice(first, None)
         return BaseRun(
-            resid=self.resid[:, index],
-            keys=tuple(k[index] for k in self.keys),
-            values=tuple(v[index] for v in self.values),
-            attn_out=None if self.attn_out is None else self.attn_out[:, index],
-            mlp_out=None if self.mlp_out is None else self.mlp_out[:, index],
+            resid=self.resid[:, index, since],
+            keys=tuple(k[index, since] for k in self.keys),
+            values=tuple(v[index, since] for v in self.values),
+            attn_out=None if self.attn_out is None else self.attn_out[:, index, since],
+            mlp_out=None if self.mlp_out is None else self.mlp_out[:, index, since],
+            begins=None if not begins or len({*begins}) == 1 else tuple(begin - first for begin in begins),
         )
 
     def output(self, site: Site) -> Float[Tensor, "layer sample token d_model"]:
@@ -74,19 +81,20 @@ class BaseRun:
             raise OptionError(f"the base run did not record {site}")
         return recorded
 
-    def empty(self, samples: int) -> BaseRun:
-        """Room for a run of so many samples."""
+    def empty(self, samples: int, begins: tuple[int, ...] | None = None) -> BaseRun:
+        """Room for a run of so many samples, and where they begin."""
         return BaseRun(
             resid=_room(self.resid, 1, samples),
             keys=tuple(_room(k, 0, samples) for k in self.keys),
             values=tuple(_room(v, 0, samples) for v in self.values),
             attn_out=None if self.attn_out is None else _room(self.attn_out, 1, samples),
             mlp_out=None if self.mlp_out is None else _room(self.mlp_out, 1, samples),
+            begins=begins,
         )
 
     def put(self, index: slice, part: BaseRun) -> None:
         """Write some of the samples."""
-        mine = self.rows(index)
+        mine = replace(self, begins=None).rows(index)  # all of their tokens
         for name in ("resid", "attn_out", "mlp_out"):
             if getattr(mine, name) is not None:
                 getattr(mine, name).copy_(getattr(part, name))
@@ -124,6 +132,15 @@ def check_decoder(model: HookedTransformer) -> None:
         raise ModelError(f"{cfg.model_name} cannot be traced, patched or attributed with {reason}")
 
 
+def can_be_padded(model: HookedTransformer) -> bool:
+    """Whether prompts of different lengths may share a batch, the short ones padded on the left.
+
+    Learned positions and rotary angles follow the mask; ALiBi and local attention count from token to token. Where
+    queries are scaled, or angles stretched, with the length of what is read, padding would count as read.
+    """
+    return not (model.cfg.use_logn_attn or model.cfg.use_dynamic_ntk_rope)
+
+
 def sublayers(model: HookedTransformer) -> tuple[Site, ...]:
     """The kinds of sublayer that the model has."""
     return ("attn_out",) if model.cfg.attn_only else get_args(Site)
@@ -159,6 +176,7 @@ def base_run(
     *,
     hooks: Sequence[Hook] | Callable[[slice], Sequence[Hook]] = (),
     record: Sequence[Site] = (),
+    begins: Sequence[int] | None = None,
     max_batch_tokens: int | None = None,
 ) -> BaseRun:
     """Run whole prompts once and keep what other runs join to.
@@ -169,6 +187,7 @@ def base_run(
         hooks: Interventions during this run (noise on embeddings, say); if samples are run one batch after the other,
             a function that gives those of some samples.
         record: Which sublayer outputs to keep as well.
+        begins: The first token of each sample; those before it are padding. Only where :func:`can_be_padded`.
         max_batch_tokens: The most tokens that run at once (one sample at least); all of them if None.
 
     Raises:
@@ -180,21 +199,29 @@ def base_run(
         check_site(model, site, f"recording {site}")
     n_samples, n_tokens = tokens.shape
     size = n_samples if max_batch_tokens is None else max(1, max_batch_tokens // n_tokens)
+    padding = tuple(begins) if begins and any(begins) else None
+    # every token counts, also one that the tokenizer pads with
+    starts = torch.tensor(padding or [0] * n_samples, device=tokens.device)
+    present = (torch.arange(n_tokens, device=tokens.device) >= starts[:, None]).to(tokens.dtype)
     whole: BaseRun | None = None
     for first in range(0, n_samples, size):
         index = slice(first, min(first + size, n_samples))
-        part = _run_together(model, tokens[index], hooks(index) if callable(hooks) else hooks, record)
+        part = _run_together(model, tokens[index], present[index], hooks(index) if callable(hooks) else hooks, record)
         if part.resid.shape[1] == n_samples:
-            return part
+            return replace(part, begins=padding)
         if whole is None:
-            whole = part.empty(n_samples)
+            whole = part.empty(n_samples, padding)
         whole.put(index, part)
     assert whole is not None
     return whole
 
 
 def _run_together(
-    model: HookedTransformer, tokens: Int[Tensor, "sample token"], hooks: Sequence[Hook], record: Sequence[Site]
+    model: HookedTransformer,
+    tokens: Int[Tensor, "sample token"],
+    present: Int[Tensor, "sample token"],
+    hooks: Sequence[Hook],
+    record: Sequence[Site],
 ) -> BaseRun:
     n_layers = model.cfg.n_layers
     blocks = range(n_layers)
@@ -225,14 +252,20 @@ def _run_together(
             prepend_bos=False,
             stop_at_layer=n_layers,
             past_kv_cache=cache,
-            attention_mask=torch.ones_like(tokens),  # every token counts, also one that the tokenizer pads with
+            attention_mask=present,
             fwd_hooks=fwd_hooks,
         )
     if resid is None:
         resid = final.new_empty(1, *final.shape)
     resid[n_layers] = final
     read = [noted[layer].read for layer in blocks]
-    return BaseRun(resid=resid, keys=tuple(k for k, _ in read), values=tuple(v for _, v in read), **outputs)
+    return BaseRun(
+        resid=resid,
+        keys=tuple(k for k, _ in read),
+        values=tuple(v for _, v in read),
+        attn_out=outputs.get("attn_out"),
+        mlp_out=outputs.get("mlp_out"),
+    )
 
 
 @dataclass

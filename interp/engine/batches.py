@@ -12,14 +12,28 @@ from typing import TypeVar
 import torch
 from transformer_lens import HookedTransformer
 
+from interp.engine.base_runs import can_be_padded
 from interp.errors import InterpWarning, OptionError
 
-__all__ = ["batch_cost", "check_fits", "free_bytes", "groups", "halving", "warn_if_long"]
+__all__ = [
+    "batch_cost",
+    "batch_tokens",
+    "check_fits",
+    "filled",
+    "free_bytes",
+    "groups",
+    "halving",
+    "pools",
+    "tokens_that_fit",
+    "warn_if_long",
+]
 
 logger = logging.getLogger(__name__)
 
-PREFIX_SHARE = 8
-"""A token that is only attended to (its key and value are there) takes about an eighth of the memory of others."""
+PREFIX_SHARE = 4
+"""A token that is only attended to (its key and value are there) takes about a quarter of what others take."""
+MOST_TOKENS = {"cpu": (2048, 1024), "cuda": (2**17, 2**15)}
+"""The most tokens that help, without and with gradients. On a CPU more of them fall out of its caches (measured)."""
 LONG = 3600.0
 """Seconds from which on a piece of work is announced."""
 MEASURED_FROM = 1e13
@@ -30,7 +44,68 @@ T = TypeVar("T")
 
 def batch_cost(length: int, n_tokens: int) -> int:
     """What a row of ``length`` tokens that reads a prefix, ``n_tokens`` in all, takes of a batch limit."""
-    return max(length, n_tokens // PREFIX_SHARE)
+    return length + (n_tokens - length) // PREFIX_SHARE
+
+
+def batch_tokens(model: HookedTransformer, *, gradients: bool = False) -> int:
+    """How many tokens to run at once where nobody says it: as many as help, and as fit into the memory that is free.
+
+    Args:
+        model: The model.
+        gradients: Whether what all blocks computed has to stay for a backward pass.
+    """
+    cfg = model.cfg
+    hidden = cfg.d_model if cfg.attn_only or cfg.d_mlp is None else cfg.d_mlp
+    return tokens_that_fit(
+        n_layers=cfg.n_layers,
+        widths=12 * cfg.d_model + 4 * hidden,
+        bytes_each=model.W_E.element_size(),
+        device=model.W_E.device.type,
+        free=free_bytes(model.W_E.device),
+        gradients=gradients,
+    )
+
+
+def tokens_that_fit(
+    *, n_layers: int, widths: int, bytes_each: int, device: str, free: int | None, gradients: bool
+) -> int:
+    """The power of two that :func:`batch_tokens` chooses, from the model's shape and what is free alone.
+
+    A quarter of the memory is for it, for base runs and results take memory too.
+
+    Args:
+        n_layers: Of the model.
+        widths: Numbers that a block keeps of a token while it runs.
+        bytes_each: Of a number.
+        device: Its type.
+        free: Bytes; None where nothing tells.
+        gradients: Whether blocks keep theirs until the backward pass.
+    """
+    most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])[gradients]
+    if free is None:
+        return most
+    # half of the blocks, in the mean, run on a row
+    per_token = widths * bytes_each * (max(1, n_layers / 2) if gradients else 1)
+    fit = max(1, int(free / 4 / per_token))
+    return int(min(most, 2 ** (fit.bit_length() - 1)))
+
+
+def pools(model: HookedTransformer, lengths: Sequence[int]) -> list[list[int]]:
+    """Which prompts to run side by side.
+
+    On a CPU those of one length: to attend to padding costs more than fuller products save. On other devices calls cost
+    more than any padding, and all go together, if the model's numbers do not depend on it.
+
+    Args:
+        model: The model.
+        lengths: Tokens of each prompt.
+
+    Returns:
+        The prompts of each pool, the shortest first.
+    """
+    if model.W_E.device.type != "cpu" and can_be_padded(model):
+        return [list(range(len(lengths)))]
+    return [[i for i, own in enumerate(lengths) if own == length] for length in sorted({*lengths})]
 
 
 def groups(joins: Sequence[T], rows: Sequence[int], length: int, max_batch_tokens: int) -> Iterator[list[T]]:
@@ -57,6 +132,35 @@ def groups(joins: Sequence[T], rows: Sequence[int], length: int, max_batch_token
         size += count * length
     if group:
         yield group
+
+
+def filled(rows: Sequence[int], length: int, max_batch_tokens: int) -> list[list[tuple[int, slice]]]:
+    """Cut items into the fewest batches, about equally full; an item is cut over its rows where a batch ends.
+
+    Args:
+        rows: How many rows each item has, in the order in which they join.
+        length: Tokens per row.
+        max_batch_tokens: The most tokens that a block may be run on at once (one row at least).
+
+    Returns:
+        Of each batch its items, and which of their rows.
+    """
+    total = sum(rows)
+    n_batches = max(1, -(-total // max(1, max_batch_tokens // length)))
+    size = -(-total // n_batches)
+    batches: list[list[tuple[int, slice]]] = []
+    left = 0
+    for item, count in enumerate(rows):
+        first = 0
+        while first < count:
+            if not left:
+                batches.append([])
+                left = size
+            last = min(count, first + left)
+            batches[-1].append((item, slice(first, last)))
+            left -= last - first
+            first = last
+    return batches
 
 
 def halving(work: Callable[[int], T], max_batch_tokens: int) -> T:
@@ -184,7 +288,7 @@ def warn_if_long(
             f"{what} will take about {seconds / 3600:.1f} h here: a block runs on {block_tokens:.2g} tokens in all;"
             " a shorter prompt, fewer samples or steps, or a GPU makes it shorter",
             InterpWarning,
-            stacklevel=4,  # who called the locator
+            stacklevel=5,  # who called the locator
         )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
@@ -27,9 +29,11 @@ __all__ = [
     "CORRUPTIONS",
     "CorruptedRows",
     "Corruption",
+    "RowsTogether",
     "noise_hook",
     "noise_level",
     "replacement_facts",
+    "side_by_side",
     "with_noise",
     "with_other_subjects",
 ]
@@ -79,6 +83,60 @@ def with_other_subjects(tokenized: TokenizedFact, others: Sequence[tuple[Fact, I
         hooks=lambda rows: [],
         replacements=tuple(other.subject for other, _ in others),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowsTogether:
+    """Rows of several prompts, the short ones padded on the left.
+
+    Args:
+        ids: All of them, prompt after prompt.
+        hooks: What corrupts some of them while they run.
+        begins: The first token of each row.
+        firsts: The first row of each prompt.
+    """
+
+    ids: Int[Tensor, "row token"]
+    hooks: Callable[[slice], list[Hook]]
+    begins: tuple[int, ...]
+    firsts: tuple[int, ...]
+
+
+def side_by_side(prompts: Sequence[CorruptedRows]) -> RowsTogether:
+    """The rows of several prompts as those of one batch."""
+    length = max(rows.ids.shape[1] for rows in prompts)
+    padding = [length - rows.ids.shape[1] for rows in prompts]
+    firsts = tuple(accumulate((len(rows.ids) for rows in prompts), initial=0))[:-1]
+
+    def hooks(index: slice) -> list[Hook]:
+        found: list[Hook] = []
+        for rows, begin, first in zip(prompts, padding, firsts, strict=True):
+            low, high = max(index.start, first), min(index.stop, first + len(rows.ids))
+            if low < high:
+                there = slice(low - index.start, high - index.start), slice(begin, None)
+                found += [_there(hook, there) for hook in rows.hooks(slice(low - first, high - first))]
+        return found
+
+    return RowsTogether(
+        ids=torch.cat([pad(rows.ids, (begin, 0)) for rows, begin in zip(prompts, padding, strict=True)]),
+        hooks=hooks,
+        begins=tuple(begin for rows, begin in zip(prompts, padding, strict=True) for _ in rows.ids),
+        firsts=firsts,
+    )
+
+
+def _there(corruption: Hook, there: tuple[slice, slice]) -> Hook:
+    """A hook that acts on some rows and tokens alone."""
+    name, corrupt = corruption
+
+    def act(value: Tensor, hook: HookPoint) -> Tensor:
+        value = value.clone()
+        corrupted = corrupt(value[there], hook)
+        if corrupted is not None:
+            value[there] = corrupted
+        return value
+
+    return name, act
 
 
 def noise_level(model: HookedTransformer, facts: Sequence[Fact], *, deviations: float = 3.0) -> float:

@@ -1,7 +1,11 @@
 """Integrated gradients of the answer's probability along scaled MLP activations, for all layers in one sweep.
 
 The arithmetic of :mod:`interp.locate.methods.attribution`, which has the formula: nodes and weights of the quadrature,
-the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales.
+the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales. Facts whose
+prompts and answers are equally long share the sweeps: the score is a sum over rows, so their gradients stay apart.
+
+At a node of scale 1 nothing is scaled, in whichever layer: one row of each fact goes all the way up, and its gradient
+where it enters each block is that of every layer.
 """
 
 from __future__ import annotations
@@ -18,13 +22,13 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import BaseRun, base_run
-from interp.engine.batches import batch_cost, groups
+from interp.engine.batches import batch_cost, filled
 from interp.engine.forward import unembed, wide
 from interp.engine.sweep import Join, sweep
 from interp.models.tokens import TokenizedFact
 from interp.options import Progress, check_choice, whole_number
 
-__all__ = ["RULES", "AnsweredRun", "Quadrature", "Rule", "Scaled", "answered_run", "integrate", "quadrature"]
+__all__ = ["RULES", "AnsweredRuns", "Quadrature", "Rule", "Scaled", "answered_runs", "integrate", "quadrature"]
 
 Rule = Literal["riemann", "gauss-legendre"]
 
@@ -57,28 +61,28 @@ def quadrature(rule: Rule, steps: int) -> Quadrature:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AnsweredRun:
-    """The clean run over a prompt and its answer.
+class AnsweredRuns:
+    """The clean runs over prompts and their answers, all of the same lengths.
 
     Args:
         model: The model that ran.
         ids: What it read: the prompt and all tokens of the answer but the last.
-        base: Its run, with MLP outputs.
+        base: Its runs, with MLP outputs; a sample is a fact.
         w: What entered W_out.
         answers_at: The first position that predicts a token of the answer.
-        answer_ids: The answer.
-        probabilities: Of its tokens, each given those before it.
-        top_id: What the model answers first.
+        answer_ids: The answers.
+        probabilities: Of their tokens, each given those before it.
+        top_ids: What the model answers first.
     """
 
     model: HookedTransformer
-    ids: Int[Tensor, "token"]
+    ids: Int[Tensor, "fact token"]
     base: BaseRun
-    w: Float[Tensor, "layer token neuron"]
+    w: Float[Tensor, "layer fact token neuron"]
     answers_at: int
-    answer_ids: Int[Tensor, "answer"]
-    probabilities: Float[Tensor, "answer"]
-    top_id: int
+    answer_ids: Int[Tensor, "fact answer"]
+    probabilities: Float[Tensor, "fact answer"]
+    top_ids: tuple[int, ...]
 
     @property
     def exact(self) -> dict[str, Any]:
@@ -86,36 +90,42 @@ class AnsweredRun:
         return {"dtype": torch.promote_types(self.w.dtype, torch.float32), "device": self.w.device}
 
 
-def answered_run(model: HookedTransformer, tokenized: TokenizedFact) -> AnsweredRun:
-    """Run a prompt with its target; without one the model's own top answer is the answer.
+def answered_runs(model: HookedTransformer, facts: Sequence[TokenizedFact]) -> AnsweredRuns:
+    """Run prompts with their targets; without one the model's own top answer is the answer.
+
+    Args:
+        model: The model.
+        facts: Prompts of one length, with answers of one length.
 
     Raises:
         ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
     """
-    prompt = tokenized.ids
-    ids = torch.cat([prompt, torch.tensor(tokenized.target_ids[:-1], dtype=prompt.dtype, device=prompt.device)])
+    prompts = torch.stack([fact.ids for fact in facts])
+    answered = torch.tensor([fact.target_ids[:-1] for fact in facts], dtype=prompts.dtype, device=prompts.device)
+    ids = torch.cat([prompts, answered.reshape(len(facts), -1)], 1)
     stored: dict[str, Tensor] = {}
 
     def keep(value: Tensor, hook: HookPoint) -> None:
-        stored[str(hook.name)] = value[0]
+        stored[str(hook.name)] = value
 
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
-    base = base_run(model, ids[None], hooks=[(name, keep) for name in names], record=("mlp_out",))
-    answers_at = len(prompt) - 1
+    base = base_run(model, ids, hooks=[(name, keep) for name in names], record=("mlp_out",))
+    answers_at = prompts.shape[1] - 1
     with torch.no_grad():
-        logits = unembed(model, base.resid[-1, 0, answers_at:])
-    top_id = int(logits[0].argmax())
-    answer_ids = torch.tensor(tokenized.target_ids or (top_id,), device=prompt.device)
-    return AnsweredRun(
+        logits = unembed(model, base.resid[-1, :, answers_at:])
+    top_ids = tuple(logits[:, 0].argmax(-1).tolist())
+    answers = [fact.target_ids or (top,) for fact, top in zip(facts, top_ids, strict=True)]
+    answer_ids = torch.tensor(answers, device=prompts.device)
+    return AnsweredRuns(
         model=model,
         ids=ids,
         base=base,
         w=torch.stack([stored[name] for name in names]),
         answers_at=answers_at,
         answer_ids=answer_ids,
-        probabilities=logits.softmax(-1).gather(-1, answer_ids[:, None])[:, 0],
-        top_id=top_id,
+        probabilities=logits.softmax(-1).gather(-1, answer_ids[..., None])[..., 0],
+        top_ids=top_ids,
     )
 
 
@@ -133,38 +143,54 @@ class Scaled:
 
 
 def integrate(
-    run: AnsweredRun,
+    run: AnsweredRuns,
     scaled: Scaled,
     points: Quadrature,
     max_batch_tokens: int,
     progress: Progress,
     arrived: Callable[[Tensor, Tensor], None],
-) -> tuple[Float[Tensor, "layer scaled neuron"], Float[Tensor, "layer"]]:
+) -> tuple[Float[Tensor, "fact layer scaled neuron"], Float[Tensor, "fact layer"]]:
     """Scores of the scaled tokens, jointly, for some of the answer tokens; and the exact change P(w) - P(0).
 
     Both are sums over the answer tokens divided by the number of *all* answer tokens, so that parts add up.
     """
-    path, n_layers = _path(run, scaled), run.model.cfg.n_layers
+    path, n_layers, n_facts = _path(run, scaled), run.model.cfg.n_layers, len(run.ids)
     # in the wider format: bfloat16 would round the nodes to 3 digits
     scales, weights = (torch.tensor([*values], **run.exact) for values in points)
-    activations = wide(run.w[:, scaled.tokens.start : scaled.tokens.stop])
+    activations = wide(run.w[:, :, scaled.tokens.start : scaled.tokens.stop]).transpose(0, 1)
     change = _change(path, max_batch_tokens, lambda: progress(0, n_layers))
 
     scores = torch.zeros(activations.shape, **run.exact)
-    chunks = [(layer, part) for layer in path.layers for part in _chunks(len(scales), path.cost, max_batch_tokens)]
-    sizes = [len(range(*part.indices(len(scales)))) for _, part in chunks]
+
+    def add(layer: int, gradients: Float[Tensor, "fact scaled d_model"]) -> None:
+        W_out: Any = run.model.blocks[layer].mlp.W_out
+        scores[:, layer] += gradients @ wide(W_out.detach()).T
+
+    whole, scaled_by = weights[scales == 1].sum(), scales != 1
+    nodes, of_node = scales[scaled_by].repeat(n_facts), weights[scaled_by].repeat(n_facts)
+    of_fact = torch.arange(n_facts, device=nodes.device).repeat_interleave(int(scaled_by.sum()))
     done = 0.0
-    for pieces in groups(chunks, sizes, path.cost, max_batch_tokens):
-        gradients = path.gradients([(layer, scales[part]) for layer, part in pieces])
-        for (layer, part), gradient in zip(pieces, gradients, strict=True):
-            mean = torch.einsum("r,rtm->tm", weights[part], wide(gradient))
-            W_out: Any = run.model.blocks[layer].mlp.W_out
-            scores[layer] += mean @ wide(W_out.detach()).T
-            done += len(gradient) / len(scales)
+    for batch in filled([len(nodes)] * len(path.layers), path.cost, max_batch_tokens) or [[]]:
+        pieces = [(path.layers[place], of_fact[part], nodes[part]) for place, part in batch]
+        found = path.gradients(pieces, unscaled=bool(whole) and not done)
+        for (layer, facts, _), (_, part), gradient in zip(pieces, batch, found.scaled, strict=True):
+            shares = torch.zeros(n_facts, len(facts), **run.exact)
+            shares[facts, torch.arange(len(facts), device=facts.device)] = of_node[part]
+            add(layer, torch.einsum("fr,rtm->ftm", shares, wide(gradient)))
+            done += len(facts) / len(nodes)
+        for layer, gradient in found.unscaled.items():
+            add(layer, whole * wide(gradient))
         progress(round(done), n_layers)
         arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
     return scores * activations, change
+
+
+class _Gradients(NamedTuple):
+    """dP/d(mlp_out) of the scaled tokens: of each piece, row by row; and of each layer with nothing scaled, by fact."""
+
+    scaled: list[Float[Tensor, "_ scaled d_model"]]
+    unscaled: dict[int, Float[Tensor, "fact scaled d_model"]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,13 +198,13 @@ class _Path:
     """The path of some scaled tokens in each layer: the rows that lie on it, and the probabilities that they end in.
 
     Args:
-        run: The clean run, with which it ends.
-        base: That run until the last token that is read: nothing after it is.
+        run: The clean runs, with which it ends.
+        base: These runs until the last token that is read: nothing after it is.
         scaled: What is scaled, and for which answers.
         read: The tokens that predict these answers.
     """
 
-    run: AnsweredRun
+    run: AnsweredRuns
     base: BaseRun
     scaled: Scaled
     read: range
@@ -196,62 +222,102 @@ class _Path:
         is_read = max(tokens.start, self.read.start) < min(tokens.stop, self.read.stop)
         return layers if is_read else layers[:-1]
 
-    def rows(self, layer: int, scales: Float[Tensor, "scale"]) -> Float[Tensor, "scale token d_model"]:
-        """The residual stream after a layer with the scaled tokens' w there times each of some scales."""
+    def rows(
+        self, layer: int, facts: Int[Tensor, "row"], scales: Float[Tensor, "row"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """The residual stream after a layer with the scaled tokens' w there times some scale, of some facts."""
         start, stop = self.scaled.tokens.start, self.scaled.tokens.stop
         mlp: Any = self.run.model.blocks[layer].mlp
-        after = self.base.resid[layer + 1, :, start:]
-        contribution = wide(self.base.output("mlp_out")[layer, 0, start:stop]) - wide(mlp.b_out.detach())
-        resid = wide(after).expand(len(scales), -1, -1).clone()
+        after = self.base.resid[layer + 1][facts, start:]
+        contribution = wide(self.base.output("mlp_out")[layer][facts, start:stop]) - wide(mlp.b_out.detach())
+        resid = wide(after).clone()
         resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
         return resid.to(after.dtype)
 
-    def probability(self, layers: Sequence[int], rows: Sequence[Tensor]) -> Float[Tensor, "row"]:
-        """What the answers' tokens add to the probability of the answer if rows join above some layers."""
-        start, device = self.scaled.tokens.start, self.run.w.device
-        joins = [
-            Join(layer=layer + 1, resid=resid, samples=torch.zeros(len(resid), dtype=torch.long, device=device))
-            for layer, resid in zip(layers, rows, strict=True)
-        ]
+    def probability(
+        self,
+        pieces: Sequence[tuple[int, Int[Tensor, "_"], Float[Tensor, "_ token d_model"]]],
+        entering: dict[int, Tensor] | None = None,
+    ) -> Float[Tensor, "row"]:
+        """What the answers' tokens add to the probability of the answer if rows of facts join above some layers."""
+        start = self.scaled.tokens.start
+        joins = [Join(layer=layer + 1, resid=resid, samples=facts) for layer, facts, resid in pieces]
         read = range(self.read.start - start, self.read.stop - start)
-        final = sweep(self.run.model, self.base, start, joins, read)
+        final = sweep(self.run.model, self.base, start, joins, read, entering=entering)
         logits = unembed(self.run.model, final)
-        wanted = self.run.answer_ids[self.scaled.answers.start : self.scaled.answers.stop]
-        index = wanted[None, :, None].expand(len(final), -1, 1)
+        wanted = self.run.answer_ids[:, self.scaled.answers.start : self.scaled.answers.stop]
+        index = wanted[torch.cat([facts for _, facts, _ in pieces]), :, None]
         log_probability = logits.gather(-1, index)[..., 0] - logits.logsumexp(-1)
-        return log_probability.exp().sum(-1) / len(self.run.answer_ids)
+        return log_probability.exp().sum(-1) / self.run.answer_ids.shape[1]
 
-    def gradients(self, pieces: Sequence[tuple[int, Float[Tensor, "_"]]]) -> list[Float[Tensor, "_ scaled d_model"]]:
-        """dP/d(mlp_out) of the scaled tokens at some scales of some layers: one sweep, one backward pass."""
-        leaves = [self.rows(layer, scales).requires_grad_() for layer, scales in pieces]
+    def gradients(
+        self, pieces: Sequence[tuple[int, Int[Tensor, "_"], Float[Tensor, "_"]]], *, unscaled: bool
+    ) -> _Gradients:
+        """One sweep, one backward pass.
+
+        Args:
+            pieces: Layers, and the facts and scales of their rows; the lowest first.
+            unscaled: Whether a row of each fact goes up with nothing scaled.
+        """
+        joining = [(layer, facts, self.rows(layer, facts, scales)) for layer, facts, scales in pieces]
+        lowest, n_facts, n_scaled = self.layers[0], len(self.run.ids), len(self.scaled.tokens)
+        if unscaled:
+            everyone = torch.arange(n_facts, device=self.run.w.device)
+            joining.insert(0, (lowest, everyone, self.base.resid[lowest + 1][everyone, self.scaled.tokens.start :]))
+        for _, _, rows in joining:
+            rows.requires_grad_()
+        entering: dict[int, Tensor] = {}
         with torch.enable_grad():
-            probability = self.probability([layer for layer, _ in pieces], leaves)
-            gradients = torch.autograd.grad(probability.sum(), leaves)
-        return [gradient[:, : len(self.scaled.tokens)] for gradient in gradients]
+            probability = self.probability(joining, entering if unscaled else None)
+            above = [layer for layer in self.layers if layer + 1 in entering]
+            sources = [*(rows for *_, rows in joining), *(entering[layer + 1] for layer in above)]
+            found = torch.autograd.grad(probability.sum(), sources)
+        own = [gradient[:, :n_scaled] for gradient in found[unscaled : len(joining)]]
+        # these joined first, so they stand first
+        whole = [gradient[:n_facts] for gradient in found[len(joining) :]]
+        return _Gradients(own, dict(zip(above, map(self._of_scaled, above, whole), strict=True)))
+
+    def _of_scaled(self, layer: int, gradient: Float[Tensor, "fact _ d_model"]) -> Float[Tensor, "fact scaled d_model"]:
+        """The scaled tokens' part of a gradient; at the unembedding there are only the tokens that are read."""
+        n_scaled, start = len(self.scaled.tokens), self.scaled.tokens.start
+        if layer + 1 < self.run.model.cfg.n_layers:
+            return gradient[:, :n_scaled]
+        of_read = gradient.new_zeros(len(gradient), n_scaled, gradient.shape[-1])
+        for place, token in enumerate(self.read):
+            if token - start < n_scaled:
+                of_read[:, token - start] = gradient[:, place]
+        return of_read
 
 
-def _path(run: AnsweredRun, scaled: Scaled) -> _Path:
+def _path(run: AnsweredRuns, scaled: Scaled) -> _Path:
     read = range(run.answers_at + scaled.answers.start, run.answers_at + scaled.answers.stop)
     base = run.base if read.stop == run.base.resid.shape[2] else _until(run.base, read.stop)
     return _Path(run=run, base=base, scaled=scaled, read=read)
 
 
-def _change(path: _Path, max_batch_tokens: int, beat: Callable[[], None]) -> Float[Tensor, "layer"]:
+def _change(path: _Path, max_batch_tokens: int, beat: Callable[[], None]) -> Float[Tensor, "fact layer"]:
     """P(w) - P(0) of each layer."""
-    run, answers = path.run, path.scaled.answers
-    share = run.probabilities[answers.start : answers.stop].sum() / len(run.answer_ids)
-    clean = share.repeat(run.model.cfg.n_layers)
-    without, zero = clean.clone(), torch.zeros(1, **run.exact)
-    for layers in groups(path.layers, [1] * len(path.layers), path.cost, max_batch_tokens):
+    run, answers, n_facts = path.run, path.scaled.answers, len(path.run.ids)
+    share = run.probabilities[:, answers.start : answers.stop].sum(-1) / run.answer_ids.shape[1]
+    clean = share[:, None].repeat(1, run.model.cfg.n_layers)
+    without, everyone = clean.clone(), torch.arange(n_facts, device=clean.device)
+    for batch in filled([n_facts] * len(path.layers), path.cost, max_batch_tokens):
         with torch.no_grad():
-            without[layers] = path.probability(layers, [path.rows(layer, zero) for layer in layers])
+            pieces = []
+            for place, part in batch:
+                zeros = torch.zeros(len(everyone[part]), **run.exact)
+                layer = path.layers[place]
+                pieces.append((layer, everyone[part], path.rows(layer, everyone[part], zeros)))
+            found = path.probability(pieces).split([len(facts) for _, facts, _ in pieces])
+        for (layer, facts, _), probability in zip(pieces, found, strict=True):
+            without[facts, layer] = probability
         beat()
     return clean - without
 
 
 def _until_layer(scores: Tensor, change: Tensor, n_done: int) -> tuple[Tensor, Tensor]:
     """Scores and changes of the layers that are finished; NaN above them."""
-    finished = torch.arange(len(scores), device=scores.device) < n_done
+    finished = torch.arange(scores.shape[1], device=scores.device) < n_done
     return torch.where(finished[:, None, None], scores, torch.nan), torch.where(finished, change, torch.nan)
 
 
@@ -263,8 +329,3 @@ def _until(base: BaseRun, end: int) -> BaseRun:
         values=tuple(values[:, :end] for values in base.values),
         mlp_out=base.output("mlp_out")[:, :, :end],
     )
-
-
-def _chunks(steps: int, length: int, max_batch_tokens: int) -> list[slice]:
-    size = max(1, min(steps, max_batch_tokens // length))
-    return [slice(first, first + size) for first in range(0, steps, size)]

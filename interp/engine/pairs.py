@@ -1,6 +1,7 @@
 """Finished runs of two kinds: one that states are taken from, and those that they are put into.
 
-- :func:`clean_and_corrupted`: states of the clean run go into runs whose subject is corrupted (causal tracing).
+- :func:`clean_and_corrupted`: states of the clean run go into runs whose subject is corrupted (causal tracing);
+  :func:`pooled_runs` of several facts at once.
 - :func:`prompt_pair`: states of another prompt's run go into this prompt's run (activation patching). Tokens are
   aligned by what they are: those before the subject from the left, those of the subject and those after it from
   the right, so that last subject token meets last subject token and last token meets last token.
@@ -15,19 +16,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import xxhash
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.engine.base_runs import BaseRun, Site, base_run, check_decoder, run_bytes, sublayers
 from interp.engine.batches import check_fits, halving
+from interp.engine.checksum import weights_checksum
 from interp.engine.corruption import (
     CORRUPTIONS,
     CorruptedRows,
     Corruption,
     noise_level,
     replacement_facts,
+    side_by_side,
     with_noise,
     with_other_subjects,
 )
@@ -38,10 +40,9 @@ from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, tokenize
 from interp.options import check_choice, check_flag, check_noise, check_seed, whole_number
 
-__all__ = ["RunPair", "check_current", "clean_and_corrupted", "prompt_pair"]
+__all__ = ["Pool", "RunPair", "check_current", "clean_and_corrupted", "pooled_runs", "prompt_pair"]
 
 _READOUT_ROWS = 512  # rows of logits computed at once
-_CHECKED_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,57 +129,110 @@ def clean_and_corrupted(
         ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
     """
+    return pooled_runs(
+        model,
+        [fact],
+        samples=samples,
+        noise=noise,
+        seed=seed,
+        corruption=corruption,
+        replace=replace,
+        reference_facts=reference_facts,
+        record=record,
+        max_batch_tokens=max_batch_tokens,
+    ).pairs[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """The clean and corrupted runs of several facts in one base run, in which all prompts end together.
+
+    Args:
+        pairs: Of each fact; their runs are views.
+        runs: All of them: of each fact the clean one, then its corrupted ones.
+        clean: Which of them is each fact's clean one.
+    """
+
+    pairs: tuple[RunPair, ...]
+    runs: BaseRun
+    clean: tuple[int, ...]
+
+
+def pooled_runs(
+    model: HookedTransformer,
+    facts: Sequence[Fact],
+    *,
+    samples: int = 10,
+    noise: float | Literal["3sigma"] = "3sigma",
+    seed: int = 1,
+    corruption: Corruption = "gaussian",
+    replace: bool = False,
+    reference_facts: Sequence[Fact] | None = None,
+    record: Sequence[Site] | None = None,
+    max_batch_tokens: int = 4096,
+) -> Pool:
+    """As :func:`clean_and_corrupted`, of several facts at once; prompts of different lengths need
+    :func:`~interp.engine.base_runs.can_be_padded`.
+    """
     check_choice("corruption", corruption, CORRUPTIONS)
     noise, seed, replace = check_noise(noise), check_seed(seed), check_flag("replace", replace)
     samples = whole_number("samples", samples)
     max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
     record = sublayers(model) if record is None else record
-    tokenized = tokenize(model, fact)
+    tokenized = [tokenize(model, fact) for fact in facts]
     if corruption == "symmetric":
         known = _given_or_built_in(reference_facts)
-        others = replacement_facts(model, fact, known, samples, seed=seed, max_batch_tokens=max_batch_tokens)
-        rows = with_other_subjects(tokenized, others)
+        asked = {"seed": seed, "max_batch_tokens": max_batch_tokens}
+        others = [replacement_facts(model, fact, known, samples, **asked) for fact in facts]
+        rows = [with_other_subjects(own, other) for own, other in zip(tokenized, others, strict=True)]
     else:
         level = noise_level(model, _given_or_built_in(reference_facts)) if noise == "3sigma" else float(noise)
-        rows = with_noise(model, tokenized, samples, level, seed, corruption, replace)
-    _check_memory(model, rows, record)
-    weights = _weights(model)
+        rows = [with_noise(model, own, samples, level, seed, corruption, replace) for own in tokenized]
+    together = side_by_side(rows)
+    _check_memory(model, together.ids, record)
+    weights = weights_checksum(model)
     runs = halving(
-        lambda limit: base_run(model, rows.ids, hooks=rows.hooks, record=record, max_batch_tokens=limit),
+        lambda limit: base_run(
+            model, together.ids, hooks=together.hooks, record=record, begins=together.begins, max_batch_tokens=limit
+        ),
         max_batch_tokens,
     )
     with torch.no_grad():
         logits = torch.cat([unembed(model, some) for some in runs.resid[-1, :, -1].split(_READOUT_ROWS)])
-    top_id = int(logits[0].argmax())
-    return RunPair(
-        model=model,
-        fact=fact,
-        other=None,
-        tokenized=tokenized,
-        source=runs.rows(slice(0, 1)),
-        base=runs.rows(slice(1, None)),
-        source_logits=logits[0],
-        base_logits=logits[1:],
-        counterparts=tuple(range(len(tokenized.ids))),
-        answer_id=tokenized.target_ids[0] if tokenized.target_ids else top_id,
-        top_id=top_id,
-        noise=rows.noise,
-        replacements=rows.replacements,
-        seed=seed,
-        corruption=corruption,
-        replace=replace,
-        weights=weights,
-    )
+
+    def pair(fact: Fact, own: TokenizedFact, those: CorruptedRows, first: int) -> RunPair:
+        corrupted, top_id = slice(first + 1, first + len(those.ids)), int(logits[first].argmax())
+        return RunPair(
+            model=model,
+            fact=fact,
+            other=None,
+            tokenized=own,
+            source=runs.rows(slice(first, first + 1)),
+            base=runs.rows(corrupted),
+            source_logits=logits[first],
+            base_logits=logits[corrupted],
+            counterparts=tuple(range(len(own.ids))),
+            answer_id=own.target_ids[0] if own.target_ids else top_id,
+            top_id=top_id,
+            noise=those.noise,
+            replacements=those.replacements,
+            seed=seed,
+            corruption=corruption,
+            replace=replace,
+            weights=weights,
+        )
+
+    return Pool(pairs=tuple(map(pair, facts, tokenized, rows, together.firsts)), runs=runs, clean=together.firsts)
 
 
 def _given_or_built_in(facts: Sequence[Fact] | None) -> Sequence[Fact]:
     return load_facts("builtin") if facts is None else facts
 
 
-def _check_memory(model: HookedTransformer, rows: CorruptedRows, record: Sequence[Site]) -> None:
-    """Refuse a prompt whose runs and logits do not fit."""
-    n_rows, n_tokens = rows.ids.shape
+def _check_memory(model: HookedTransformer, ids: Int[Tensor, "row token"], record: Sequence[Site]) -> None:
+    """Refuse prompts whose runs and logits do not fit."""
+    n_rows, n_tokens = ids.shape
     check_fits(
         f"the clean and the corrupted run of {n_tokens} tokens with {n_rows - 1} samples",
         run_bytes(model, n_rows, n_tokens, record) + 4 * n_rows * model.cfg.d_vocab,
@@ -202,7 +256,7 @@ def prompt_pair(model: HookedTransformer, fact: Fact, other: Fact) -> RunPair:
         NumericalError: If the model returns NaN or infinite logits.
     """
     here, there = tokenize(model, fact), tokenize(model, other)
-    weights = _weights(model)
+    weights = weights_checksum(model)
     base = base_run(model, here.ids[None])  # states are put into it, none taken from it
     source = base_run(model, there.ids[None], record=sublayers(model))
     with torch.no_grad():
@@ -238,38 +292,8 @@ def check_current(pair: RunPair) -> None:
     Raises:
         OptionError: If the weights were changed since.
     """
-    if _weights(pair.model) != pair.weights:
+    if weights_checksum(pair.model) != pair.weights:
         raise OptionError(f"the weights of {pair.model.cfg.model_name} changed since these runs: run them again")
-
-
-def _weights(model: HookedTransformer) -> str:
-    """A checksum of all parameters' content, computed where they are.
-
-    Unlike :func:`interp.models.weights.weights_hash` it may depend on the layout in memory and the device, and copies
-    nothing."""
-    digest = xxhash.xxh3_128()
-    for name, parameter in model.named_parameters():
-        value = parameter.detach()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        strides = value.stride()
-        value = value.permute(sorted(range(value.ndim), key=lambda axis: -strides[axis]))  # no copy where it is dense
-        flat = value.contiguous().view(-1)
-        if flat.device.type == "cpu":
-            digest.update(flat.view(torch.uint8).numpy().data)
-        else:
-            digest.update(repr(_checksum(flat)).encode())
-    return digest.hexdigest()
-
-
-def _checksum(flat: Tensor) -> list[int]:
-    """Sums modulo 2^64 of the bits, each times an odd number of its own: any one that changes changes its sum."""
-    bits = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
-    sums = []
-    for part in bits.split(_CHECKED_AT_ONCE):
-        place = torch.arange(len(part), device=flat.device)
-        mixed = (place + 1) * 0x2545F4914F6CDD1D
-        sums.append((part.to(torch.int64) * ((mixed ^ (mixed >> 29)) | 1)).sum())
-    return torch.stack(sums).tolist() if sums else []
 
 
 def _aligned(here: TokenizedFact, there: TokenizedFact) -> tuple[int | None, ...]:

@@ -1,31 +1,40 @@
-"""Every restored run of a trace: one sweep per token, in which each cell's rows join at their layer.
+"""Every restored run of a trace, of several facts and states at once: one sweep per length of suffix.
 
-The arithmetic of :mod:`interp.locate.methods.causal_trace`. A join is cut over its samples where the batch limit asks
-for it, and made only when its turn comes.
+The arithmetic of :mod:`interp.locate.methods.causal_trace`. Prompts end together (:class:`interp.engine.pairs.Pool`),
+so a suffix of some length begins at one place, whichever fact it is of and whatever is restored. Each cell's rows join
+at their layer, the lowest first, and rows of other cells fill the products that a fact alone would leave small. Rows
+are cut into batches where the limit asks for it, and made only when their turn comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from interp.engine.batches import batch_cost, groups
+from interp.engine.batches import batch_cost, filled
 from interp.engine.cells import SITES, State, window_layers
 from interp.engine.forward import unembed
-from interp.engine.pairs import RunPair
+from interp.engine.pairs import Pool, RunPair
 from interp.engine.sweep import Join, Pin, sweep
 from interp.options import Progress
 
-__all__ = ["Restored", "restored_scores"]
+__all__ = ["Restored", "Tracing", "restored_scores"]
 
 _READOUT_ROWS = 512  # rows of logits held at once
+
+Read = Callable[[Tensor, Tensor], Tensor]
+"""From logits, and which fact each row is of, to a number a row."""
+
+Arrived = Callable[[int, int, Float[Tensor, "token layer sample"], bool], None]
+"""Called with (which of the tracings, which of its facts, its scores so far, whether they are all there)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,146 +52,216 @@ class Restored:
     sever: Literal["mlp", "attn"] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracing:
+    """What is restored, and in which facts of a pool."""
+
+    restored: Restored
+    facts: tuple[int, ...]
+
+
 def restored_scores(
-    pair: RunPair,
-    restored: Restored,
-    read: Callable[[Tensor], Tensor],
+    pool: Pool,
+    tracings: Sequence[Tracing],
+    read: Read,
     max_batch_tokens: int,
     progress: Progress,
-    arrived: Callable[[Tensor], None],
-) -> Float[Tensor, "token layer sample"]:
-    """What ``read`` reads off every restored run: one sweep per token from the last one back to the subject.
+    arrived: Arrived,
+) -> None:
+    """What ``read`` reads off every restored run, fact by fact, from the last token of each back to its subject.
 
     The last tokens come first because their suffixes are short: something is there at once.
     """
-    n_layers, n_tokens = pair.model.cfg.n_layers, len(pair.tokenized.ids)
-    first = pair.tokenized.subject_span[0]
-    corrupted = read(pair.base_logits)
-    scores = corrupted.expand(n_tokens, n_layers, -1).clone()
-    scores[first:] = torch.nan
+    works = [_Work.of(pool, tracing, read, max_batch_tokens) for tracing in tracings]
+    n_layers, n_tokens = pool.pairs[0].model.cfg.n_layers, pool.runs.resid.shape[2]
     # a cell costs as much as the tokens that run for it
-    total = sum(n_tokens - token for token in range(first, n_tokens)) * n_layers
+    total = sum(length * len(rows.facts) for work in works for length, rows in enumerate(work.rows, 1)) * n_layers
     before = 0
-    with torch.no_grad():
-        entered = _entered(pair, restored, max_batch_tokens)
-    for token in reversed(range(first, n_tokens)):
-        after_entry = {layer: after[:, token - first] for layer, after in entered.items()}
-        runs = _restored_runs(pair, restored, token, after_entry)
-        length = n_tokens - token
-        values = corrupted.expand(n_layers, -1).clone()
-        n_cells = 0.0
-        for group in _together(runs, len(corrupted), batch_cost(length, n_tokens), max_batch_tokens):
-            for (run, part), reading in zip(group, _read_off(pair, token, group, read), strict=True):
-                values[list(run.layers), part] = reading
-                n_cells += len(run.layers) * len(reading) / len(corrupted)
-            progress(before + round(n_cells * length), total)
-        scores[token] = values
-        before += n_layers * length
+    for length in range(1, max((len(work.rows) for work in works), default=0) + 1):
+        going = [work for work in works if length <= len(work.rows)]
+        runs = [(work, run) for work in going for run in _restored_runs(pool, work, length)]
+        runs.sort(key=lambda entry: entry[1].layer)
+        values = {id(work): work.untouched(length) for work in going}
+        cells = 0.0
+        counts = [len(work.rows[length - 1].runs) for work, _ in runs]
+        for batch in filled(counts, batch_cost(length, n_tokens), max_batch_tokens):
+            group = [(*runs[item], part) for item, part in batch]
+            for (work, run, part), reading in zip(group, _read_off(pool, length, group, read), strict=True):
+                for layer in run.layers:
+                    values[id(work)][layer, part] = reading
+                rows = work.rows[length - 1]
+                cells += len(run.layers) * len(rows.facts) * len(reading) / len(rows.runs)
+            progress(before + round(cells * length), total)
+        before += length * n_layers * sum(len(work.rows[length - 1].facts) for work in going)
         progress(before, total)
-        arrived(scores)
-    return scores
+        for which, work in enumerate(works):
+            if length <= len(work.rows):
+                for fact in work.note(length, values[id(work)]):
+                    arrived(which, fact, work.scores[fact], length == _reach(pool.pairs[fact]))
 
 
-def _together(
-    runs: Sequence[_RestoredRun], n_samples: int, cost: int, max_batch_tokens: int
-) -> Iterator[list[tuple[_RestoredRun, slice]]]:
-    """Restored runs that go up the network together, each with the samples it is run for."""
-    pieces = [(run, part) for run in runs for part in _parts(n_samples, cost, max_batch_tokens)]
-    yield from groups(pieces, [part.stop - part.start for _, part in pieces], cost, max_batch_tokens)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """The rows of the facts that have a suffix of some length to restore.
+
+    Args:
+        facts: Which facts, and where their rows stand.
+        runs: Which of the pool's runs each row continues.
+        clean: Which of them its states come from.
+        of_fact: Which fact it is of.
+    """
+
+    facts: dict[int, slice]
+    runs: Int[Tensor, "row"]
+    clean: Int[Tensor, "row"]
+    of_fact: Int[Tensor, "row"]
+
+    @classmethod
+    def of(cls, pool: Pool, facts: Sequence[int]) -> _Rows:
+        places: dict[int, slice] = {}
+        runs: list[int] = []
+        clean: list[int] = []
+        of_fact: list[int] = []
+        for fact in facts:
+            samples = len(pool.pairs[fact].base_logits)
+            places[fact] = slice(len(runs), len(runs) + samples)
+            runs += range(pool.clean[fact] + 1, pool.clean[fact] + 1 + samples)
+            clean += [pool.clean[fact]] * samples
+            of_fact += [fact] * samples
+        device = pool.runs.resid.device
+        return cls(
+            facts=places,
+            runs=torch.tensor(runs, device=device),
+            clean=torch.tensor(clean, device=device),
+            of_fact=torch.tensor(of_fact, device=device),
+        )
 
 
-def _parts(n_samples: int, cost: int, max_batch_tokens: int) -> list[slice]:
-    """The samples, all together if the batch limit allows it."""
-    size = max(1, max_batch_tokens // cost)
-    return [slice(first, min(first + size, n_samples)) for first in range(0, n_samples, size)]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """One tracing on its way.
+
+    Args:
+        restored: What is restored.
+        rows: By length of suffix, from 1 on.
+        corrupted: What is read off the corrupted runs, by fact.
+        scores: What is there so far, by fact; NaN what is not.
+        entered: What restored windows make of the first token of each suffix in their first block: by block, then by
+            length.
+    """
+
+    restored: Restored
+    rows: tuple[_Rows, ...]
+    corrupted: dict[int, Float[Tensor, "_"]]
+    scores: dict[int, Float[Tensor, "_ layer _"]]
+    entered: dict[int, tuple[Float[Tensor, "_ d_model"], ...]]
+
+    @classmethod
+    def of(cls, pool: Pool, tracing: Tracing, read: Read, max_batch_tokens: int) -> _Work:
+        reach = {fact: _reach(pool.pairs[fact]) for fact in tracing.facts}
+        rows = tuple(
+            _Rows.of(pool, [fact for fact in tracing.facts if reach[fact] >= length])
+            for length in range(1, max(reach.values(), default=0) + 1)
+        )
+        corrupted, scores = {}, {}
+        for fact in tracing.facts:
+            pair = pool.pairs[fact]
+            n_samples = len(pair.base_logits)
+            of_fact = torch.full((n_samples,), fact, device=pair.base_logits.device)
+            corrupted[fact] = read(pair.base_logits, of_fact)
+            scores[fact] = corrupted[fact].expand(len(pair.tokenized.ids), pair.model.cfg.n_layers, -1).clone()
+            scores[fact][pair.tokenized.subject_span[0] :] = torch.nan
+        with torch.no_grad():
+            entered = _entered(pool, tracing.restored, rows, max_batch_tokens)
+        return cls(restored=tracing.restored, rows=rows, corrupted=corrupted, scores=scores, entered=entered)
+
+    def untouched(self, length: int) -> Float[Tensor, "layer row"]:
+        """What cells score that nothing depends on."""
+        corrupted = torch.cat([self.corrupted[fact] for fact in self.rows[length - 1].facts])
+        n_layers = next(iter(self.scores.values())).shape[1]
+        return corrupted.expand(n_layers, -1).clone()
+
+    def note(self, length: int, values: Float[Tensor, "layer row"]) -> list[int]:
+        """Keep what was read off the suffixes of a length, and say of which facts."""
+        facts = self.rows[length - 1].facts
+        for fact, rows in facts.items():
+            self.scores[fact][-length] = values[:, rows]
+        return [*facts]
+
+
+def _reach(pair: RunPair) -> int:
+    """The length of the suffix from the subject on."""
+    return len(pair.tokenized.ids) - pair.tokenized.subject_span[0]
 
 
 def _read_off(
-    pair: RunPair, token: int, group: Sequence[tuple[_RestoredRun, slice]], read: Callable[[Tensor], Tensor]
-) -> tuple[Float[Tensor, "sample"], ...]:
-    """One sweep: what is read off each run of a group, for its samples."""
-    last = len(pair.tokenized.ids) - 1 - token
+    pool: Pool, length: int, group: Sequence[tuple[_Work, _RestoredRun, slice]], read: Read
+) -> tuple[Float[Tensor, "_"], ...]:
+    """One sweep: what is read off each run of a group, for some of its rows."""
+    model = pool.pairs[0].model
+    start = pool.runs.resid.shape[2] - length
+    of_fact = torch.cat([work.rows[length - 1].of_fact[part] for work, _, part in group])
     with torch.no_grad():
-        final = sweep(pair.model, pair.base, token, [run.join(part) for run, part in group], [last])[:, 0]
-        rows = torch.cat([read(unembed(pair.model, part)) for part in final.split(_READOUT_ROWS)])
-    return rows.split([part.stop - part.start for _, part in group])
+        final = sweep(model, pool.runs, start, [run.join(part) for _, run, part in group], [length - 1])[:, 0]
+        parts = zip(final.split(_READOUT_ROWS), of_fact.split(_READOUT_ROWS), strict=True)
+        rows = torch.cat([read(unembed(model, part), facts) for part, facts in parts])
+    return rows.split([part.stop - part.start for *_, part in group])
 
 
 def _entered(
-    pair: RunPair, restored: Restored, max_batch_tokens: int
-) -> dict[int, Float[Tensor, "sample token d_model"]]:
-    """What restored windows make of the tokens from the subject on in the first block of each window, by block."""
-    if restored.state == "resid":
-        return {}
-    base, site = pair.base, SITES[restored.state]
-    tokens = slice(pair.tokenized.subject_span[0], None)
-    after = {}
-    for layer in sorted({blocks.start for blocks in _windows(pair, restored)}):
-        put_back = pair.source.output(site)[layer, :, tokens]
-        after[layer] = _enter_block(
-            pair,
-            layer,
-            tokens,
-            attn_out=put_back if site == "attn_out" else base.output("attn_out")[layer, :, tokens],
-            # a restored attention output changes what the MLP reads, unless the MLP is severed from it
-            mlp_out=put_back
-            if site == "mlp_out"
-            else base.output("mlp_out")[layer, :, tokens]
-            if restored.sever == "mlp"
-            else None,
-            max_batch_tokens=max_batch_tokens,
-        )
-    return after
-
-
-def _enter_block(
-    pair: RunPair,
-    layer: int,
-    tokens: slice,
-    *,
-    attn_out: Float[Tensor, "#sample token d_model"],
-    mlp_out: Float[Tensor, "#sample token d_model"] | None,
-    max_batch_tokens: int,
-) -> Float[Tensor, "sample token d_model"]:
-    """The corrupted runs after block ``layer`` if each of some tokens, by itself, had other sublayer outputs there.
+    pool: Pool, restored: Restored, rows: Sequence[_Rows], max_batch_tokens: int
+) -> dict[int, tuple[Float[Tensor, "_ d_model"], ...]]:
+    """What restored windows make of the first token of each suffix in their first block, by that block and by length.
 
     What is restored inside a block changes that block's output at its own token alone; with the attention output
     given, no token reads another, so all tokens go through the block at once, as rows of one token.
-
-    Args:
-        pair: The runs.
-        layer: The block.
-        tokens: Which tokens.
-        attn_out: The attention output at each.
-        mlp_out: The MLP output at each; what the block computes if None.
-        max_batch_tokens: The most tokens at once.
     """
-    x = pair.base.resid[layer, :, tokens]
+    if restored.state == "resid" or not rows:
+        return {}
+    runs, site, n_tokens = pool.runs, SITES[restored.state], pool.runs.resid.shape[2]
+    counts = [len(some.runs) for some in rows]
+    token = torch.cat([torch.full_like(some.runs, n_tokens - length) for length, some in enumerate(rows, 1)])
+    own, clean = torch.cat([some.runs for some in rows]), torch.cat([some.clean for some in rows])
+    model, after = pool.pairs[0].model, {}
+    for layer in sorted({blocks.start for blocks in _windows(model, restored)}):
+        put_back = runs.output(site)[layer][clean, token]
+        put_in = {"attn_out": put_back if site == "attn_out" else runs.output("attn_out")[layer][own, token]}
+        # a restored attention output changes what the MLP reads, unless the MLP is severed from it
+        if site == "mlp_out":
+            put_in["mlp_out"] = put_back
+        elif restored.sever == "mlp":
+            put_in["mlp_out"] = runs.output("mlp_out")[layer][own, token]
+        entering = runs.resid[layer][own, token]
+        after[layer] = _through_block(model, layer, entering, put_in, max_batch_tokens).split(counts)
+    return after
 
-    def rows(of: Tensor) -> Tensor:
-        return of.expand(x.shape).reshape(-1, 1, x.shape[-1])
+
+def _through_block(
+    model: HookedTransformer,
+    layer: int,
+    entering: Float[Tensor, "row d_model"],
+    put_in: dict[str, Float[Tensor, "row d_model"]],
+    max_batch_tokens: int,
+) -> Float[Tensor, "row d_model"]:
+    """Single tokens after a block in which some sublayers' outputs are given."""
 
     def put(output: Tensor, hook: HookPoint, *, value: Tensor) -> Tensor:
         return value.reshape(output.shape)
 
-    entering, put_in = rows(x), {"attn_out": rows(attn_out)}
-    if mlp_out is not None:
-        put_in["mlp_out"] = rows(mlp_out)
     after = []
     for first in range(0, len(entering), max_batch_tokens):
         part = slice(first, first + max_batch_tokens)
         hooks: list[Any] = [
             (f"blocks.{layer}.hook_{site}", partial(put, value=value[part])) for site, value in put_in.items()
         ]
-        after.append(
-            pair.model.run_with_hooks(entering[part], start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)
-        )
-    return torch.cat(after).reshape(x.shape)
+        x = entering[part, None]
+        after.append(model.run_with_hooks(x, start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks)[:, 0])
+    return torch.cat(after)
 
 
-def _windows(pair: RunPair, restored: Restored) -> dict[range, list[int]]:
+def _windows(model: HookedTransformer, restored: Restored) -> dict[range, list[int]]:
     """The layers of each distinct window; near the ends, neighbouring windows can be the same."""
-    n_layers = pair.model.cfg.n_layers
+    n_layers = model.cfg.n_layers
     layers_of: dict[range, list[int]] = {}
     for layer in range(n_layers):
         layers_of.setdefault(window_layers(layer, restored.window, n_layers), []).append(layer)
@@ -191,13 +270,13 @@ def _windows(pair: RunPair, restored: Restored) -> dict[range, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _RestoredRun:
-    """One restored run of one token: the layers whose cells it is, and what makes its rows join.
+    """One restored run of the suffixes of a length: the layers whose cells it is, and what makes its rows join.
 
     Args:
         layers: The layers.
         layer: The first block that runs on it.
-        join: Its rows for some of the samples; made when they are needed, for all of them would take the memory of the
-            base run once more.
+        join: Some of its rows; made when they are needed, for all of them would take the memory of the base run once
+            more.
     """
 
     layers: tuple[int, ...]
@@ -205,32 +284,36 @@ class _RestoredRun:
     join: Callable[[slice], Join]
 
 
-def _restored_runs(
-    pair: RunPair, restored: Restored, token: int, after_entry: dict[int, Float[Tensor, "sample d_model"]]
-) -> list[_RestoredRun]:
-    """The distinct restored runs of one token that its answer depends on, lowest first."""
-    clean, base, n_layers = pair.source, pair.base, pair.model.cfg.n_layers
-    samples = torch.arange(base.resid.shape[1], device=base.resid.device)
+def _restored_runs(pool: Pool, work: _Work, length: int) -> list[_RestoredRun]:
+    """The distinct restored runs of the suffixes of a length that an answer depends on, lowest first."""
+    runs, restored, rows, model = pool.runs, work.restored, work.rows[length - 1], pool.pairs[0].model
+    n_layers, token = model.cfg.n_layers, runs.resid.shape[2] - length
 
-    def join(layer: int, at_token: Tensor, put_back: tuple[Pin, ...], part: slice) -> Join:
-        resid = base.resid[layer, part, token:].clone()
-        resid[:, 0] = at_token.expand(len(samples), -1)[part]
-        held: tuple[Pin, ...] = ()
+    def join(layer: int, at_token: Tensor | None, put_back: range | None, part: slice) -> Join:
+        own, clean = rows.runs[part], rows.clean[part]
+        resid = runs.resid[layer][own, token:]
+        resid[:, 0] = runs.resid[layer][clean, token] if at_token is None else at_token[part]
+        pins: list[Pin] = []
         if restored.sever is not None:
-            site = SITES[restored.sever]
-            held = (Pin(site=site, layers=range(n_layers), values=base.output(site)[:, part, token]),)
-        return Join(layer=layer, resid=resid, samples=samples[part], pins=(*held, *put_back))
+            held = SITES[restored.sever]
+            values = runs.output(held)[:, :, token]
+            pins.append(Pin(site=held, layers=range(n_layers), values=values, of_row=own))
+        if put_back is not None:
+            site = SITES[restored.state]
+            values = runs.output(site)[put_back.start : put_back.stop, :, token]
+            pins.append(Pin(site=site, layers=put_back, values=values, of_row=clean))
+        return Join(layer=layer, resid=resid, samples=own, pins=tuple(pins))
 
-    def run(layers: Sequence[int], layer: int, at_token: Tensor, *put_back: Pin) -> _RestoredRun:
-        return _RestoredRun(layers=tuple(layers), layer=layer, join=partial(join, layer, at_token, put_back))
+    def run(layers: Sequence[int], layer: int, at_token: Tensor | None = None, window: range | None = None) -> Any:
+        return _RestoredRun(layers=tuple(layers), layer=layer, join=partial(join, layer, at_token, window))
 
     if restored.state == "resid":
-        found = [run([layer], layer + 1, clean.resid[layer + 1, :, token]) for layer in range(n_layers)]
+        found = [run([layer], layer + 1) for layer in range(n_layers)]
     else:
-        site, found = SITES[restored.state], []
-        for blocks, layers in _windows(pair, restored).items():
-            pin = Pin(site=site, layers=blocks, values=clean.output(site)[blocks.start : blocks.stop, :, token])
-            found.append(run(layers, blocks.start + 1, after_entry[blocks.start], pin))
-    if token == len(pair.tokenized.ids) - 1:
+        found = [
+            run(layers, blocks.start + 1, work.entered[blocks.start][length - 1], blocks)
+            for blocks, layers in _windows(model, restored).items()
+        ]
+    if length == 1:
         return found
     return [each for each in found if each.layer < n_layers]  # after the last block only the last token is read

@@ -28,7 +28,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import BaseRun, frozen_cache
@@ -48,12 +47,19 @@ class Pin:
         layers: The blocks in which it holds.
         values: What it is set to, per block of ``layers`` and row (or for all rows alike).
         token: Counted from the first token of the suffix.
+        of_row: For each row of the join, which of the values' rows it is; None if they are the same rows.
     """
 
     site: Place
     layers: range
-    values: Float[Tensor, "layer #row d_model"]
+    values: Float[Tensor, "layer #some_row d_model"]
     token: int = 0
+    of_row: Int[Tensor, "row"] | None = None
+
+    def at(self, layer: int) -> Float[Tensor, "#row d_model"]:
+        """What it is set to in one block."""
+        values = self.values[layer - self.layers.start]
+        return values if self.of_row is None else values[self.of_row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,13 @@ class Join:
 
 
 def sweep(
-    model: HookedTransformer, base: BaseRun, start: int, joins: Sequence[Join], read: Sequence[int]
+    model: HookedTransformer,
+    base: BaseRun,
+    start: int,
+    joins: Sequence[Join],
+    read: Sequence[int],
+    *,
+    entering: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "row read d_model"]:
     """One pass up the network over the tokens ``start``.. in which rows join at their layer.
 
@@ -82,10 +94,13 @@ def sweep(
 
     Args:
         model: The model of the base run.
-        base: The run whose keys and values stand for the tokens before ``start``.
-        start: First token of the suffix.
+        base: The run whose keys and values stand for the tokens before ``start``. Its samples may be of several
+            prompts, the short ones padded on the left, so that all end together.
+        start: First token of the suffix; padding of no sample that is continued.
         joins: The rows; they need not be sorted.
         read: Which tokens to return, counted from the first token of the suffix.
+        entering: Is given what enters each block, and (of the tokens that are read) the unembedding, rows in the order
+            in which they joined.
 
     Returns:
         The residual stream after the last block, rows in the order of ``joins``.
@@ -98,7 +113,7 @@ def sweep(
     for join in waiting:
         first_row.append(n_rows)
         n_rows += len(join.resid)
-    samples = torch.cat([join.samples for join in waiting])
+    prefix = _Prefix.of(base, start, torch.cat([join.samples for join in waiting]))
 
     n_joined = 0
     x: Tensor | None = None
@@ -110,6 +125,8 @@ def sweep(
             n_joined += 1
         if arriving:
             x = torch.cat([*([] if x is None else [x]), *arriving])
+        if entering is not None and x is not None:
+            entering[layer] = x
         if layer == n_layers:
             break
         if x is not None:
@@ -119,7 +136,7 @@ def sweep(
                 for pin in join.pins
                 if layer in pin.layers
             ]
-            x = _run_block(model, base, start, layer, x, samples[: len(x)], pins, read)
+            x = _run_block(model, prefix, layer, x, pins, read)
     assert x is not None
     blocks = [x[first : first + len(join.resid)] for first, join in zip(first_row, waiting, strict=True)]
     return torch.cat([blocks[order.index(i)] for i in range(len(joins))])
@@ -127,11 +144,9 @@ def sweep(
 
 def _run_block(
     model: HookedTransformer,
-    base: BaseRun,
-    start: int,
+    prefix: _Prefix,
     layer: int,
     x: Float[Tensor, "row token d_model"],
-    samples: Int[Tensor, "row"],
     pins: Sequence[tuple[Pin, slice]],
     read: list[int],
 ) -> Float[Tensor, "row token_or_read d_model"]:
@@ -143,14 +158,15 @@ def _run_block(
     for site in get_args(Place):
         there = read if taken and site != "attn_out" else tokens
         here = [
-            (rows, there.index(pin.token), pin.values[layer - pin.layers.start])
+            (rows, there.index(pin.token), pin.at(layer))
             for pin, rows in pins
             if pin.site == site and pin.token in there
         ]
         if here:
             hooks.append((f"blocks.{layer}.hook_{site}", partial(_hold, held=here)))
-    cache = _frozen_prefix(model, base, start, layer, samples) if start > 0 else None
-    x = model.run_with_hooks(x, start_at_layer=layer, stop_at_layer=layer + 1, past_kv_cache=cache, fwd_hooks=hooks)
+    x = model.run_with_hooks(
+        x, start_at_layer=layer, stop_at_layer=layer + 1, fwd_hooks=hooks, **prefix.attended(model, layer, x)
+    )
     return x if taken or layer < model.cfg.n_layers - 1 else x[:, read]
 
 
@@ -166,15 +182,54 @@ def _hold(
     return output
 
 
-def _frozen_prefix(
-    model: HookedTransformer, base: BaseRun, start: int, layer: int, samples: Int[Tensor, "row"]
-) -> TransformerLensKeyValueCache:
-    """The base run's keys and values of the tokens before ``start`` in one block."""
-    one_sample = base.keys[layer].shape[0] == 1
+@dataclass(frozen=True, kw_only=True)
+class _Prefix:
+    """What rows attend to before their suffix: tokens of the base run.
 
-    def prefix(states: Tensor) -> Tensor:
-        states = states[:, :start]
-        return states.expand(len(samples), -1, -1, -1) if one_sample else states[samples]
+    Args:
+        base: The base run.
+        tokens: Which of its tokens: those before the suffix, from the first that is any row's own.
+        samples: Which of its samples each row continues.
+        present: 1 where a row has a token, 0 where it is padded; None where none is.
+    """
 
-    present = torch.ones(len(samples), start, dtype=torch.int, device=samples.device)
-    return frozen_cache(model, {layer: (prefix(base.keys[layer]), prefix(base.values[layer]))}, present)
+    base: BaseRun
+    tokens: slice
+    samples: Int[Tensor, "row"]
+    present: Int[Tensor, "row prefix"] | None
+
+    @classmethod
+    def of(cls, base: BaseRun, start: int, samples: Int[Tensor, "row"]) -> _Prefix:
+        """The prefix of rows whose suffixes begin at ``start``."""
+        if base.begins is None:
+            return cls(base=base, tokens=slice(0, start), samples=samples, present=None)
+        begins = torch.tensor(base.begins, device=samples.device)[samples]
+        first, last = (int(bound) for bound in begins.aminmax())
+        present = torch.arange(first, start, device=samples.device) >= begins[:, None]
+        return cls(
+            base=base, tokens=slice(first, start), samples=samples, present=present.int() if first < last else None
+        )
+
+    def attended(self, model: HookedTransformer, layer: int, x: Float[Tensor, "row token d_model"]) -> dict[str, Any]:
+        """The keys and values that those of the rows that have joined attend to in one block, and where they have any.
+
+        Returns:
+            As HookedTransformer takes them.
+        """
+        n_prefix = self.tokens.stop - self.tokens.start
+        if not n_prefix:
+            return {}
+        samples = self.samples[: len(x)]
+        one_sample = self.base.keys[layer].shape[0] == 1
+
+        def prefix(states: Tensor) -> Tensor:
+            states = states[:, self.tokens]
+            return states.expand(len(samples), -1, -1, -1) if one_sample else states[samples]
+
+        keys_and_values = prefix(self.base.keys[layer]), prefix(self.base.values[layer])
+        if self.present is None:
+            present = torch.ones(len(samples), n_prefix, dtype=torch.int, device=samples.device)
+            return {"past_kv_cache": frozen_cache(model, {layer: keys_and_values}, present)}
+        present = self.present[: len(x)]
+        cache = frozen_cache(model, {layer: keys_and_values}, present)
+        return {"past_kv_cache": cache, "attention_mask": torch.cat([present, present.new_ones(x.shape[:2])], 1)}

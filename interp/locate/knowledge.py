@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
+from interp.engine.base_runs import can_be_padded
 from interp.engine.batches import halving
 from interp.engine.forward import unembed
+from interp.engine.suffix import padded, passes
 from interp.facts.records import Fact
 from interp.models.tokens import token_text, tokenize
 from interp.options import Progress
@@ -41,43 +43,61 @@ def top_answers(
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> list[TopAnswer]:
-    """The model's top answer to each fact's prompt; one batch per prompt length, one row of logits per fact.
+    """The model's top answer to each fact's prompt; one row of logits per fact.
+
+    Prompts of several lengths share a batch where that is less work than batches of their own.
+
+    Args:
+        model: The model.
+        facts: The facts.
+        max_batch_tokens: The most tokens that go up the network at once.
+        progress: Called with (facts done, in all).
 
     Raises:
         FactError: If a fact does not fit the model.
         NumericalError: If the model returns NaN or infinite logits.
     """
     tokenized = [tokenize(model, fact) for fact in facts]
-    by_length: dict[int, list[int]] = {}
-    for index, entry in enumerate(tokenized):
-        by_length.setdefault(len(entry.ids), []).append(index)
+    lengths = [len(entry.ids) for entry in tokenized]
     found: dict[int, TopAnswer] = {}
 
-    def run(length: int, members: list[int], limit: int) -> None:
-        size = max(1, limit // length)
+    def run(members: list[int], limit: int) -> None:
+        size = max(1, limit // max(lengths[i] for i in members))
         for first in range(0, len(members), size):
             chunk = members[first : first + size]
-            batch = torch.stack([tokenized[i].ids for i in chunk])
+            batch, _ = padded([tokenized[i].ids.tolist() for i in chunk], model.W_E.device)
+            last = [lengths[i] - 1 for i in chunk]
             with torch.no_grad():
-                final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[:, -1]
+                final = model(batch, prepend_bos=False, stop_at_layer=model.cfg.n_layers)[range(len(chunk)), last]
                 probabilities = unembed(model, final).float().softmax(-1)
-            top_probability, top = probabilities.max(-1)
+            top_probability, top = (values.tolist() for values in probabilities.max(-1))
+            expected = [
+                tokenized[i].target_ids[0] if tokenized[i].target_ids else own
+                for i, own in zip(chunk, top, strict=True)
+            ]
+            of_expected = probabilities[range(len(chunk)), expected].tolist()
             for row, i in enumerate(chunk):
-                expected = tokenized[i].target_ids[0] if tokenized[i].target_ids else int(top[row])
                 found[i] = TopAnswer(
                     fact=facts[i],
-                    expected=token_text(model, expected),
-                    probability=float(probabilities[row, expected]),
-                    top_answer=token_text(model, int(top[row])),
-                    top_probability=float(top_probability[row]),
-                    known=expected == int(top[row]),
+                    expected=token_text(model, expected[row]),
+                    probability=of_expected[row],
+                    top_answer=token_text(model, top[row]),
+                    top_probability=top_probability[row],
+                    known=expected[row] == top[row],
                 )
             if progress:
                 progress(len(found), len(facts))
 
-    for length, members in by_length.items():
-        halving(partial(run, length, members), max_batch_tokens)
+    for members in _passes(model, lengths):
+        halving(partial(run, members), max_batch_tokens)
     return [found[i] for i in range(len(facts))]
+
+
+def _passes(model: HookedTransformer, lengths: Sequence[int]) -> list[list[int]]:
+    """Which prompts to ask together; of one length where the model's numbers depend on the length of a batch."""
+    if lengths and can_be_padded(model):
+        return passes(lengths, model.W_E.device)
+    return [[i for i, own in enumerate(lengths) if own == length] for length in sorted({*lengths})]
 
 
 def known_facts(

@@ -7,19 +7,21 @@ Everything else takes what it needs from it: the study and its Figure 1, heatmap
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from transformer_lens import HookedTransformer
 
+from interp.engine.batches import batch_tokens
 from interp.engine.cells import Cell
+from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.options import Progress
 from interp.results.mapped import MapRecord
 from interp.results.record import Provenance
 from interp.results.token_map import TokenMap
 
-__all__ = ["LocateTask", "Locator"]
+__all__ = ["LocateTask", "Locator", "RunMany", "locate_each", "shared_task"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,11 @@ class LocateTask:
         }
 
 
+RunMany = Callable[[Sequence[tuple[str, LocateTask]], Progress, Callable[[int, MapRecord], None]], None]
+"""Several tasks at once, each with its locator's name, which differ in their facts alone; called with these, (done, in
+all), and what takes (place, record) as records are there."""
+
+
 def _all_of_it(record: MapRecord) -> MapRecord:
     return record
 
@@ -88,6 +95,8 @@ class Locator:
         doing: What is being done meanwhile.
         record: The class of its results, and of what is kept of them.
         run: Its work.
+        run_many: Its work on several facts at once, where that is less; locators with the same one share it.
+        batch_tokens: How many tokens it runs at once where nobody says it.
         kept: What a study of many facts keeps of a result, where all of it would not fit a disk; all of it by default.
         averaged: One result as the map that Figure 1 averages.
         beside: One result as a map to stand beside that of another model; its ``map()`` by default.
@@ -112,6 +121,47 @@ class Locator:
     cell: Callable[[int, int, int], Cell]
     depends: frozenset[str]
     located_by: str | None = None
+    run_many: RunMany | None = None
+    batch_tokens: Callable[[HookedTransformer], int] = batch_tokens
     kept: Callable[[Any], MapRecord] = _all_of_it
     beside: Callable[[Any], TokenMap] = _own_map
     window: Literal["from", "to"] = "to"
+
+
+def locate_each(
+    asked: Sequence[tuple[Locator, LocateTask]], progress: Progress, arrived: Callable[[int, MapRecord], None]
+) -> None:
+    """Several tasks that differ in their facts alone, of locators that share their work; else one after the other.
+
+    Args:
+        asked: Locators and tasks.
+        progress: Called with (done, in all).
+        arrived: Called with (place, record) as records are there.
+
+    Raises: What the locators raise; which of the tasks it is of is not said.
+    """
+    many = {locator.run_many for locator, _ in asked}
+    together = next(iter(many)) if len(many) == 1 else None
+    if together is not None:
+        together([(locator.name, task) for locator, task in asked], progress, arrived)
+        return
+    for place, (locator, task) in enumerate(asked):
+
+        def advance(done: int, total: int, *, place: int = place) -> None:
+            progress(1000 * place + 1000 * done // total, 1000 * len(asked))
+
+        arrived(place, locator.run(replace(task, progress=advance)))
+
+
+def shared_task(asked: Sequence[tuple[str, LocateTask]]) -> LocateTask:
+    """A task whose settings are those of all.
+
+    Raises:
+        OptionError: If two tasks differ in more than their fact.
+    """
+    first = asked[0][1]
+    for _, task in asked:
+        alike = replace(task, fact=first.fact, progress=first.progress, partial=first.partial)
+        if alike != first:
+            raise OptionError("tasks that are done at once must differ in their facts alone")
+    return first

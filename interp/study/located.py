@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import cattrs
@@ -40,11 +40,21 @@ class Located:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a run locates: the facts, the locators' names, and the noise level."""
+    """What a run locates.
+
+    Args:
+        facts: The facts.
+        locators: Names of locators.
+        noise: Its level.
+        together: How many facts are located together.
+        batch_tokens: How many tokens go up the network at once, by locator; its own choice where it is not named.
+    """
 
     facts: tuple[Fact, ...]
     locators: tuple[str, ...]
     noise: float
+    together: int = 1
+    batch_tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 def located(run: RunFolder) -> list[Located]:
@@ -107,7 +117,7 @@ def left_out(run: RunFolder) -> list[str]:
 
 
 def selection(run: RunFolder) -> Selection:
-    """What a run locates; a run of an earlier version has the paper's locators.
+    """What a run locates; a run of an earlier version has the paper's locators, fact by fact.
 
     Raises:
         DataError: If the folder is not a run, or damaged.
@@ -120,6 +130,8 @@ def _parsed(stored: Any) -> Selection:
         facts=tuple(cattrs.structure(fact, Fact) for fact in stored["facts"]),
         locators=tuple(map(str, stored.get("locators", paper.MAPS))),
         noise=float(stored["noise"]),
+        together=int(stored.get("together", 1)),
+        batch_tokens={str(name): int(tokens) for name, tokens in stored.get("batch_tokens", {}).items()},
     )
 
 

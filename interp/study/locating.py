@@ -1,18 +1,17 @@
 """Locate many facts with every locator of a study; interrupted, a second call does what is missing.
 
-A unit of work is one fact under one locator, a plain call that returns a record. They are independent of each other:
-one process does them all, several have a share each (:mod:`interp.study.shard`), or workers are given one after the
-other (:mod:`interp.study.workers`). What was found is read by :mod:`interp.study.located`.
+A unit of work is one fact under one locator; a few are computed together (:mod:`interp.study.bundles`). Bundles are
+independent of each other: one process does them all, several have a share each (:mod:`interp.study.shard`), or workers
+are given one after the other (:mod:`interp.study.workers`). What was found is read by :mod:`interp.study.located`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,17 @@ from interp.engine.corruption import noise_level, replacement_facts
 from interp.errors import FactError
 from interp.facts.records import Fact
 from interp.locate.knowledge import known_facts, spread_over_relations
-from interp.locate.method import LocateTask
 from interp.locate.methods import locator_named
 from interp.models.tokens import tokenize
 from interp.options import Progress
 from interp.results.record import Provenance, Record
 from interp.results.run_folder import RunFolder
-from interp.results.skips import SKIPPABLE, Skips
-from interp.study.located import Selection, kept, selection, unit_of
+from interp.results.skips import Skips
+from interp.study.bundles import facts_together, locate_task, missing_bundles, own_bundles
+from interp.study.located import selection
 from interp.study.settings import LocateSettings
 from interp.study.shard import Shard
-from interp.study.workers import Bench, Job, Ledger, StudyProgress, Workers, workers_of
+from interp.study.workers import Ledger, StudyProgress, Workers, workers_of
 
 __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
 
@@ -63,23 +62,10 @@ def locate_fact(
         model_provenance: To spare hashing the weights.
         progress: Called with (done, in all).
     """
-    return locator_named(locator).run(
-        LocateTask(
-            model=model,
-            fact=fact,
-            noise=noise,
-            samples=settings.samples,
-            window=settings.window,
-            seed=settings.seed,
-            corruption=settings.corruption,
-            reference_facts=reference_facts,
-            tokens=settings.attribution_tokens,
-            steps=settings.steps,
-            rule=settings.rule,
-            model_provenance=model_provenance,
-            progress=progress,
-        )
+    task = locate_task(
+        model, fact, settings, noise=noise, reference_facts=reference_facts, model_provenance=model_provenance
     )
+    return locator_named(locator).run(replace(task, progress=progress))
 
 
 def locate_facts(
@@ -135,68 +121,12 @@ def locate_facts(
         # the first of several processes says what holds
         run.write_json("selection.json", workers.ask(partial(_selected, facts, settings)), replace=False)
     chosen = selection(run)
-    units = _units(chosen, workers.shard)
-    ledger = Ledger(run=run, skips=skips, report=report, total=len(units))
-    workers.do(_missing(units, chosen, workers.share((settings, facts)), ledger), ledger)
-    report(len(units), len(units), "done")
+    own = own_bundles(chosen, workers.shard)
+    total = sum(map(len, own))
+    ledger = Ledger(run=run, skips=skips, report=report, total=total)
+    workers.do(missing_bundles(own, chosen, workers.share((settings, facts)), ledger), ledger)
+    report(total, total, "done")
     return run
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LocateFact:
-    """One unit; what all share are the settings, and where replacement subjects come from."""
-
-    unit: str
-    fact: Fact
-    locator: str
-    noise: float
-    shared: Callable[[], tuple[LocateSettings, Sequence[Fact]]]
-    size: int = 1
-
-    @property
-    def label(self) -> str:
-        return f"{self.fact.prompt} · {self.locator}"
-
-    def __call__(self, bench: Bench) -> None:
-        settings, reference_facts = self.shared()
-        bench.report(0.0, self.label)
-        try:
-            record = locate_fact(
-                bench.model,
-                self.fact,
-                self.locator,
-                settings,
-                noise=self.noise,
-                reference_facts=reference_facts,
-                model_provenance=bench.described,
-                progress=lambda part, whole: bench.report(part / whole, self.label),
-            )
-        except SKIPPABLE as error:
-            bench.leave_out({self.unit: error})
-        else:
-            bench.keep(self.unit, locator_named(self.locator).kept(record))
-
-
-def _missing(
-    units: Sequence[tuple[int, str]],
-    chosen: Selection,
-    shared: Callable[[], tuple[LocateSettings, Sequence[Fact]]],
-    ledger: Ledger,
-) -> Iterator[Job]:
-    """The units without a whole record that are not left out either."""
-    for index, name in units:
-        fact, unit = chosen.facts[index], unit_of(index, name)
-        if unit in ledger.skips or kept(ledger.run.has, index, fact, name):
-            ledger.there(1)
-        else:
-            yield _LocateFact(unit=unit, fact=fact, locator=name, noise=chosen.noise, shared=shared)
-
-
-def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
-    """The shard's units, fact by fact; those of one locator are dealt out in turn, as locators take different times."""
-    facts = range(len(chosen.facts))
-    own = set(shard.share([(index, name) for name, index in product(chosen.locators, facts)]))
-    return [unit for unit in product(facts, chosen.locators) if unit in own]
 
 
 def _selected(facts: Sequence[Fact], settings: LocateSettings, model: HookedTransformer) -> dict[str, Any]:
@@ -211,10 +141,14 @@ def _selected(facts: Sequence[Fact], settings: LocateSettings, model: HookedTran
     level = 0.0
     if settings.corruption != "symmetric":
         level = noise_level(model, facts) if settings.noise == "3sigma" else float(settings.noise)
+    at_once = {name: locator_named(name).batch_tokens(model) for name in settings.locators}
+    found = [answer.fact for answer in chosen]
     return {
         "noise": level,
         "locators": settings.locators,
-        "facts": [cattrs.unstructure(answer.fact) for answer in chosen],
+        "batch_tokens": at_once,
+        "together": facts_together(model, found, settings, max(at_once.values())),
+        "facts": [cattrs.unstructure(fact) for fact in found],
     }
 
 

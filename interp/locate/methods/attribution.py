@@ -22,7 +22,7 @@ Answers of several tokens: P is the mean over the answer's tokens of each one's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import Literal
@@ -32,11 +32,19 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.engine.base_runs import check_decoder, run_bytes
-from interp.engine.batches import check_fits, halving, warn_if_long
+from interp.engine.batches import batch_tokens, check_fits, halving, warn_if_long
 from interp.engine.cells import Cell
-from interp.engine.integrated_gradients import AnsweredRun, Rule, Scaled, answered_run, integrate, quadrature
+from interp.engine.integrated_gradients import (
+    AnsweredRuns,
+    Quadrature,
+    Rule,
+    Scaled,
+    answered_runs,
+    integrate,
+    quadrature,
+)
 from interp.facts.records import Fact
-from interp.locate.method import LocateTask, Locator
+from interp.locate.method import LocateTask, Locator, shared_task
 from interp.locate.methods.attribution_record import HUE, NAME, Attribution, AttributionMap, AttributionSums, Neuron
 from interp.models.tokens import TokenizedFact, token_text, tokenize
 from interp.models.weights import check_differentiable, check_linear_output
@@ -55,17 +63,18 @@ _AVERAGED_TIMES = 10_000  # Figure 1 shows mean scores multiplied by this
 class _Asked:
     """What :func:`attribute` is asked for, checked."""
 
-    fact: Fact
     tokens: Tokens
-    steps: int
+    points: Quadrature
     rule: Rule
+    max_batch_tokens: int | None
 
 
 _Integrated = tuple[Tensor, Tensor]
-"""Scores and changes by layer, as :func:`interp.engine.integrated_gradients.integrate` returns them."""
+"""Scores and changes by layer, as :func:`interp.engine.integrated_gradients.integrate` returns them for each fact."""
+
+Make = Callable[[], Attribution]
 
 
-@torch.inference_mode(False)
 def attribute(
     model: HookedTransformer,
     fact: Fact,
@@ -73,7 +82,7 @@ def attribute(
     tokens: Tokens = "last",
     steps: int = 20,
     rule: Rule = "riemann",
-    max_batch_tokens: int = 1024,
+    max_batch_tokens: int | None = None,
     model_provenance: Provenance | None = None,
     progress: Progress | None = None,
     partial: Callable[[Attribution], None] | None = None,
@@ -95,7 +104,8 @@ def attribute(
             published for GPT models), ``all`` tokens jointly (one path), or ``each`` token by itself.
         steps: Quadrature nodes n; at most 1,000 of ``gauss-legendre``.
         rule: ``riemann`` (right sum, equation 3) or ``gauss-legendre``.
-        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
+        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers. Chosen from
+            the memory that is free if None.
         model_provenance: To spare hashing the weights in a loop.
         progress: Called with (rows done, rows in all) from time to time. What it raises stops the work.
         partial: Called with the result so far, from time to time; what is not there yet is NaN. Layers come from
@@ -111,61 +121,141 @@ def attribute(
         InterpWarning: If it will take hours.
     """
     check_choice("tokens", tokens, TOKENS)
-    points = quadrature(rule, steps)
-    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
+    if max_batch_tokens is not None:
+        max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
+    asked = _Asked(tokens=tokens, points=quadrature(rule, steps), rule=rule, max_batch_tokens=max_batch_tokens)
+    found: list[Attribution] = []
+
+    def arrived(_: int, make: Make, complete: bool) -> None:
+        if complete:
+            found.append(make())
+        elif partial:
+            partial(make())
+
+    _attributed(model, [fact], asked, model_provenance, progress or (lambda *_: None), arrived)
+    return found[0]
+
+
+@torch.inference_mode(False)
+def _attributed(
+    model: HookedTransformer,
+    facts: Sequence[Fact],
+    asked: _Asked,
+    model_provenance: Provenance | None,
+    progress: Progress,
+    arrived: Callable[[int, Make, bool], None],
+) -> None:
+    """Attribution scores of several facts; those with prompts and answers of the same lengths go up together.
+
+    Args:
+        model: The model.
+        facts: The facts.
+        asked: What is asked of each.
+        model_provenance: To spare hashing the weights.
+        progress: Called with (done, in all).
+        arrived: Called with the place of a fact, what makes its result so far, and whether all of it is there.
+    """
     check_decoder(model)
     check_linear_output(model)
     check_differentiable(model)
-    asked = _Asked(fact=fact, tokens=tokens, steps=len(points.nodes), rule=rule)
-
-    tokenized = tokenize(model, fact)
-    _check_memory(model, tokenized, tokens)
-    run = answered_run(model, tokenized)
-    n_layers, parts = model.cfg.n_layers, _scaled_together(tokens, run)
-    lengths = [run.answers_at + part.answers.stop - part.tokens.start for part in parts]
-    warn_if_long(
-        f"attribution over {len(run.ids)} tokens with {asked.steps} steps",
-        model,
-        sum(lengths) * asked.steps * n_layers * n_layers / 2,
-        max(lengths),
-        max_batch_tokens,
-        passes=3,
-    )
+    limit = asked.max_batch_tokens or batch_tokens(model, gradients=True)
+    tokenized = [tokenize(model, fact) for fact in facts]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, own in enumerate(tokenized):
+        alike.setdefault((len(own.ids), len(own.target_ids) or 1), []).append(place)
+    stages = [(members, _scaled_together(asked.tokens, *lengths)) for lengths, members in alike.items()]
+    for lengths, members in alike.items():
+        _check_memory(model, *lengths, len(members), asked.tokens)
+    _announce(model, alike, asked, limit)
     described = model_provenance or provenance(model)
+    before, n_layers = 0, model.cfg.n_layers
+    total = n_layers * sum(len(members) * len(parts) for members, parts in stages)
+    for members, parts in stages:
+        run = answered_runs(model, [tokenized[place] for place in members])
+
+        def advance(done: int, *, before: int = before, n_facts: int = len(members)) -> None:
+            progress(before + done * n_facts, total)
+
+        def noted(
+            found: Sequence[_Integrated],
+            complete: bool,
+            *,
+            run: AnsweredRuns = run,
+            members: Sequence[int] = members,
+        ) -> None:
+            for row, place in enumerate(members):
+                own = [(scores[row], change[row]) for scores, change in found]
+                arrived(
+                    place,
+                    bound(_attribution, asked, facts[place], tokenized[place], run, row, own, described),
+                    complete,
+                )
+
+        _integrate_parts(run, parts, asked.points, limit, advance, noted)
+        before += n_layers * len(members) * len(parts)
+
+
+def _integrate_parts(
+    run: AnsweredRuns,
+    parts: Sequence[Scaled],
+    points: Quadrature,
+    limit: int,
+    progress: Callable[[int], None],
+    noted: Callable[[Sequence[_Integrated], bool], None],
+) -> None:
+    """Scores and changes of each part that is scaled together; what is not there yet is NaN."""
     found: list[_Integrated] = []
     for index, part in enumerate(parts):
 
-        def advance(done: int, total: int, *, before: int = index * n_layers) -> None:
-            if progress:
-                progress(before + done, len(parts) * total)
+        def advance(done: int, n_layers: int, *, before: int = index) -> None:
+            progress(before * n_layers + done)
 
         def arrived(scores: Tensor, change: Tensor, *, after: int = len(parts) - index - 1) -> None:
-            if partial:
-                missing = (torch.full_like(scores, torch.nan), torch.full_like(change, torch.nan))
-                partial(_attribution(asked, tokenized, run, [*found, (scores, change), *[missing] * after], described))
+            missing = (torch.full_like(scores, torch.nan), torch.full_like(change, torch.nan))
+            noted([*found, (scores, change), *[missing] * after], False)
 
-        work = bound(integrate, run, part, points, progress=advance, arrived=arrived)
-        found.append(halving(work, max_batch_tokens))
-    return _attribution(asked, tokenized, run, found, described)
+        found.append(halving(bound(integrate, run, part, points, progress=advance, arrived=arrived), limit))
+    noted(found, True)
 
 
-def _check_memory(model: HookedTransformer, tokenized: TokenizedFact, tokens: Tokens) -> None:
-    """Refuse a prompt whose run, activations and scores do not fit."""
+def _announce(
+    model: HookedTransformer, alike: Mapping[tuple[int, int], Sequence[int]], asked: _Asked, limit: int
+) -> None:
+    """Say beforehand that it will take hours."""
+    n_layers, n_steps, tokens, longest = model.cfg.n_layers, len(asked.points.nodes), 0, 1
+    for (n_prompt, n_answers), members in alike.items():
+        parts = _scaled_together(asked.tokens, n_prompt, n_answers)
+        lengths = [n_prompt - 1 + part.answers.stop - part.tokens.start for part in parts]
+        tokens += len(members) * sum(lengths)
+        longest = max(longest, *lengths)
+    n_tokens = max(n_prompt + n_answers - 1 for n_prompt, n_answers in alike)
+    warn_if_long(
+        f"attribution over {n_tokens} tokens with {n_steps} steps",
+        model,
+        tokens * n_steps * n_layers * n_layers / 2,
+        longest,
+        limit,
+        passes=3,
+    )
+
+
+def _check_memory(model: HookedTransformer, n_prompt: int, n_answer: int, n_facts: int, tokens: Tokens) -> None:
+    """Refuse prompts whose runs, activations and scores do not fit."""
     cfg = model.cfg
     assert cfg.d_mlp is not None
-    n_tokens = len(tokenized.ids) + len(tokenized.target_ids[:-1])
+    n_tokens = n_prompt + n_answer - 1
     copies = 1 if tokens == "last" else 3
     check_fits(
         f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}",
-        run_bytes(model, 1, n_tokens, ("mlp_out",)) + 4 * copies * cfg.n_layers * n_tokens * cfg.d_mlp,
+        run_bytes(model, n_facts, n_tokens, ("mlp_out",)) + 4 * copies * cfg.n_layers * n_facts * n_tokens * cfg.d_mlp,
         model.W_E.device,
         "take a shorter prompt, tokens='last' or a machine with more memory",
     )
 
 
-def _scaled_together(tokens: Tokens, run: AnsweredRun) -> list[Scaled]:
+def _scaled_together(tokens: Tokens, n_prompt: int, n_answers: int) -> list[Scaled]:
     """What is scaled together, and the answer tokens that it is scaled for."""
-    at, n_tokens, n_answers = run.answers_at, len(run.ids), len(run.answer_ids)
+    at, n_tokens = n_prompt - 1, n_prompt + n_answers - 1
     if tokens == "last":
         return [Scaled(tokens=range(at + j, at + j + 1), answers=range(j, j + 1)) for j in range(n_answers)]
     if tokens == "all":
@@ -184,26 +274,32 @@ def _joined(tokens: Tokens, found: Sequence[_Integrated]) -> _Integrated:
 
 
 def _attribution(
-    asked: _Asked, tokenized: TokenizedFact, run: AnsweredRun, found: Sequence[_Integrated], described: Provenance
+    asked: _Asked,
+    fact: Fact,
+    tokenized: TokenizedFact,
+    run: AnsweredRuns,
+    row: int,
+    found: Sequence[_Integrated],
+    described: Provenance,
 ) -> Attribution:
-    """The result, from what was integrated of each part that is scaled together."""
+    """The result of one of the runs, from what was integrated of each part that is scaled together."""
     scores, change = _joined(asked.tokens, found)
     gap = change - scores.sum((-1, -2) if asked.tokens == "all" else -1)
     return Attribution(
         provenance=described,
-        fact=asked.fact,
+        fact=fact,
         scores=scores.cpu(),
         change=change.cpu(),
         completeness_gap=gap.cpu(),
-        probability=float(run.probabilities.mean()),
-        tokens=tuple(token_text(run.model, i) for i in run.ids.tolist()),
+        probability=float(run.probabilities[row].mean()),
+        tokens=tuple(token_text(run.model, i) for i in run.ids[row].tolist()),
         n_prompt_tokens=len(tokenized.ids),
         subject_span=tokenized.subject_span,
-        answer=token_text(run.model, *run.answer_ids.tolist()),
-        top_answer=token_text(run.model, run.top_id),
-        known=bool(run.top_id == run.answer_ids[0]),
+        answer=token_text(run.model, *run.answer_ids[row].tolist()),
+        top_answer=token_text(run.model, run.top_ids[row]),
+        known=bool(run.top_ids[row] == run.answer_ids[row, 0]),
         scaled_tokens=asked.tokens,
-        steps=asked.steps,
+        steps=len(asked.points.nodes),
         rule=asked.rule,
     )
 
@@ -217,6 +313,24 @@ def _run(task: LocateTask) -> Attribution:
         rule=task.rule,  # type: ignore[arg-type]
         **task.shared(),
     )
+
+
+def _run_many(
+    asked: Sequence[tuple[str, LocateTask]], progress: Progress, arrived: Callable[[int, Attribution], None]
+) -> None:
+    task = shared_task(asked)
+
+    def noted(place: int, make: Make, complete: bool) -> None:
+        if complete:
+            arrived(place, make())
+
+    options = _Asked(
+        tokens=task.tokens,  # type: ignore[arg-type]
+        points=quadrature(task.rule, task.steps),  # type: ignore[arg-type]
+        rule=task.rule,  # type: ignore[arg-type]
+        max_batch_tokens=task.max_batch_tokens,
+    )
+    _attributed(task.model, [each.fact for _, each in asked], options, task.model_provenance, progress, noted)
 
 
 def _averaged(found: AttributionMap) -> TokenMap:
@@ -245,5 +359,7 @@ LOCATOR = Locator(
     cell=lambda token, layer, window: Cell(token=token, layer=layer, state="mlp"),  # one block's MLP output
     depends=frozenset({"tokens", "steps", "rule"}),
     located_by="Attribution score",
+    run_many=_run_many,
+    batch_tokens=bound(batch_tokens, gradients=True),
     window="from",  # the paper: 1-5 for layer 1, where tracing has 13-17 for layer 17
 )

@@ -18,36 +18,23 @@ symmetric replacement and logit difference: Zhang & Nanda 2023, "Towards Best Pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from functools import partial as bound
 from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.engine.base_runs import check_decoder, check_site, run_bytes, sublayers
-from interp.engine.batches import check_fits, halving, warn_if_long
-from interp.engine.cells import SITES, STATE_NAMES, STATES, Cell, State
+from interp.engine.cells import STATE_NAMES, STATES, Cell, State
 from interp.engine.corruption import Corruption
-from interp.engine.pairs import RunPair, clean_and_corrupted
-from interp.engine.restorations import Restored, restored_scores
-from interp.errors import OptionError
 from interp.facts.records import Fact
-from interp.locate.method import LocateTask, Locator
+from interp.locate.method import LocateTask, Locator, shared_task
+from interp.locate.methods.causal_trace_pool import Metric, TraceOptions, check_states, traced
 from interp.locate.methods.causal_trace_record import HUES, CausalTrace
-from interp.models.tokens import token_text
-from interp.options import Progress, check_choice, check_seed, whole_number
+from interp.options import Progress, check_choice
 from interp.results.record import Provenance, provenance
 from interp.results.token_map import TokenMap
 
 __all__ = ["ATTN", "MLP", "RESID", "CausalTrace", "causal_trace"]
-
-Metric = Literal["probability", "log_probability", "logit_difference"]
-
-METRICS: tuple[Metric, ...] = ("probability", "log_probability", "logit_difference")
 
 
 def causal_trace(
@@ -64,7 +51,7 @@ def causal_trace(
     metric: Metric = "probability",
     sever: Literal["mlp", "attn"] | None = None,
     reference_facts: Sequence[Fact] | None = None,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int | None = None,
     model_provenance: Provenance | None = None,
     progress: Progress | None = None,
     partial: Callable[[CausalTrace], None] | None = None,
@@ -97,7 +84,8 @@ def causal_trace(
         sever: Also hold the MLP or attention outputs at the restored token to their corrupted values in all
             blocks, to see what carries the effect.
         reference_facts: Where ``"3sigma"`` and replacement subjects come from; the built-in facts if None.
-        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers.
+        max_batch_tokens: The most tokens a block runs on at once; bounds memory, does not change numbers. Chosen from
+            the memory that is free if None.
         model_provenance: To spare hashing the weights in a loop.
         progress: Called from time to time with (work done, work in all): cells, each times the tokens that run for
             it. What it raises stops the work.
@@ -115,133 +103,32 @@ def causal_trace(
         InterpWarning: If it will take hours.
     """
     check_choice("state", state, STATES)
-    check_choice("metric", metric, METRICS)
-    check_choice("sever", sever, (None, "mlp", "attn"))
-    window, seed = whole_number("window", window), check_seed(seed)
-    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
-    check_decoder(model)
-    _check_sublayers(model, state, sever)
-    pair = clean_and_corrupted(
-        model,
-        fact,
+    options = TraceOptions(
+        window=window,
         samples=samples,
         noise=noise,
         seed=seed,
         corruption=corruption,
-        replace=replace,
         reference_facts=reference_facts,
-        record=() if state == "resid" and sever is None else sublayers(model),
+        replace=replace,
+        metric=metric,
+        sever=sever,
         max_batch_tokens=max_batch_tokens,
     )
-    restored = Restored(state=state, window=window, sever=sever)
-    reading = _Reading.of(pair, metric)
-    _announce(pair, state, max_batch_tokens)
-    found = bound(_found, pair, restored, reading, model_provenance or provenance(model))
-    scores = halving(
-        lambda limit: restored_scores(
-            pair,
-            restored,
-            reading,
-            limit,
-            progress or (lambda *_: None),
-            (lambda so_far: partial(found(so_far))) if partial else (lambda _: None),
-        ),
-        max_batch_tokens,
-    )
-    return found(scores)
+    found: list[CausalTrace] = []
 
+    def arrived(state: State, fact: int, make: Callable[[], CausalTrace], complete: bool) -> None:
+        if partial or complete:
+            so_far = make()
+            if partial:
+                partial(so_far)
+            if complete:
+                found.append(so_far)
 
-def _check_sublayers(model: HookedTransformer, state: State, sever: str | None) -> None:
-    """Refuse to restore or sever what the model does not have, and to sever what is restored."""
-    for name, kind in (("state", state), ("sever", sever)):
-        if kind is not None and kind in SITES:
-            check_site(model, SITES[kind], f"{name}={kind!r}")
-    if sever is not None and sever == state:
-        raise OptionError(f"sever={sever!r} would undo the restored state={state!r}; choose another pair")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """What is read off the logits after a run.
-
-    Args:
-        metric: Which number.
-        answer_id: The answer.
-        foil_id: What its logit is compared with, if that is the metric.
-    """
-
-    metric: Metric
-    answer_id: int
-    foil_id: int | None = None
-
-    @classmethod
-    def of(cls, pair: RunPair, metric: Metric) -> _Reading:
-        """The metric of a pair's answer; its foil is the likeliest other answer of the corrupted runs."""
-        if metric != "logit_difference":
-            return cls(metric=metric, answer_id=pair.answer_id)
-        alternatives = pair.base_logits.softmax(-1).mean(0)
-        alternatives[pair.answer_id] = -1
-        return cls(metric=metric, answer_id=pair.answer_id, foil_id=int(alternatives.argmax()))
-
-    def __call__(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
-        if self.metric == "logit_difference":
-            return logits[:, self.answer_id] - logits[:, self.foil_id]
-        log_probability = logits.log_softmax(-1)[:, self.answer_id]
-        return log_probability if self.metric == "log_probability" else log_probability.exp()
-
-
-def _found(
-    pair: RunPair,
-    restored: Restored,
-    reading: _Reading,
-    described: Provenance,
-    scores: Float[Tensor, "token layer sample"],
-) -> CausalTrace:
-    """The result, from what was read off the restored runs."""
-    model, answer_id, foil_id = pair.model, pair.answer_id, reading.foil_id
-    clean, corrupted = reading(pair.source_logits[None]), reading(pair.base_logits)
-    effect, n = scores - corrupted, len(corrupted)
-    return CausalTrace(
-        provenance=described,
-        fact=pair.fact,
-        scores=scores.mean(-1).cpu(),
-        standard_error=(effect.std(-1) / n**0.5 if n > 1 else torch.full_like(effect[..., 0], torch.nan)).cpu(),
-        clean_score=float(clean),
-        corrupted_score=float(corrupted.mean()),
-        clean_probability=float(pair.source_logits.softmax(-1)[answer_id]),
-        corrupted_probability=float(pair.base_logits.softmax(-1)[:, answer_id].mean()),
-        tokens=pair.tokenized.strings,
-        subject_span=pair.tokenized.subject_span,
-        answer=token_text(model, answer_id),
-        answer_id=answer_id,
-        top_answer=token_text(model, pair.top_id),
-        known=answer_id == pair.top_id,
-        foil=None if foil_id is None else token_text(model, foil_id),
-        foil_id=foil_id,
-        replacements=pair.replacements,
-        state=restored.state,
-        window=1 if restored.state == "resid" else restored.window,
-        samples=n,
-        noise=pair.noise,
-        seed=pair.seed,
-        corruption=pair.corruption,
-        replace=pair.replace,
-        metric=reading.metric,
-        sever=restored.sever,
-    )
-
-
-def _announce(pair: RunPair, state: State, max_batch_tokens: int) -> None:
-    """Say beforehand that a trace will not fit, or will take hours."""
-    n_layers, n_tokens = pair.model.cfg.n_layers, len(pair.tokenized.ids)
-    n_samples, first = len(pair.base_logits), pair.tokenized.subject_span[0]
-    what = f"the trace of {n_tokens} tokens with {n_samples} samples"
-    scores = 4 * 3 * n_tokens * n_layers * n_samples
-    entered = 0 if state == "resid" else run_bytes(pair.model, n_samples, n_tokens - first, ())
-    check_fits(what, scores + entered, pair.model.W_E.device, "take fewer samples or a shorter prompt")
-    lengths = range(1, n_tokens - first + 1)
-    block_tokens = sum(lengths) * n_samples * n_layers * n_layers / 2
-    warn_if_long(f"{what} (state={state!r})", pair.model, block_tokens, max(lengths), max_batch_tokens)
+    check_states(model, [state], sever)
+    described = model_provenance or provenance(model)
+    traced(model, [fact], {state: [0]}, options, described, progress or (lambda *_: None), arrived)
+    return found[-1]
 
 
 def _run(task: LocateTask, state: State) -> CausalTrace:
@@ -257,6 +144,34 @@ def _run(task: LocateTask, state: State) -> CausalTrace:
         reference_facts=task.reference_facts,
         **task.shared(),
     )
+
+
+def _run_many(
+    asked: Sequence[tuple[str, LocateTask]], progress: Progress, arrived: Callable[[int, CausalTrace], None]
+) -> None:
+    """Facts and states at once; a locator is named like what it restores."""
+    task = shared_task(asked)
+    facts = list(dict.fromkeys(each.fact for _, each in asked))
+    places: dict[tuple[str, int], list[int]] = {}
+    for place, (name, each) in enumerate(asked):
+        places.setdefault((name, facts.index(each.fact)), []).append(place)
+    states = {name: [fact for of, fact in places if of == name] for name, _ in places}
+
+    def noted(state: State, fact: int, make: Callable[[], CausalTrace], complete: bool) -> None:
+        for place in places[state, fact] if complete else ():
+            arrived(place, make())
+
+    options = TraceOptions(
+        window=task.window,
+        samples=task.samples,
+        noise=task.noise,
+        seed=task.seed,
+        corruption=task.corruption,  # type: ignore[arg-type]
+        reference_facts=task.reference_facts,
+        max_batch_tokens=task.max_batch_tokens,
+    )
+    described = task.model_provenance or provenance(task.model)
+    traced(task.model, facts, states, options, described, progress, noted)  # type: ignore[arg-type]
 
 
 def _averaged(trace: CausalTrace) -> TokenMap:
@@ -294,6 +209,7 @@ def _locator(state: State, turn: int, doing: str) -> Locator:
         cell=cell,
         depends=frozenset({"noise", "samples", "seed"} | (set() if state == "resid" else {"window"})),
         located_by=_LOCATED_BY[state],
+        run_many=_run_many,
     )
 
 
