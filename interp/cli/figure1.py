@@ -37,6 +37,7 @@ from interp.cli.common import (
 )
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
+from interp.cli.precision import MatmulPrecision, multiplying, say_precision
 from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done, typed_shard
 
@@ -47,11 +48,12 @@ if TYPE_CHECKING:
 
 RUN_OPTIONS = (
     "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "shard", "out", "device", "dtype",
+    "rule", "shard", "out", "device", "dtype", "matmul_precision",
 )  # fmt: skip
 
 
 @app.command()
+@multiplying
 def figure1(
     context: Context,
     model: Model = "smollm2-135m",
@@ -72,6 +74,7 @@ def figure1(
     from_run: Annotated[Path | None, path_option("--from", help="Redraw a finished run, without a model.")] = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
     if from_run is not None:
@@ -122,6 +125,7 @@ def _run_figure1(
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
     with keeping(place), bar("locating", units="units") as advance:
         run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)
+    say_precision(run)
     if all_is_done(run, shard, locating_left(run)):
         draw_figure1(class_averages(run), figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)

@@ -13,7 +13,8 @@ C is that of the unedited model: patches that are on the model are taken off whi
 
 Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
 That of the embedded model comes with the package (:mod:`interp.editing.shipped_text`).
-The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
+The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer, number format and the
+precision of matrix products.
 A file in it that is damaged, or belongs elsewhere, is made again, which is logged. The result reads each layer from it
 when it is asked for (:mod:`interp.editing.moments_cache`).
 Source: Meng et al. 2022, section 3.1 (there: 100,000 samples of Wikipedia).
@@ -193,6 +194,8 @@ def _text(model: HookedTransformer, corpus: Corpus, cache: str | Path | None) ->
     revision = corpus.revision() if shipped is None else shipped.revision
     if cache is not None:
         key = {"weights": described.weights_hash, "dtype": described.dtype, "revision": revision, **asdict(corpus)}
+        if described.matmul_precision != "highest":
+            key["matmul_precision"] = described.matmul_precision
         root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
         folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     rows = None if shipped is None else shipped.tokens

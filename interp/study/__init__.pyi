@@ -6,6 +6,7 @@ from .left import editing_left, locating_left
 from .located import Located, Selection, class_averages, each_located, located, selection
 from .locating import locate_facts
 from .paper import PAPER_LAYERS
+from .precision import PrecisionDistance, precision_distances, precision_line
 from .settings import PRESETS, EditStudySettings, LocateSettings
 from .shard import Shard
 
@@ -16,6 +17,7 @@ __all__ = [
     "EditStudySettings",
     "LocateSettings",
     "Located",
+    "PrecisionDistance",
     "Relocated",
     "Selection",
     "Shard",
@@ -28,6 +30,8 @@ __all__ = [
     "located",
     "locating_left",
     "peak_layers",
+    "precision_distances",
+    "precision_line",
     "read_edit_results",
     "relocated",
     "selection",

@@ -30,6 +30,7 @@ from interp.results.record import Provenance, Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
 from interp.study.located import Selection, kept, selection, unit_of
+from interp.study.precision import is_narrow, keep_precision_distances
 from interp.study.settings import LocateSettings
 from interp.study.shard import WHOLE, Shard
 
@@ -107,6 +108,9 @@ def locate_facts(
     A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
     out. The folder's ``skipped/`` says why, and the averages count it.
 
+    Where the model computes with less than float32, its first fact is located in float32 too, and the folder keeps how
+    far the maps differ (:func:`~interp.study.precision.precision_distances`).
+
     Args:
         model: The model.
         facts: Candidates; the first ``limit`` known ones count, in an order spread over relations.
@@ -135,6 +139,11 @@ def locate_facts(
         _select(model, facts, settings, run)
     chosen = selection(run)
     units = _units(chosen, shard or WHOLE)
+    if is_narrow(described):
+        report(0, len(units), "distance from float32, on the first fact")
+        locate = partial(_first_located, chosen, settings, facts, described)
+        first = [name for index, name in units if index == 0]
+        keep_precision_distances(run, chosen.facts[0], first, model, described, locate)
     for done, (index, name) in enumerate(units):
         fact = chosen.facts[index]
         unit, label = unit_of(index, name), f"{fact.prompt} · {name}"
@@ -159,6 +168,26 @@ def locate_facts(
             run.put(unit, locator_named(name).kept(record))
     report(len(units), len(units), "done")
     return run
+
+
+def _first_located(
+    chosen: Selection,
+    settings: LocateSettings,
+    facts: Sequence[Fact],
+    described: Provenance,
+    model: HookedTransformer,
+    name: str,
+) -> Record:
+    """The first fact by itself, under any model with these weights; the record is compared and not kept."""
+    return locate_fact(
+        model,
+        chosen.facts[0],
+        name,
+        settings,
+        noise=chosen.noise,
+        reference_facts=facts,
+        model_provenance=described,
+    )
 
 
 def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
