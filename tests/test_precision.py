@@ -17,6 +17,7 @@ import torch
 from scipy.stats import spearmanr
 from transformer_lens import HookedTransformer
 
+from interp.cli.shards import TRY_AGAIN
 from interp.errors import DataError, NumericalError, OptionError
 from interp.facts.records import Fact
 from interp.locate.methods.causal_trace import causal_trace
@@ -326,6 +327,15 @@ def test_figure1_says_it_on_one_line(call: Call, facts_file: Path) -> None:
     refused(call(*run), "run holds a run with provenance", "'matmul_precision': 'high'")
     done = call("figure1", *MODEL, *FIGURE, "--facts", facts_file, "--out", "plain")
     assert "distance from float32" not in done.err
+
+
+def test_a_study_says_it_before_it_edits(call: Call, facts_file: Path) -> None:
+    study = ("study", *MODEL, "--limit", "1", "--facts", facts_file, "--out", "run", "--dtype", "bfloat16")
+    done = call(*study, "--shard", "1/2")
+    assert done.code == TRY_AGAIN  # the other shard's units are missing
+    (line,) = (line for line in done.err.splitlines() if "distance from float32 on" in line)
+    assert line.startswith("bfloat16: distance from float32 on '")
+    assert line.count("of the largest value") == 2  # those of the shard's locators
 
 
 @pytest.mark.parametrize(
