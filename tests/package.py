@@ -24,6 +24,7 @@ TINY = ROOT / "tests" / "golden" / "tiny-gpt2"
 IN_WHEEL = {
     "interp/__init__.pyi",
     "interp/py.typed",
+    "interp/editing/data/smollm2-135m.npz",
     "interp/explorer/explorer.css",
     "interp/explorer/explorer.js",
     "interp/facts/data/cases.jsonl",

@@ -14,12 +14,13 @@ from transformer_lens import HookedTransformer
 
 import interp
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
+from interp.models import matmul_precision
 from interp.patches.patch import Patch
 from interp.results import merge_runs
-from interp.study import Shard, locating_left
+from interp.study import Shard, locating_left, precision_distances
 
 FUNCTIONS = {name: getattr(interp, name) for name in interp.__all__ if inspect.isroutine(getattr(interp, name))}
-OTHERS = (Fact, EditRequest, Patch.applied, Shard, locating_left, merge_runs)
+OTHERS = (Fact, EditRequest, Patch.applied, Shard, locating_left, matmul_precision, merge_runs, precision_distances)
 EXAMPLES = FUNCTIONS | {other.__qualname__: other for other in OTHERS}
 
 

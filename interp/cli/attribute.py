@@ -27,6 +27,7 @@ from interp.cli.common import (
 )
 from interp.cli.console import screen
 from interp.cli.one_fact import show_single, single_run
+from interp.cli.precision import MatmulPrecision, multiplying
 from interp.cli.progress import bar
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@multiplying
 def attribute(
     prompt: Prompt,
     subject: Subject,
@@ -50,6 +52,7 @@ def attribute(
     out: Out = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
     as_json: Json = False,
 ) -> None:
     """Attribution scores of MLP neurons for one fact, with the completeness gap."""

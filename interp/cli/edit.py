@@ -28,6 +28,7 @@ from interp.cli.common import (
 )
 from interp.cli.console import messages
 from interp.cli.patch import show_before_after
+from interp.cli.precision import MatmulPrecision, multiplying
 from interp.cli.progress import bar
 from interp.editing.methods import DEFAULT_EDITOR
 from interp.errors import OptionError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@multiplying
 def edit(
     context: Context,
     prompt: Annotated[
@@ -64,6 +66,7 @@ def edit(
     out: Annotated[Path | None, path_option(help="Where to save the patch; runs/METHOD-ID.patch by default.")] = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
     as_json: Json = False,
 ) -> None:
     """Edit one fact (or a file of cases together), show the answers before and after, save the patch."""
@@ -87,7 +90,7 @@ def edit(
     editing.check_config(network, method, config)
     if not sequential:  # in turn, a later request may answer a prompt otherwise
         editing.check_requests(network, requests)
-    key = digest([repr(requests), repr(config), model, dtype, repr(text), identity, sequential])
+    key = digest([repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential])
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
     patch = _made(network, requests, method, config, text, identity, sequential)

@@ -36,6 +36,7 @@ from interp.cli.common import (
 )
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
+from interp.cli.precision import MatmulPrecision, multiplying, say_precision
 from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done
 from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
@@ -46,11 +47,12 @@ if TYPE_CHECKING:
 
 RUN_OPTIONS = (
     "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "shard", "ray", "workers", "out", "device", "dtype",
+    "rule", "shard", "ray", "workers", "out", "device", "dtype", "matmul_precision",
 )  # fmt: skip
 
 
 @app.command()
+@multiplying
 def figure1(
     context: Context,
     model: Model = "smollm2-135m",
@@ -73,6 +75,7 @@ def figure1(
     from_run: Annotated[Path | None, path_option("--from", help="Redraw a finished run, without a model.")] = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Figure 1: attribution and causal tracing by token class and layer, averaged over known facts."""
     if from_run is not None:
@@ -127,6 +130,7 @@ def _run_figure1(
         bar("locating", units="units") as advance,
     ):
         run = locate_facts(network, candidates, place, settings, source=facts, shard=who, progress=advance)
+    say_precision(run)
     if all_is_done(run, sharing.shard, locating_left(run)):
         draw_figure1(class_averages(run), figures or place / "figures", width)
     messages.print(f"records: {place}", soft_wrap=True)

@@ -35,6 +35,7 @@ from interp.cli.common import (
 )
 from interp.cli.console import messages, print_json, screen
 from interp.cli.one_fact import show_map, single_run, warn_of_letters
+from interp.cli.precision import MatmulPrecision, multiplying
 from interp.cli.progress import bar
 from interp.locate.methods import LOCATORS, locator_named
 from interp.system.tables import check_names
@@ -50,6 +51,7 @@ SETTINGS = ("noise", "samples", "window", "seed", "steps", "rule")
 
 
 @app.command()
+@multiplying
 def locate(
     context: Context,
     prompt: Prompt,
@@ -69,6 +71,7 @@ def locate(
     out: Out = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
     as_json: Json = False,
 ) -> None:
     """Locate one fact with each of the locators: maps of tokens and layers beside each other."""

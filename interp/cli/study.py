@@ -31,6 +31,7 @@ from interp.cli.common import (
 from interp.cli.console import messages, screen
 from interp.cli.ending import keeping
 from interp.cli.figure1 import draw_figure1, draw_first_fact
+from interp.cli.precision import MatmulPrecision, multiplying, say_precision
 from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done, check_located
 from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
@@ -67,6 +68,7 @@ LIMITS = {"default": 12, "paper": None}
 
 
 @app.command()
+@multiplying
 def reproduce(
     model: Model = "smollm2-135m",
     facts: Facts = "builtin",
@@ -82,6 +84,7 @@ def reproduce(
     figures: Figures = Path("figures"),
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
     settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
@@ -90,6 +93,7 @@ def reproduce(
 
 
 @app.command()
+@multiplying
 def study(
     model: Model = "smollm2-135m",
     facts: Facts = "builtin",
@@ -113,6 +117,7 @@ def study(
     figures: Annotated[Path | None, path_option(help="Folder for the figures; RUN/figures by default.")] = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
 ) -> None:
     """Locate, edit at the layers that each locator points to and at every few layers, evaluate, write Table 1."""
     settings = _edit_settings(preset, case_limit, stride, fluency_tokens, seed, corpus, corpus_tokens)
@@ -211,6 +216,7 @@ def _study(
     with at_work(sharing, given.model, given.device, given.dtype) as (network, who), keeping(place):
         with bar("locating", units="units") as advance:
             run = locate_facts(network, candidates, place, locating, source=given.facts, shard=who, progress=advance)
+        say_precision(run)
         check_located(run, shard, locating_left(run))
         averages = class_averages(run)
         if shard is None:

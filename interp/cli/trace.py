@@ -33,6 +33,7 @@ from interp.cli.common import (
     typed_fact,
 )
 from interp.cli.one_fact import show_single, single_run
+from interp.cli.precision import MatmulPrecision, multiplying
 from interp.cli.progress import bar
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@multiplying
 def trace(
     context: Context,
     prompt: Prompt,
@@ -63,6 +65,7 @@ def trace(
     out: Out = None,
     device: Device = None,
     dtype: DType = "float32",
+    matmul_precision: MatmulPrecision = "highest",
     as_json: Json = False,
 ) -> None:
     """Trace one fact: which restored states bring the answer back."""

@@ -1,4 +1,4 @@
-"""Located facts: the maps of one prompt, patched runs and class averages."""
+"""Located facts: the maps of one prompt, patched runs, class averages and distances from float32."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from interp.locate.class_average import ClassAverage
 from interp.plots.figure1 import figure1
 from interp.plots.heatmap import heatmap
 from interp.results.mapped import MapRecord
+from interp.study.precision import PrecisionDistance, precision_line
 from interp.system.readable import number, probability, token_label
 
 __all__ = ["cell_text"]
@@ -80,6 +81,14 @@ def _class_average(average: ClassAverage) -> Description:
         ],
         figure=lambda: figure1([average], width="page"),
         tables=[Table(header=("token class", "layer of largest mean", "span", "mean", "facts"), rows=rows)],
+    )
+
+
+@describe.register
+def _precision_distance(distance: PrecisionDistance) -> Description:
+    made = distance.provenance
+    return Description(
+        heading=precision_line([distance]), lines=[f"{made.model}, weights {made.weights_hash[:8]}, on {made.device}"]
     )
 
 

@@ -12,7 +12,9 @@
 C is that of the unedited model: patches that are on the model are taken off while it is estimated.
 
 Text that the model writes itself is kept beside them: writing it is most of the time, and the next layer reads it.
-The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer and number format.
+That of the embedded model comes with the package (:mod:`interp.editing.shipped_text`).
+The cache is content-addressed: weights, corpus and its revision, tokens, row length, seed, layer, number format and the
+precision of matrix products.
 A file in it that is damaged, or belongs elsewhere, is made again, which is logged. The result reads each layer from it
 when it is asked for (:mod:`interp.editing.moments_cache`).
 Source: Meng et al. 2022, section 3.1 (there: 100,000 samples of Wikipedia).
@@ -50,6 +52,7 @@ from interp.editing.moments_cache import (
     load,
     there,
 )
+from interp.editing.shipped_text import shipped_text
 from interp.editing.shrinkage import ledoit_wolf
 from interp.editing.unedited import unedited, unedited_provenance
 from interp.errors import DataError, InterpWarning, NumericalError, OptionError
@@ -190,22 +193,28 @@ class _Text:
         revision: Of its source.
         described: The unedited model that reads it.
         folder: Where the cache keeps what belongs to these three.
+        shipped: Its rows, where they come with the package.
     """
 
     corpus: Corpus
     revision: str
     described: Provenance
     folder: Path | None
+    shipped: Int[Tensor, "row token"] | None = None
 
 
 def _text(model: HookedTransformer, corpus: Corpus, cache: str | Path | None) -> _Text:
-    described, revision = unedited_provenance(model), corpus.revision()
-    folder = None
+    described, folder = unedited_provenance(model), None
+    shipped = shipped_text(described.weights_hash, corpus)
+    revision = corpus.revision() if shipped is None else shipped.revision
     if cache is not None:
         key = {"weights": described.weights_hash, "dtype": described.dtype, "revision": revision, **asdict(corpus)}
+        if described.matmul_precision != "highest":
+            key["matmul_precision"] = described.matmul_precision
         root = Path(cache) if cache else Path(platformdirs.user_cache_dir("interp")) / "second-moments"
         folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-    return _Text(corpus=corpus, revision=revision, described=described, folder=folder)
+    rows = None if shipped is None else shipped.tokens
+    return _Text(corpus=corpus, revision=revision, described=described, folder=folder, shipped=rows)
 
 
 def _there(folder: Path | None, layers: Sequence[int], shrinkage: str | None) -> dict[int, Found]:
@@ -306,6 +315,9 @@ class _Steps:
 
 def _rows(model: HookedTransformer, text: _Text, steps: _Steps) -> Iterator[Int[Tensor, "row token"]]:
     """The corpus in its batches; what the model writes itself is kept for the next layers."""
+    if text.shipped is not None:
+        yield from text.shipped.to(model.W_E.device).split(BATCH)
+        return
     if text.corpus.source != "self":
         yield from corpus_rows(model, text.corpus, steps.read)
         return

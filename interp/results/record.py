@@ -28,6 +28,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
+from interp.models.precision import current_precision
 from interp.models.weights import weights_hash
 from interp.results.shown import Shown
 from interp.system.files import write_atomically
@@ -61,6 +62,7 @@ class Provenance:
     Args:
         weights_hash: Of the weights as they were, with the patches that were on the model.
         patches: Content hashes of these patches, in their order.
+        matmul_precision: Of products of float32 matrices (:func:`interp.models.matmul_precision`).
     """
 
     model: str
@@ -69,6 +71,7 @@ class Provenance:
     device: str
     versions: dict[str, str]
     patches: list[str] = dataclasses.field(default_factory=list)
+    matmul_precision: str = "highest"
 
 
 def provenance(model: HookedTransformer) -> Provenance:
@@ -82,6 +85,7 @@ def provenance(model: HookedTransformer) -> Provenance:
         device=parameter.device.type,
         versions={name: version(name) for name in ("interp", "torch", "transformer-lens", "transformers")},
         patches=[] if on is None else list(on.hashes),
+        matmul_precision=current_precision(),
     )
 
 

@@ -219,10 +219,10 @@ def _log_again(unit: str, error: DataError) -> None:
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what says nothing: that no patches were on the model, which earlier versions did not record."""
-    made = settings.get("provenance")
-    if isinstance(made, dict) and made.get("patches") == []:
-        made = {name: value for name, value in made.items() if name != "patches"}
+    """Without what earlier versions did not record: that no patches were on the model, and that precision was full."""
+    made, silent = settings.get("provenance"), {"patches": [], "matmul_precision": "highest"}
+    if isinstance(made, dict):
+        made = {name: value for name, value in made.items() if name not in silent or value != silent[name]}
     return {**settings, "provenance": made} if "provenance" in settings else settings
 
 

@@ -7,6 +7,7 @@ from .located import Located, Selection, class_averages, each_located, located, 
 from .locating import locate_facts
 from .on_ray.start import ray_workers
 from .paper import PAPER_LAYERS
+from .precision import PrecisionDistance, precision_distances, precision_line
 from .settings import PRESETS, EditStudySettings, LocateSettings
 from .shard import Shard
 from .workers import Workers
@@ -18,6 +19,7 @@ __all__ = [
     "EditStudySettings",
     "LocateSettings",
     "Located",
+    "PrecisionDistance",
     "Relocated",
     "Selection",
     "Shard",
@@ -31,6 +33,8 @@ __all__ = [
     "located",
     "locating_left",
     "peak_layers",
+    "precision_distances",
+    "precision_line",
     "ray_workers",
     "read_edit_results",
     "relocated",

@@ -29,7 +29,8 @@ from interp.results.record import Provenance, Record
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.bundles import facts_together, locate_task, missing_bundles, own_bundles
-from interp.study.located import selection
+from interp.study.located import Selection, selection
+from interp.study.precision import is_narrow, keep_precision_distances
 from interp.study.settings import LocateSettings
 from interp.study.shard import Shard
 from interp.study.workers import Ledger, StudyProgress, Workers, workers_of
@@ -92,6 +93,9 @@ def locate_facts(
     A fact that does not fit the model is no candidate; one that cannot be located (its numbers are not finite) is left
     out. The folder's ``skipped/`` says why, and the averages count it.
 
+    Where the model computes with less than float32, its first fact is located in float32 too, and the folder keeps how
+    far the maps differ (:func:`~interp.study.precision.precision_distances`).
+
     Args:
         model: The model.
         facts: Candidates; the first ``limit`` known ones count, in an order spread over relations.
@@ -124,9 +128,34 @@ def locate_facts(
     own = own_bundles(chosen, workers.shard)
     total = sum(map(len, own))
     ledger = Ledger(run=run, skips=skips, report=report, total=total)
+    first = [name for bundle in own for index, name in bundle if index == 0]
+    if first and is_narrow(workers.described):
+        report(0, total, "distance from float32, on the first fact")
+        locate = partial(_first_located, chosen, settings, facts, workers.described)
+        keep_precision_distances(run, chosen.facts[0], first, workers, locate)
     workers.do(missing_bundles(own, chosen, workers.share((settings, facts)), ledger), ledger)
     report(total, total, "done")
     return run
+
+
+def _first_located(
+    chosen: Selection,
+    settings: LocateSettings,
+    facts: Sequence[Fact],
+    described: Provenance,
+    model: HookedTransformer,
+    name: str,
+) -> Record:
+    """The first fact by itself, under any model with these weights; the record is compared and not kept."""
+    return locate_fact(
+        model,
+        chosen.facts[0],
+        name,
+        settings,
+        noise=chosen.noise,
+        reference_facts=facts,
+        model_provenance=described,
+    )
 
 
 def _selected(facts: Sequence[Fact], settings: LocateSettings, model: HookedTransformer) -> dict[str, Any]:

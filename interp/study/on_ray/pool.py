@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+import torch
 from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError, InterpWarning, WorkerError
@@ -236,8 +237,8 @@ class RayWorkers(Workers):
         )
         for _ in range(layout.count - len(self) - len(self._starting)):
             actor = actors.remote()
-            name = self._expected.model
-            self._starting[actor.begin.remote(self._load, layout.device, layout.threads, name)] = actor
+            given = layout.device, layout.threads, torch.get_float32_matmul_precision(), self._expected.model
+            self._starting[actor.begin.remote(self._load, *given)] = actor
 
     def _welcome(self, begun: Sequence[Any]) -> None:
         """Those that have begun; they must have the driver's weights.

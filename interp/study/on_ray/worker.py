@@ -57,16 +57,18 @@ class Place:
 class RayWorker:
     """One worker. Its methods are called one at a time."""
 
-    def begin(self, load: Load, device: str, threads: int, name: str) -> Place:
+    def begin(self, load: Load, device: str, threads: int, precision: str, name: str) -> Place:
         """Load the model.
 
         Args:
             load: How.
             device: Where to.
             threads: That it computes with.
+            precision: Of products of float32 matrices, as the driver has it.
             name: The model's, as results say it.
         """
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         self._model = load(device=device)
         self._model.cfg.model_name = name
         self._described = provenance(self._model)
