@@ -149,7 +149,7 @@ def save_record(record: Record, path: str | Path, *, unit: str = "", run: str = 
         elif _is_by_layer(value):
             tensors |= {f"{field.name}.{layer}": _stored(tensor) for layer, tensor in value.items()}
         else:
-            plain[field.name] = cattrs.unstructure(value)
+            plain[field.name] = _plain(value)
     header = {"format": str(FORMAT), "kind": type(record).__name__, "fields": json.dumps(plain)}
     header |= {name: value for name, value in (("unit", unit), ("run", run)) if value}
     header["content_hash"] = content_hash(tensors, header)
@@ -354,6 +354,14 @@ def _warn_unhashed(path: Path) -> None:
 
 def _is_by_layer(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(next(iter(value.values()), None), Tensor)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; a provenance does not say that precision was the highest, as when there was no other."""
+    plain = cattrs.unstructure(value)
+    if isinstance(value, Provenance) and value.matmul_precision == "highest":
+        del plain["matmul_precision"]
+    return plain
 
 
 def _stored(tensor: Tensor) -> Tensor:

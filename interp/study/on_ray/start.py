@@ -18,8 +18,12 @@ from interp.study.on_ray.worker import Load
 
 __all__ = ["LOCAL", "imported_ray", "ray_workers"]
 
+logger = logging.getLogger(__name__)
+
 LOCAL = "local"
 """The address that starts Ray on this machine, for as long as the workers are needed."""
+STARTS = 3
+"""How often it is tried to start Ray, which on a very busy machine gives itself up after half a minute."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray prints of dead workers, on standard output; the driver says it
@@ -95,14 +99,18 @@ def _connect(ray: Any, address: str) -> None:
     """Start Ray, or join it; how the process ends on a signal stays as it was."""
     before = signal.getsignal(signal.SIGTERM)
     options = {"include_dashboard": False} if address == LOCAL else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # what does not start raises anything, a plain Exception too
-        ray.shutdown()
-        raise WorkerError(f"Ray at {excerpt(address)}: {' '.join(str(error).split())[:300]}") from error
-    finally:
-        with suppress(ValueError):  # not the main thread, where Ray leaves it alone too
-            signal.signal(signal.SIGTERM, before)
+    for left in reversed(range(STARTS if address == LOCAL else 1)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:  # what does not start raises anything, a plain Exception too
+            ray.shutdown()
+            if not left:
+                raise WorkerError(f"Ray at {excerpt(address)}: {' '.join(str(error).split())[:300]}") from error
+            logger.warning("Ray does not start, it is tried again: %s", str(error).split(". ")[0])
+        finally:
+            with suppress(ValueError):  # not the main thread, where Ray leaves it alone too
+                signal.signal(signal.SIGTERM, before)
 
 
 def _nodes(ray: Any) -> list[tuple[int, int]]:
