@@ -26,7 +26,7 @@ from interp.models.precision import PRECISIONS, current_precision, in_float32, m
 from interp.results.merging import merge_runs
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
-from interp.study import Shard, located, precision_distances, precision_line
+from interp.study import Shard, each_located, precision_distances, precision_line
 from interp.study.locating import locate_facts
 from interp.study.precision import PrecisionDistance, distance_of, is_narrow, keep_precision_distances
 from interp.study.settings import LocateSettings
@@ -245,7 +245,7 @@ def test_where_precision_changes_nothing_the_distance_is_none(
     with matmul_precision("high"):
         run = locate_facts(tiny, facts, tmp_path / "run", replace(SETTINGS, locators=("resid",)))
     assert seen == ["high", "highest"]  # both by themselves; the study's own are located together
-    assert {each.records["resid"].provenance.matmul_precision for each in located(run)} == {"high"}
+    assert {each.records["resid"].provenance.matmul_precision for each in each_located(run)} == {"high"}
     (found,) = precision_distances(run)
     assert (found.largest_difference, found.why_not) == (0.0, "")
     assert str(found) == "resid none"
