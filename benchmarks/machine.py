@@ -58,8 +58,8 @@ def gpt2_xl_shaped(device: str, dtype: torch.dtype = torch.float32) -> HookedTra
     tokenizer = load_model().tokenizer
     config = GPT2Config(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257, architectures=["GPT2LMHeadModel"])
     torch.manual_seed(0)
-    shaped = GPT2LMHeadModel(config).to(dtype)
-    return from_hugging_face(shaped, tokenizer, name="gpt2-xl-shaped", device=device)
+    shaped: Any = GPT2LMHeadModel(config)
+    return from_hugging_face(shaped.to(dtype), tokenizer, name="gpt2-xl-shaped", device=device)
 
 
 def load(name: str, device: str, dtype: torch.dtype = torch.float32) -> HookedTransformer:

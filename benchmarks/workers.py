@@ -29,7 +29,7 @@ from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.locating import locate_facts
 from interp.study.on_ray.pool import RayWorkers
-from interp.study.on_ray.start import imported_ray, ray_workers
+from interp.study.on_ray.start import LOCAL, joined, ray_workers
 from interp.study.settings import LocateSettings
 from interp.study.workers import Bench, Here, Ledger, Workers
 
@@ -109,15 +109,10 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    ray = imported_ray()
-    # as many as wanted, however few cores there are: what sleeps takes none
-    ray.init(address="local", num_cpus=max(args.workers), include_dashboard=False, log_to_driver=False)
-    try:
+    with joined(LOCAL, cpus=max(args.workers)):  # however few cores there are: what sleeps takes none
         if args.facts:
             efficiency(args, partial(load_model, args.model))
         saturation(args)
-    finally:
-        ray.shutdown()
 
 
 if __name__ == "__main__":

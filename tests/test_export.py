@@ -308,8 +308,10 @@ class TestBoth:
     ) -> None:
         model = load_model(family_folder("gpt2"), device="cpu")
         patch = random_patch(model, {0: 1})
-        model.cfg.original_architecture = "OPTForCausalLM"
-        with pytest.raises(ModelError, match="architecture OPTForCausalLM cannot be exported; supported are GPT2LM"):
+        model.cfg.original_architecture = "GraniteForCausalLM"
+        with pytest.raises(
+            ModelError, match="architecture GraniteForCausalLM cannot be exported; supported are GPT2LM"
+        ):
             export(patch, model, tmp_path / "out")
 
     @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -27,10 +27,11 @@ from interp.models.families.fields import MAX_CONTEXT
 from interp.models.families.settings import Settings
 from interp.models.hub import KNOWN_MODELS
 from interp.models.load import load_model
-from tests.conftest import ARCHITECTURES
+from tests.conftest import ARCHITECTURES, EVERY_FAMILY
 from tests.known_configs import CONFIGS
 
 TOLERANCE = 2e-4
+every = pytest.mark.parametrize("family", EVERY_FAMILY)
 Factory = Callable[[str], HookedTransformer]
 
 
@@ -104,6 +105,7 @@ def copied(model: HookedTransformer) -> list[str]:
     return mode.found
 
 
+@every
 def test_no_weight_is_copied(family: str, family_model: Factory) -> None:
     assert copied(family_model(family)) == []
 
@@ -118,6 +120,7 @@ def test_copies_are_seen(family_model: Factory, weight: str) -> None:
     assert all(name.endswith(weight) for name in found)
 
 
+@every
 def test_layout(family: str, family_model: Factory) -> None:
     model = family_model(family)
     for block in model.blocks:
@@ -129,7 +132,7 @@ def test_layout(family: str, family_model: Factory) -> None:
                 assert value.permute(2, 0, 1).is_contiguous(), name
         for name in ("W_in", "W_out", "W_gate"):
             value = getattr(block.mlp, name, None)
-            if value is not None:
+            if isinstance(value, Tensor):  # not the maps of experts
                 assert value.T.is_contiguous() or (value.is_contiguous() and not model.cfg.gated_mlp), name
     assert model.W_U.T.is_contiguous()
 
@@ -214,6 +217,7 @@ def test_known_models_are_those_of_the_families() -> None:
     assert repr(KNOWN_MODELS) == repr(dict(KNOWN_MODELS))
 
 
+@every
 def test_the_layer_of_a_weight(family: str, family_hf: Callable[[str], PreTrainedModel]) -> None:
     record = family_named(ARCHITECTURES[family])
     for name in family_hf(family).state_dict():

@@ -135,6 +135,18 @@ def test_options_that_do_not_go_together(call: Call) -> None:
     refused(call("figure1", "--from", "run", "--ray"), "--ray would do nothing")
 
 
+def test_the_address_of_a_client_is_refused(tiny: HookedTransformer) -> None:
+    pytest.importorskip("ray")
+    from interp.study.on_ray.start import ray_workers
+
+    load = partial(load_model, TINY)
+    with (
+        pytest.raises(OptionError, match="'ray://head:10001' is of a Ray client"),
+        ray_workers(tiny, load, address="ray://head:10001"),
+    ):
+        pass
+
+
 # a worker, without Ray
 
 

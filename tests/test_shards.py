@@ -153,8 +153,8 @@ def test_every_fact_is_located_by_every_locator_once(count: int, n_facts: int, n
     assert sorted(chain(*shares)) == sorted(bundles(chosen))
     assert own_bundles(chosen, Shard(1, 1)) == bundles(chosen)
     assert sorted(chain(*bundles(chosen))) == sorted(product(range(n_facts), locators))
-    first, *_ = (units for units in bundles(chosen) if units[0][1] == locators[-1])
-    assert len({index for index, _ in first}) <= min(3, together)
+    first = next(units for units in bundles(chosen) if locators[-1] in {name for _, name in units})
+    assert len({index for index, _ in first}) == min(3, together, n_facts)
     for locator in chosen.locators:  # they take different times
         each = [Counter(name for _, name in chain(*share))[locator] for share in shares]
         assert max(each) - min(each) <= 2 * together

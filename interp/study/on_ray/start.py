@@ -16,7 +16,7 @@ from interp.study.on_ray.layout import layout_of
 from interp.study.on_ray.pool import RayWorkers
 from interp.study.on_ray.worker import Load
 
-__all__ = ["LOCAL", "imported_ray", "ray_workers"]
+__all__ = ["LOCAL", "imported_ray", "joined", "ray_workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,31 +74,46 @@ def ray_workers(
         WorkerError: If there is no such cluster, or no worker can start (says why).
         ModelError: If a worker finds no such model, or other weights.
     """
-    ray = imported_ray()
-    if address.startswith("ray://"):
-        raise OptionError(
-            f"the address {excerpt(address)} is of a Ray client: give the command on a machine of the cluster, with the"
-            " address 'auto'"
-        )
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, address)
-    try:
+    with joined(address) as ray:
         workers = RayWorkers(ray, model, load, layout_of(_nodes(ray), count=count, device=device))
         try:
             workers.wait()
             yield workers
         finally:
             workers.close()
+
+
+@contextmanager
+def joined(address: str, *, cpus: int | None = None) -> Iterator[Any]:
+    """Ray, started or joined; as before at the end. If this process has joined one already, it is that one.
+
+    Args:
+        address: See :func:`ray_workers`.
+        cpus: How many this machine is taken to have, where Ray is started.
+
+    Raises:
+        OptionError: If Ray is not installed, or the address is a client's.
+        WorkerError: If it does not start, or is not there.
+    """
+    ray = imported_ray()
+    if address.startswith("ray://"):
+        raise OptionError(
+            f"the address {excerpt(address)} is of a Ray client: give the command on a machine of the cluster, with the"
+            " address 'auto'"
+        )
+    if ray.is_initialized():
+        yield ray
+        return
+    _connect(ray, address, {"include_dashboard": False, "num_cpus": cpus} if address == LOCAL else {})
+    try:
+        yield ray
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
 
 
-def _connect(ray: Any, address: str) -> None:
+def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     """Start Ray, or join it; how the process ends on a signal stays as it was."""
     before = signal.getsignal(signal.SIGTERM)
-    options = {"include_dashboard": False} if address == LOCAL else {}
     for left in reversed(range(STARTS if address == LOCAL else 1)):
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
