@@ -154,7 +154,7 @@ def test_the_address_of_a_client_is_refused(tiny: HookedTransformer) -> None:
 def worker() -> RayWorker:
     """One that has begun, in this process."""
     one = RayWorker()
-    place = one.begin(partial(load_model, f"{TINY}/."), "cpu", 1, TINY)
+    place = one.begin(partial(load_model, f"{TINY}/."), "cpu", 1, "highest", TINY)
     assert place.described.model == TINY
     assert str(place) == f"process {os.getpid()} on {place.host}"
     return one
