@@ -28,6 +28,7 @@ FLOORS = [
     "evaluation",
     "study",
     "plots",
+    "report",
     "display",
     "explorer",
     "cli",

@@ -36,6 +36,7 @@ from interp.cli.common import (
     slug,
 )
 from interp.cli.console import messages, screen
+from interp.cli.early import Early, say_report
 from interp.cli.ending import keeping
 from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done, typed_shard
@@ -120,10 +121,14 @@ def _run_figure1(
     check_writable(figures)
     network = load(model, device, dtype)
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
+    drawn = figures or place / "figures"
     with keeping(place), bar("locating", units="units") as advance:
-        run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)
+        watched = advance if shard else Early(place, drawn, width=width, edits_follow=False).locating(advance)
+        run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=watched)
     if all_is_done(run, shard, locating_left(run)):
-        draw_figure1(class_averages(run), figures or place / "figures", width)
+        averages = class_averages(run)
+        draw_figure1(averages, drawn, width)
+        say_report(place, averages)
     messages.print(f"records: {place}", soft_wrap=True)
 
 

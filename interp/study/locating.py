@@ -32,13 +32,15 @@ from interp.results.skips import SKIPPABLE, Skips
 from interp.study.located import Selection, kept, selection, unit_of
 from interp.study.settings import LocateSettings
 from interp.study.shard import WHOLE, Shard
+from interp.study.stage import Stage
 
 __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
 
 logger = logging.getLogger(__name__)
 
 StudyProgress = Callable[[float, int, str], None]
-"""Called with (units done, units in all, what is being done); nothing is where a unit was there already."""
+"""Called with (units done, units in all, what is being done); nothing is where a unit was there already, and a
+:class:`~interp.study.stage.Stage` as long as no unit advances."""
 
 
 def locate_fact(
@@ -123,6 +125,7 @@ def locate_facts(
     """
     settings = settings or LocateSettings()
     report = progress or (lambda *_: None)
+    report(0, 1, "the hash of the weights")
     described = provenance(model)
     digest = hashlib.sha256(repr(list(facts)).encode()).hexdigest()[:16]
     run = RunFolder.open(
@@ -131,8 +134,7 @@ def locate_facts(
     skips = Skips.of(run)
     facts = _fitting(model, facts, skips)
     if not (run.path / "selection.json").exists():
-        report(0, 1, "which facts the model knows")
-        _select(model, facts, settings, run)
+        _select(model, facts, settings, run, report)
     chosen = selection(run)
     units = _units(chosen, shard or WHOLE)
     for done, (index, name) in enumerate(units):
@@ -168,11 +170,18 @@ def _units(chosen: Selection, shard: Shard) -> list[tuple[int, str]]:
     return [unit for unit in product(facts, chosen.locators) if unit in own]
 
 
-def _select(model: HookedTransformer, facts: Sequence[Fact], settings: LocateSettings, run: RunFolder) -> None:
+def _select(
+    model: HookedTransformer, facts: Sequence[Fact], settings: LocateSettings, run: RunFolder, report: StudyProgress
+) -> None:
     """Choose the facts that the model knows, and the noise level; the first of several processes says what holds."""
+
+    def asked(done: int, total: int) -> None:
+        report(0, 1, Stage("which facts the model knows", done, total, "asked"))
+
+    asked(0, len(facts))
     candidates = spread_over_relations(facts, settings.selection_seed)
     usable = partial(_can_be_corrupted, model, facts) if settings.corruption == "symmetric" else None
-    chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable))
+    chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable, progress=asked))
     if not chosen:
         raise FactError(
             f"{model.cfg.model_name} knows none of the {len(facts)} facts that can be corrupted: nothing to locate"

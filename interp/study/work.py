@@ -33,6 +33,7 @@ from interp.study.locating import StudyProgress
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
 from interp.study.settings import EditStudySettings
 from interp.study.shard import Shard
+from interp.study.stage import Stage
 
 __all__ = ["Work"]
 
@@ -119,7 +120,7 @@ class Work:
             self.model,
             wanted,
             self.settings.corpus,
-            progress=lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
+            progress=lambda part, whole: self.report(done, total, Stage("second moments", part, whole, "tokens")),
         )
 
     @cached_property
@@ -179,12 +180,14 @@ class Work:
         own = {i for bundle in self._own() for *_, members in bundle for i in members}
         asked = [self._usable[first : first + GROUP] for first in range(0, len(self._usable), GROUP)]
         answers: dict[int, Answers] = {}
-        for group in self.shard.in_turn([group for group in asked if own & set(group)]):
+        groups = self.shard.in_turn([group for group in asked if own & set(group)])
+        n_cases, n_asked = sum(map(len, groups)), 0
+        for group in groups:
             self.skips.refresh()
             members = [i for i in group if case_unit(i) not in self.skips]
             found = {i: self.run.get(Answers, f"before-{i:04d}", case=self.cases[i].id) for i in members}
             if any(entry is None for entry in found.values()):
-                self.report(done, total, "the unedited model's answers")
+                self.report(done, total, Stage("the unedited model's answers", n_asked, n_cases, "cases"))
                 answer = partial(self._answers, members)
                 fresh = self._together([case_unit(i) for i in members], answer)
                 for place, record in fresh.items():
@@ -192,6 +195,7 @@ class Work:
                     answers[members[place]] = record
             else:
                 answers |= {i: entry for i, entry in found.items() if entry is not None}
+            n_asked += len(group)
         return answers
 
     def _answers(self, members: Sequence[int], places: Sequence[int]) -> list[Answers]:
