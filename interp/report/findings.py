@@ -17,6 +17,7 @@ from interp.evaluation.summary import Comparison, TableRow
 from interp.locate.class_average import ClassAverage
 from interp.plots.table1 import corrected
 from interp.report.contents import Contents, EditsPart, FactsPart
+from interp.statistics.estimates import Interval
 from interp.statistics.intervals import MIN_BOUNDED, MIN_PEAK, MIN_UNBOUNDED
 from interp.statistics.significance import SIGNIFICANT
 from interp.study.edited import EditResults
@@ -169,30 +170,35 @@ def _differences(results: EditResults, control: str) -> Iterator[str]:
         yield f"{hold} of {tests} differences between rows of Table 1 hold after Holm's correction for all of them."
     layers = {(row.locator, row.method): row.layers for row in results.rows}
     for each, corrections in zip(results.comparisons, p_values, strict=True):
-        pair = f"{each.first} against {each.second} with {editor_title(each.method)}"
+        n = each.differences[SCORE].n
+        pair = f"{each.first} against {each.second} with {editor_title(each.method)} (n = {n})"
         names = [name for name, p in corrections.items() if p < SIGNIFICANT]
-        score = _difference(each, SCORE)
+        score = _listed(each, [SCORE])
         if each.second != control and layers[each.first, each.method] == layers[each.second, each.method]:
             yield f"{pair}: both edit layers {layers[each.first, each.method]}, so there is nothing to compare."
         elif names:
-            others = "" if SCORE in names else f" The score does not: {score}."
-            yield f"{pair}: {'; '.join(_difference(each, name) for name in names)}.{others}"
+            others = "" if SCORE in names else f" No difference of the score is shown: {score}."
+            yield f"{pair}: {_listed(each, names)}.{others}"
         elif each.second == control:
-            yield f"{pair}: that locating is better than drawing layers at random is not shown ({score})."
+            yield f"{pair}: that locating is better than drawing layers at random is not shown; {score}."
         else:
-            yield f"{pair}: no difference is shown ({score})."
+            yield f"{pair}: no difference is shown; {score}."
 
 
-def _difference(comparison: Comparison, name: str) -> str:
-    found, unit = comparison.differences[name], measure_named(name).unit
-    n = f"n = {found.n}"
+def _listed(comparison: Comparison, names: Sequence[str]) -> str:
+    """Differences with their intervals; those in one unit share it."""
+    by_unit: dict[str, list[str]] = {}
+    for name in names:
+        unit = measure_named(name).unit
+        by_unit.setdefault(unit.of_differences or unit.name, []).append(_difference(name, comparison.differences[name]))
+    return "; ".join(f"{', '.join(found)} {unit}" for unit, found in by_unit.items())
+
+
+def _difference(name: str, found: Interval) -> str:
     if math.isnan(found.mean):
-        return f"{name}: not measured"
-    mean = f"{name} {found.mean:+.1f}".replace("-", "−")
-    if math.isnan(found.low):
-        return f"{mean} {unit.of_differences or unit.name}, no interval, {n}"
-    ends = f"[{found.low:.1f}, {found.high:.1f}]".replace("-", "−")
-    return f"{mean} {ends} {unit.of_differences or unit.name}, {n}"
+        return f"{name} not measured"
+    ends = "[–]" if math.isnan(found.low) else f"[{found.low:.1f},\xa0{found.high:.1f}]"
+    return f"{name} {found.mean:+.1f} {ends}".replace("-", "−")
 
 
 def _sweep(results: EditResults) -> Iterator[str]:
@@ -212,7 +218,7 @@ def _sweep(results: EditResults) -> Iterator[str]:
     else:
         yield (
             f"Layer sweep: the score is highest at {where}, but its interval overlaps with that of every other layer:"
-            " that any layer is better than another is not shown."
+            " that it is better than any of them is not shown."
         )
 
 

@@ -157,7 +157,7 @@ def _peaks(part: FactsPart) -> str:
     averages = [each for row in arranged(part.averages, 1) for each in row]
     lines = []
     for row, name in enumerate(averages[0].token_classes):
-        cells = [f"{in_html(name)} (n = {averages[0].n_facts[row]})"]
+        cells = [f"{in_html(name)} (n\xa0=\xa0{averages[0].n_facts[row]})"]
         for each in averages:
             peak, low, high = each.peak[row], each.peak_low[row], each.peak_high[row]
             if peak < 0:
