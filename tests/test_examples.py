@@ -15,11 +15,12 @@ from transformer_lens import HookedTransformer
 import interp
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.patches.patch import Patch
+from interp.report import report_html
 from interp.results import merge_runs
-from interp.study import Shard, locating_left
+from interp.study import Shard, Stage, locating_left
 
 FUNCTIONS = {name: getattr(interp, name) for name in interp.__all__ if inspect.isroutine(getattr(interp, name))}
-OTHERS = (Fact, EditRequest, Patch.applied, Shard, locating_left, merge_runs)
+OTHERS = (Fact, EditRequest, Patch.applied, Shard, Stage, locating_left, merge_runs, report_html)
 EXAMPLES = FUNCTIONS | {other.__qualname__: other for other in OTHERS}
 
 

@@ -48,7 +48,7 @@ from tests.test_cli import CASES, MODEL, Call, cache, call, facts_file, refused,
 
 LOCATING = LocateSettings(limit=5, samples=2, steps=2, noise=0.3)
 EDITING = EditStudySettings(
-    editors=("rome",), stride=1, context_kinds=((4, 2),), corpus=Corpus(tokens=1024), fluency_tokens=8, limit=None
+    editors=("rome",), stride=1, context_kinds=((4, 2),), corpus=Corpus(tokens=2048), fluency_tokens=8, limit=None
 )
 FIVE = ("--limit", "5", "--samples", "2", "--steps", "2", "--noise", "0.3")
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07\u202e&"
@@ -320,7 +320,7 @@ def test_rows_so_far_are_means_over_their_own_cases(copied: Path) -> None:
     row = found.rows[1]
     assert row.n_cases == 1
     kept = evaluations(run, f"{at}-0000")
-    assert row.scores == table_row(kept, locator=row.locator, layers=row.layers).scores
+    assert repr(row.scores) == repr(table_row(kept, locator=row.locator, layers=row.layers).scores)
     assert set(map(int, plan["swept"])) - set(found.by_layer) == {free}
     assert editing_left(run)
     remove(copied / "edits", f"{at}-*")
@@ -507,7 +507,7 @@ def test_table_1_is_drawn_when_every_row_has_a_case(
 
     monkeypatch.setattr(interp.system.files, "write_atomically", noted)
     cases = write_cases(Path("cases.json"))
-    small = ("--editors", "rome", "--stride", "1", "--fluency-tokens", "4", "--corpus-tokens", "1024")
+    small = ("--editors", "rome", "--stride", "1", "--fluency-tokens", "4", "--corpus-tokens", "2048")
     done = call("study", *MODEL, "--facts", facts_file, "--cases", cases, "--limit", "3", "--out", "run", *small)
     assert done.code == 0, done.err
     assert "(part 1 of 2)" in done.err

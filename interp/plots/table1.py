@@ -18,8 +18,9 @@ from interp.evaluation.protocols import PROTOCOLS
 from interp.evaluation.summary import NOTHING, Comparison, TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
+from interp.plots.html_table import HTML_FORM, html_table
 from interp.plots.paper_table import PAPER_TABLE1, PaperRow
-from interp.plots.table_forms import HTML_FORM, LATEX_FORM, MARKDOWN_FORM, Form, html_table, latex_table, markdown_table
+from interp.plots.table_forms import LATEX_FORM, MARKDOWN_FORM, Form, latex_table, markdown_table
 from interp.statistics.estimates import Interval
 from interp.statistics.significance import SIGNIFICANT, holm
 

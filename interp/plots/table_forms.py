@@ -1,4 +1,4 @@
-"""How Markdown, LaTeX and HTML write a table of plain texts."""
+"""How Markdown and LaTeX write a table of plain texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from interp.errors import OptionError
-from interp.system.readable import in_html
 
-__all__ = ["HTML_FORM", "LATEX_FORM", "MARKDOWN_FORM", "Form", "html_table", "latex_table", "markdown_table"]
+__all__ = ["LATEX_FORM", "MARKDOWN_FORM", "Form", "latex_table", "markdown_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,6 @@ LATEX_FORM = Form(
     escape=_latex_text, bold=_latex_bold, note=r"\textsuperscript{{{}}}", line="\n", minus="$-$", dash="--",
 )  # fmt: skip
 
-HTML_FORM = Form(
-    escape=in_html, bold="<b>{}</b>".format, note="<sup>{}</sup>", line="<br>", minus="−", dash="–",
-)  # fmt: skip
-
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, left: int) -> str:
     """A table whose first ``left`` columns hold text, the others numbers.
@@ -72,35 +67,6 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, lef
     _check_cells(header, lines)
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
-
-
-def html_table(header: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], *, left: int) -> str:
-    """A table of blocks with rules between them; a line with one cell that says anything is a heading.
-
-    Args:
-        header, blocks: Cells that are HTML already.
-        left: How many columns, from the first, hold text; the others hold numbers.
-
-    Raises:
-        OptionError: If a line has not as many cells as the header.
-    """
-    for block in blocks:
-        _check_cells(header, block)
-
-    def cell(tag: str, column: int, text: str) -> str:
-        kind = "" if column < left else ' class="number"'
-        return f"<{tag}{kind}>{text}</{tag}>"
-
-    text = ["<table>", "<thead><tr>", *(cell("th", i, title) for i, title in enumerate(header)), "</tr></thead>"]
-    for block in blocks:
-        text.append("<tbody>")
-        for cells in block:
-            if any(cells[1:]):
-                text.append("<tr>" + "".join(cell("td", i, each) for i, each in enumerate(cells)) + "</tr>")
-            else:  # a heading within the table
-                text.append(f'<tr><td colspan="{len(cells)}">{cells[0]}</td></tr>')
-        text.append("</tbody>")
-    return "\n".join((*text, "</table>"))
 
 
 def latex_table(

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from interp.plots.averages import arranged
+from interp.plots.html_table import html_table
 from interp.plots.table1 import table1_html
-from interp.plots.table_forms import html_table
 from interp.report.contents import Contents, EditsPart, FactsPart
 from interp.report.drawings import again_picture, figure1_picture, sweep_picture
 from interp.report.findings import findings, missing
