@@ -1,4 +1,4 @@
-# make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/
+# make reproduce   Figure 1 and Table 1 of the embedded model, written to figures/; runs/*/report.html shows both meanwhile
 # make test        the tests, JOBS=2 at a time; those in a browser need Chromium (apt-get install chromium) and are
 #                  skipped without it
 # make lab         opens the notebooks in JupyterLab

@@ -31,6 +31,7 @@ _PACKAGES = {
     "plots": (
         "figure1_csv figure1_html heatmap_html heatmap_text maps_csv maps_html table1_csv table1_latex table1_markdown"
     ),
+    "report": "",
     "results": "Provenance Record load_record provenance",
     "study": "EditResults PAPER_LAYERS PRESETS Relocated Strength located relocated",
 }

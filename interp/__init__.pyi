@@ -8,6 +8,7 @@ from . import locate as locate
 from . import models as models
 from . import patches as patches
 from . import plots as plots
+from . import report as report
 from . import results as results
 from . import study as study
 from .editing import (

@@ -23,6 +23,7 @@ from interp.cli.ending import Ended, ended_by_signals, keeping, line_of
 from interp.cli.progress import Meter, bar, duration
 from interp.errors import InterpWarning
 from interp.facts.records import Fact
+from interp.study.stage import Stage
 from tests.test_cli import FIGURE, JAPAN, MODEL, PROMPT, SMALL, Call, cache, call, facts_file, refused, write_facts  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
@@ -247,6 +248,32 @@ def test_a_log_says_units_and_time_left(capsys: pytest.CaptureFixture[str], monk
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "preparing"
     assert lines[-1].startswith("[1/3] preparing")
+
+
+def test_what_comes_before_the_first_unit_has_a_time_left_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("interp.cli.progress.Meter", lambda: Meter(lambda: now[0]))
+    with bar("editing", units="units", part="part 2 of 2") as advance:
+        said = []
+        for seconds, done, text in (
+            (0.0, 0, Stage("second moments", 0, 2000, "tokens")),
+            (30.0, 0, Stage("second moments", 500, 2000, "tokens")),
+            (120.0, 0, Stage("second moments", 2000, 2000, "tokens")),
+            (120.0, 0, "rome at 0"),
+            (130.0, 0.5, "rome at 0"),
+            (140.0, 1, "rome at 1"),
+        ):
+            now[0] = seconds
+            advance(done, 4, text)
+            said.append(advance.left())
+    # units are timed from when the stage has ended: 20 s each, not 140
+    assert said == ["", "2 min left of this", "", "", "70 s left", "60 s left"]
+    assert capsys.readouterr().err.splitlines() == [
+        "[0/4] second moments: 0 of 2000 tokens (part 2 of 2)",
+        "[1/4] rome at 1, 60 s left (part 2 of 2)",
+    ]
 
 
 # in a process of its own

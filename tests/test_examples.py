@@ -16,11 +16,23 @@ import interp
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.models import matmul_precision
 from interp.patches.patch import Patch
+from interp.report import report_html
 from interp.results import merge_runs
-from interp.study import Shard, locating_left, precision_distances
+from interp.study import Shard, Stage, locating_left, precision_distances
 
 FUNCTIONS = {name: getattr(interp, name) for name in interp.__all__ if inspect.isroutine(getattr(interp, name))}
-OTHERS = (Fact, EditRequest, Patch.applied, Shard, locating_left, matmul_precision, merge_runs, precision_distances)
+OTHERS = (
+    Fact,
+    EditRequest,
+    Patch.applied,
+    Shard,
+    Stage,
+    locating_left,
+    matmul_precision,
+    merge_runs,
+    precision_distances,
+    report_html,
+)
 EXAMPLES = FUNCTIONS | {other.__qualname__: other for other in OTHERS}
 
 

@@ -29,6 +29,7 @@ FLOORS = [
     "evaluation",
     "study",
     "plots",
+    "report",
     "display",
     "explorer",
     "cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import io
 import json
 import math
@@ -111,6 +112,31 @@ def test_papers_rows(golden: Path) -> None:
         assert row.numbers["score"] == expected["score_printed"]
         mean = harmonic_mean([row.numbers[name] for name in ("reliability", "locality", "portability")])
         assert row.numbers["score"] == pytest.approx(mean, abs=0.011)
+
+
+def test_html_has_the_cells_of_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:
+    page = plots.table1_html(rows, comparisons)
+
+    def text(cell: str) -> str:
+        return html.unescape(re.sub(r"<[^>]+>", "", cell.replace("<br>", " ")))
+
+    found = [
+        [[text(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)] for line in table.split("<tr>")[1:]]
+        for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL)
+    ]
+    written = []
+    for header, _, *lines in markdown_tables(plots.table1_markdown(rows, comparisons)):
+        plain = [[text(re.sub(r"\\(.)", r"\1", cell.replace("**", ""))) for cell in line] for line in (header, *lines)]
+        written.append([[cell for cell in line if any(line[1:]) or cell] for line in plain])
+    signs = [[[cell.replace("−", "-") for cell in line] for line in table] for table in found]
+    assert signs == written
+    assert "<b>10.0<br>[0.0, 20.0]</b>" in page  # as bold as in the other forms
+    hostile = dataclasses.replace(rows[1], locator="<b>&", layers="<i>")
+    page = plots.table1_html([hostile])
+    assert "<td>&lt;b&gt;&amp;</td>" in page
+    assert "<i>" not in page
+    with pytest.raises(OptionError, match="rows is empty"):
+        plots.table1_html([])
 
 
 def test_markdown(rows: list[TableRow], comparisons: list[Comparison]) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("editing", "evaluation", "explorer", "facts", "locate", "models", "patches", "plots", "results", "study")
+PACKAGES = (
+    "editing", "evaluation", "explorer", "facts", "locate", "models", "patches", "plots", "report", "results", "study",
+)  # fmt: skip
 """Whose ``__all__`` is public, beside that of ``interp`` itself and of ``interp.errors``."""
 MARK = re.compile(r"^<!-- names: ([a-z ]+) -->$", re.MULTILINE)
 

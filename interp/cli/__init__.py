@@ -6,7 +6,18 @@ import os
 import sys
 from typing import Any
 
-from interp.cli import attribute, edit, figure1, locate, models, patch, shards, study, trace  # noqa: F401 - they register
+from interp.cli import (  # noqa: F401 - they register
+    attribute,
+    edit,
+    figure1,
+    locate,
+    models,
+    patch,
+    report,
+    shards,
+    study,
+    trace,
+)
 from interp.cli.common import app
 from interp.cli.console import fail, reported
 from interp.cli.ending import ended_by_signals, run
@@ -15,8 +26,8 @@ from interp.cli.sharing import with_addresses
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    "reproduce", "study", "figure1", "table1", "merge", "locate", "trace", "attribute", "edit", "evaluate", "facts",
-    "models",
+    "reproduce", "study", "figure1", "table1", "report", "merge", "locate", "trace", "attribute", "edit", "evaluate",
+    "facts", "models",
 )  # fmt: skip
 """In the order of ``interp --help``; others come last."""
 

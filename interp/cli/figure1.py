@@ -35,6 +35,7 @@ from interp.cli.common import (
     slug,
 )
 from interp.cli.console import messages, screen
+from interp.cli.early import Early, say_report
 from interp.cli.ending import keeping
 from interp.cli.precision import MatmulPrecision, multiplying, say_precision
 from interp.cli.progress import bar
@@ -124,15 +125,19 @@ def _run_figure1(
     candidates = load_facts(facts)
     check_writable(figures)
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
+    drawn = figures or place / "figures"
     with (
         at_work(sharing, model, device, dtype) as (network, who),
         keeping(place),
         bar("locating", units="units") as advance,
     ):
-        run = locate_facts(network, candidates, place, settings, source=facts, shard=who, progress=advance)
+        watched = advance if sharing.shard else Early(place, drawn, width=width, edits_follow=False).locating(advance)
+        run = locate_facts(network, candidates, place, settings, source=facts, shard=who, progress=watched)
     say_precision(run)
     if all_is_done(run, sharing.shard, locating_left(run)):
-        draw_figure1(class_averages(run), figures or place / "figures", width)
+        averages = class_averages(run)
+        draw_figure1(averages, drawn, width)
+        say_report(place, averages)
     messages.print(f"records: {place}", soft_wrap=True)
 
 

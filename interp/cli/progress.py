@@ -1,6 +1,7 @@
 """How far a command is: a bar on a terminal, lines in a log; both know the time left from the work of this session.
 
 In a log a line comes for every finished unit of a study; elsewhere, and while a unit takes long, one every half minute.
+Work that comes before the first unit, such as second moments, has a time left of its own.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from interp.cli.console import messages
+from interp.study.stage import Stage
 from interp.system.readable import neutral
 
-__all__ = ["Meter", "bar", "duration"]
+__all__ = ["Advance", "Meter", "bar", "duration"]
 
 FIRST_LINE, EVERY = 10.0, 30.0
 """Seconds until a log hears of a stage that says nothing of itself, and between its lines."""
 WATCHED = 1.0
 """Seconds that work must have been watched before they say how long the rest takes."""
-
-Advance = Callable[..., None]
-"""Called with (done, in all) and what is being done."""
 
 
 class Meter:
@@ -52,6 +52,33 @@ class Meter:
         return elapsed * (self.total - self.done) / worked if worked > 0 and elapsed >= WATCHED else None
 
 
+class Watch:
+    """The meter of a command's units, and that of the stage that it is in while none of them advances."""
+
+    def __init__(self) -> None:
+        self.units = Meter()
+        self._stage: tuple[str, Meter] | None = None
+
+    def update(self, done: float, total: float, text: str) -> None:
+        """Note where the work is."""
+        self.units.update(done, total)
+        if isinstance(text, Stage):
+            if self._stage is None or self._stage[0] != text.name:
+                self._stage = text.name, Meter()
+            self._stage[1].update(text.done, text.total)
+        elif self._stage is not None:
+            self._stage = None
+            self.units.restart(done)  # the stage took time and did no unit
+
+    def left(self) -> str:
+        """The time left, of the stage if there is one; empty as long as too little was seen done."""
+        meter = self.units if self._stage is None else self._stage[1]
+        seconds = meter.left()
+        if seconds is None or meter.done >= meter.total:
+            return ""
+        return f"{duration(seconds)} left{'' if self._stage is None else ' of this'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as one says them: ``40 s``, ``3 min``, ``2 h 5 min``."""
     if seconds < 90:
@@ -60,76 +87,91 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+Show = Callable[[str, bool], None]
+
+
+class Advance:
+    """What work calls with (done, in all), and what is being done."""
+
+    def __init__(self, watch: Watch, show: Show, units: str) -> None:
+        self._watch, self._show, self._units = watch, show, units
+        self._at_work = not units
+
+    def __call__(self, done: float, total: float, text: str = "") -> None:
+        """Say how far the work is."""
+        self._watch.update(done, total, text)
+        # where a unit was there already nothing is said to be done; a total of one is a look at what is to do
+        if not self._at_work and (done % 1 or (text and total > 1)):
+            self._at_work = True
+            self._watch.units.restart(int(done))
+            if done >= 1:
+                messages.print(f"{int(done)} of {total:.0f} {self._units} were there already", soft_wrap=True)
+        self._show(" ".join(neutral(text).split()), self._at_work)
+
+    def left(self) -> str:
+        """The time left in words; empty as long as nobody knows."""
+        return self._watch.left()
+
+
 @contextmanager
-def bar(label: str, *, units: str = "") -> Iterator[Advance]:
+def bar(label: str, *, units: str = "", part: str = "") -> Iterator[Advance]:
     """Show what is being done, from its first second on a terminal.
 
     Args:
         label: What, as long as nothing else is said.
         units: What is counted, where single ones are worth a line (``"units"``); how many were there before anything
             was done is said once.
+        part: Which part of a longer work this is, such as ``"part 1 of 2"``.
     """
-    meter = Meter()
-    at_work = [not units]
-    doing = _on_a_terminal(label, meter) if messages.is_terminal else _in_a_log(label, meter, bool(units))
-    with doing as show:
-
-        def advance(done: float, total: float, text: str = "") -> None:
-            meter.update(done, total)
-            # where a unit was there already nothing is said to be done; a total of one is a look at what is to do
-            if not at_work[0] and (done % 1 or (text and total > 1)):
-                at_work[0] = True
-                meter.restart(int(done))
-                if done >= 1:
-                    messages.print(f"{int(done)} of {total:.0f} {units} were there already", soft_wrap=True)
-            show(" ".join(neutral(text).split()), at_work[0])
-
-        yield advance
+    watch = Watch()
+    kind = _on_a_terminal if messages.is_terminal else partial(_in_a_log, every_unit=bool(units))
+    with kind(label, watch, f" ({part})" if part else "") as show:
+        yield Advance(watch, show, units)
 
 
 @contextmanager
-def _on_a_terminal(label: str, meter: Meter) -> Iterator[Callable[[str, bool], None]]:
+def _on_a_terminal(label: str, watch: Watch, part: str) -> Iterator[Show]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    room = messages.width - 50 - len(part)
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=max(8, min(40, messages.width - 50))),
+        BarColumn(bar_width=max(8, min(40, room))),
         TextColumn("{task.percentage:3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=messages, transient=True) as progress:
-        task = progress.add_task(label, total=None, left="")
+        task = progress.add_task(label, total=None, left=part.strip())
 
         def show(text: str, at_work: bool) -> None:
-            left = meter.left()
             progress.update(
                 task,
-                completed=meter.done,
-                total=meter.total,
-                description=_cut(text or label, max(12, messages.width - 50)),
-                left="" if left is None else f"{duration(left)} left",
+                completed=watch.units.done,
+                total=watch.units.total,
+                description=_cut(text or label, max(12, room)),
+                left=f"{watch.left()}{part}".strip(),
             )
 
         yield show
 
 
 @contextmanager
-def _in_a_log(label: str, meter: Meter, every_unit: bool) -> Iterator[Callable[[str, bool], None]]:
+def _in_a_log(label: str, watch: Watch, part: str, *, every_unit: bool) -> Iterator[Show]:
     stopped, lock = threading.Event(), threading.Lock()
     said: list[int] = []
     doing = [label]
 
     def line() -> str:
-        left = meter.left()
-        count = f"[{int(meter.done)}/{meter.total:.0f}] " if meter.total else ""
-        return f"{count}{doing[0]}" + ("" if left is None or meter.done >= meter.total else f", {duration(left)} left")
+        left, units = watch.left(), watch.units
+        count = f"[{int(units.done)}/{units.total:.0f}] " if units.total else ""
+        return f"{count}{doing[0]}" + (f", {left}" if left else "") + part
 
     def show(text: str, at_work: bool) -> None:
         with lock:
             doing[0] = text or label
-            if every_unit and at_work and text and said[-1:] != [int(meter.done)]:
-                said.append(int(meter.done))
+            if every_unit and at_work and text and said[-1:] != [int(watch.units.done)]:
+                said.append(int(watch.units.done))
                 messages.print(line(), soft_wrap=True)
 
     def beat() -> None:

@@ -29,6 +29,7 @@ from interp.cli.common import (
     slug,
 )
 from interp.cli.console import messages, screen
+from interp.cli.early import Early, say_report
 from interp.cli.ending import keeping
 from interp.cli.figure1 import draw_figure1, draw_first_fact
 from interp.cli.precision import MatmulPrecision, multiplying, say_precision
@@ -37,15 +38,13 @@ from interp.cli.shards import ShardOption, all_is_done, check_located
 from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
 from interp.editing.methods import EDITORS, editor_title
 from interp.errors import OptionError
-from interp.locate.methods import LOCATORS, locator_named
+from interp.locate.methods import LOCATORS
 from interp.study import paper
 
 if TYPE_CHECKING:
     from interp.evaluation.summary import TableRow
     from interp.locate.class_average import ClassAverage
     from interp.results.run_folder import RunFolder
-    from interp.results.token_map import TokenMap
-    from interp.study.again import Relocated
     from interp.study.settings import EditStudySettings, LocateSettings
 
 CaseLimit = Annotated[int | None, typer.Option(help="How many edit cases, in their order; 0 for all.")]
@@ -213,15 +212,18 @@ def _study(
         place = out or Path("runs") / f"study-{slug(given.model)}-{slug(Path(given.facts).stem)}-{key}"
         drawn = figures or place / "figures"
         check_writable(drawn)
+    early = Early(place, drawn, edits_follow=True) if shard is None else None
     with at_work(sharing, given.model, given.device, given.dtype) as (network, who), keeping(place):
-        with bar("locating", units="units") as advance:
-            run = locate_facts(network, candidates, place, locating, source=given.facts, shard=who, progress=advance)
+        with bar("locating", units="units", part="part 1 of 2") as advance:
+            watched = early.locating(advance) if early else advance
+            run = locate_facts(network, candidates, place, locating, source=given.facts, shard=who, progress=watched)
         say_precision(run)
         check_located(run, shard, locating_left(run))
         averages = class_averages(run)
-        if shard is None:
+        if early:
             _draw_located(run, averages, drawn)
-        with bar("editing", units="units") as advance:
+            early.located(averages)
+        with bar("editing", units="units", part="part 2 of 2") as advance:
             edits = edit_cases(
                 network,
                 to_edit,
@@ -231,12 +233,13 @@ def _study(
                 noise=selection(run).noise,
                 source=given.cases,
                 shard=who,
-                progress=advance,
+                progress=early.editing(advance, averages) if early else advance,
             )
         if all_is_done(edits, shard, editing_left(edits)):
             if shard is not None:
                 _draw_located(run, averages, drawn)
             _draw_edits(edits, averages, drawn)
+            say_report(place, averages)
     messages.print(f"records: {place}", soft_wrap=True)
 
 
@@ -266,8 +269,7 @@ def _draw_edits(edits: Any, averages: Any, folder: Path) -> None:
         write_atomically(folder / name, text.encode())
         written.append(folder / name)
     written += plots.save_figure(plots.scores_by_layer(found.by_layer, found.strengths), folder / "edit-layers")
-    panels = _before_after_panels(relocated(edits))
-    written += plots.save_figure(plots.before_after(panels), folder / "before-after")
+    written += plots.save_figure(plots.before_after(relocated(edits).maps()), folder / "before-after")
 
     _print_rows(found.rows)
     skipped = dict.fromkeys(text for row in found.rows for text in row.skipped)
@@ -297,11 +299,3 @@ def _print_rows(rows: Sequence[TableRow]) -> None:
         means = [f"{row.measured(column.name).mean:.1f}" for column in columns]
         table.add_row(row.locator, "-" if row.method == "none" else editor_title(row.method), row.layers, *means)
     screen.print(table)
-
-
-def _before_after_panels(again: Relocated) -> list[tuple[TokenMap, TokenMap]]:
-    found = []
-    for name, (before, after) in again.records.items():
-        beside = locator_named(name).beside
-        found.append((beside(before), beside(after)))
-    return found

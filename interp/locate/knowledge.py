@@ -106,6 +106,7 @@ def known_facts(
     *,
     limit: int | None = None,
     accept: Callable[[Fact], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[TopAnswer]:
     """Those of the facts that the model knows, in order, without asking for more than ``limit`` needs.
 
@@ -115,12 +116,17 @@ def known_facts(
         The Eiffel Tower is located in the city of  Paris 0.99
         The capital of Japan is  Tokyo 0.97
 
-    ``accept`` may turn known facts down.
+    ``accept`` may turn known facts down. ``progress`` is called with (facts asked, of how many as far as is known).
     """
+
+    def asked(first: int, done: int, total: int) -> None:
+        if progress:
+            progress(first + done, first + total)
+
     size = max(1, len(facts)) if limit is None else max(16, 2 * limit)
     count = 0
     for first in range(0, len(facts), size):
-        for answer in top_answers(model, facts[first : first + size]):
+        for answer in top_answers(model, facts[first : first + size], progress=partial(asked, first)):
             if answer.known and (limit is None or count < limit) and (accept is None or accept(answer.fact)):
                 count += 1
                 yield answer

@@ -11,7 +11,7 @@ from interp.plots.maps import maps, maps_csv, maps_html
 from interp.plots.save import save_figure
 from interp.plots.scores_by_layer import scores_by_layer, scores_by_layer_csv
 from interp.plots.style import DIVERGING, WIDTHS, paper_style, sequential
-from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_latex, table1_markdown
+from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_html, table1_latex, table1_markdown
 
 __all__ = [
     "DIVERGING",
@@ -34,6 +34,7 @@ __all__ = [
     "scores_by_layer_csv",
     "sequential",
     "table1_csv",
+    "table1_html",
     "table1_latex",
     "table1_markdown",
 ]

@@ -14,7 +14,7 @@ from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods import LOCATORS, locator_named
 
-__all__ = ["arranged", "array", "figure1_csv", "peaks"]
+__all__ = ["arranged", "array", "figure1_csv", "peaks", "so_far"]
 
 CSV_HEADER = (
     "model", "method", "unit", "token_class", "layer", "mean", "low95", "high95", "n_facts", "n_tokens",
@@ -69,6 +69,11 @@ def arranged(averages: Sequence[ClassAverage], columns: int) -> list[list[ClassA
     for average in sorted_averages:
         rows.setdefault(locator_named(average.method).row, []).append(average)
     return [rows[row][i : i + columns] for row in sorted(rows) for i in range(0, len(rows[row]), columns)]
+
+
+def so_far(averages: Sequence[ClassAverage], of: int | None) -> str:
+    """The end of a heading: how many facts the maps are of, where there will be more."""
+    return "" if of is None else f"; so far {max(averages[0].n_facts)} of {of} facts"
 
 
 def array(values: Float[Tensor, "token_class layer"]) -> Float[np.ndarray, "token_class layer"]:

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods import locator_named
 from interp.options import check_choice
-from interp.plots.averages import arranged, array, figure1_csv, peaks
+from interp.plots.averages import arranged, array, figure1_csv, peaks, so_far
 from interp.plots.figure1_page import figure1_html
 from interp.plots.panel import draw_panel, plain, wrapped
 from interp.plots.style import EMPTY, HATCH, QUIET, WIDTHS, PaperFigure, colour_scale, paper_style, text_width
@@ -24,7 +24,7 @@ __all__ = ["figure1", "figure1_csv", "figure1_html"]
 PANELS_PER_ROW = {"column": 1, "page": 3, "slide": 3}
 
 
-def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFigure:
+def figure1(averages: Sequence[ClassAverage], *, width: str = "page", of: int | None = None) -> PaperFigure:
     """Draw the maps: attribution above, causal tracing of states, MLP and attention below it.
 
     Example:
@@ -38,6 +38,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFi
     Args:
         averages: One per method, all of one model.
         width: ``column`` (maps below each other), ``page`` or ``slide``.
+        of: How many facts there will be, of a study that is not finished; the heading then says how many there are.
 
     Raises:
         OptionError: If there are no averages, they come from different models, their shapes do not match their
@@ -81,7 +82,7 @@ def figure1(averages: Sequence[ClassAverage], *, width: str = "page") -> PaperFi
                 )
                 _mark(axes, average, scale)
             y -= below
-        _frame(figure, averages, scale)
+        _frame(figure, averages, of, scale)
     return figure
 
 
@@ -115,11 +116,11 @@ def _dot(scale: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _frame(figure: Figure, averages: Sequence[ClassAverage], scale: float) -> None:
+def _frame(figure: Figure, averages: Sequence[ClassAverage], of: int | None, scale: float) -> None:
     """The model's name above, what the marks mean below."""
     height = figure.get_size_inches()[1]
     top = 1 - 0.04 * scale / height
-    name = plain(averages[0].provenance.model)
+    name = plain(averages[0].provenance.model) + so_far(averages, of)
     if averages[0].left_out:
         name += f"; left out: {len(averages[0].left_out)} fact(s) that could not be located"
     figure.text(0.99, top, name, ha="right", va="top", fontsize=6 * scale, color=QUIET)

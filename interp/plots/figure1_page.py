@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from interp.locate.class_average import ClassAverage
 from interp.locate.methods import locator_named
-from interp.plots.averages import arranged, array, peaks
+from interp.plots.averages import arranged, array, peaks, so_far
 from interp.plots.style import EMPTY, colour_scale
 from interp.statistics.intervals import MIN_UNBOUNDED
 from interp.system.readable import in_html, number
@@ -18,11 +18,12 @@ from interp.system.readable import in_html, number
 __all__ = ["figure1_html"]
 
 
-def figure1_html(averages: Sequence[ClassAverage]) -> str:
+def figure1_html(averages: Sequence[ClassAverage], *, of: int | None = None) -> str:
     """The maps as a page that needs nothing else; hovering shows mean, interval and number of facts.
 
     Args:
         averages: One per method, all of one model.
+        of: See :func:`~interp.plots.figure1`.
 
     Raises:
         OptionError: If there are no averages, they come from different models, or their shapes do not match their
@@ -44,7 +45,7 @@ def figure1_html(averages: Sequence[ClassAverage]) -> str:
     page.update_xaxes(showgrid=False, zeroline=False)
     page.update_yaxes(showgrid=False, zeroline=False, automargin=True)
     page.update_layout(
-        title={"text": _title(shown[0])}, template="plotly_white", plot_bgcolor=EMPTY, height=120 + 290 * len(shown)
+        title={"text": _title(shown, of)}, template="plotly_white", plot_bgcolor=EMPTY, height=120 + 290 * len(shown)
     )
     return page.to_html(include_plotlyjs=True, div_id="figure1")
 
@@ -103,10 +104,11 @@ def _names(average: ClassAverage) -> list[str]:
     return [in_html(name) for name in average.token_classes]
 
 
-def _title(average: ClassAverage) -> str:
+def _title(averages: Sequence[ClassAverage], of: int | None) -> str:
     """The model, what the marks mean, and which facts are not in the maps."""
-    title = f"{in_html(average.provenance.model)}: dots mark peak layers, bars those not told from them (95%)"
-    missing = [in_html(text) for text in average.left_out]
+    name = in_html(averages[0].provenance.model)
+    title = f"{name}: dots mark peak layers, bars those not told from them (95%){so_far(averages, of)}"
+    missing = [in_html(text) for text in averages[0].left_out]
     return f"{title}<br>left out: {'; '.join(missing)}" if missing else title
 
 

@@ -1,4 +1,4 @@
-"""Table 1: what the edits did, by who chose the layers; as Markdown, LaTeX and CSV, the paper's rows below.
+"""Table 1: what the edits did, by who chose the layers; as Markdown, LaTeX, HTML and CSV, the paper's rows below.
 
 A column is a measure of :data:`~interp.evaluation.measures.MEASURES`, in that order, and every line looks its number up
 by the measure's name: headings, units, rows, differences and the paper's rows.
@@ -18,12 +18,13 @@ from interp.evaluation.protocols import PROTOCOLS
 from interp.evaluation.summary import NOTHING, Comparison, TableRow
 from interp.options import check_choice
 from interp.plots.csv_text import csv_numbers, csv_text
+from interp.plots.html_table import HTML_FORM, html_table
 from interp.plots.paper_table import PAPER_TABLE1, PaperRow
 from interp.plots.table_forms import LATEX_FORM, MARKDOWN_FORM, Form, latex_table, markdown_table
 from interp.statistics.estimates import Interval
 from interp.statistics.significance import SIGNIFICANT, holm
 
-__all__ = ["PAPER_TABLE1", "PaperRow", "table1_csv", "table1_latex", "table1_markdown"]
+__all__ = ["PAPER_TABLE1", "PaperRow", "corrected", "table1_csv", "table1_html", "table1_latex", "table1_markdown"]
 
 CSV_HEADER = (
     "kind", "located_by", "against", "editor", "layers", "protocol", "metric", "unit", "mean", "low95", "high95", "n",
@@ -60,13 +61,7 @@ def table1_markdown(
     if notes:
         parts.append("  \n".join(notes))
     scored = measures(by_protocol=True)
-    others = [
-        [form.escape(row.locator), _editor(row.method, form), form.escape(row.layers), other]
-        + [_cell(row.measured(measure.name, other), row.n_cases, form) for measure in scored]
-        for row in rows
-        for other in PROTOCOLS
-        if other != protocol
-    ]
+    others = _other_protocols(rows, scored, protocol, form)
     parts.append("The same edits under the other protocols:")
     parts.append(markdown_table((*ROW_HEADER, "Protocol", *_titles(scored, form)), others, left=4))
     for shown in dict.fromkeys(c.protocol for c in comparisons):
@@ -129,6 +124,35 @@ def table1_latex(
     return "\n".join(tables)
 
 
+def table1_html(
+    rows: Sequence[TableRow], comparisons: Sequence[Comparison] = (), *, protocol: str = "teacher-forced"
+) -> str:
+    """Table 1 as a part of a page, what :func:`table1_markdown` has; the other protocols are folded away.
+
+    Raises:
+        OptionError: If there are no rows, or the protocol is unknown.
+    """
+    _check(rows, protocol)
+    form, columns = HTML_FORM, measures()
+    n_cases = _common_n(rows)
+    body, notes = _body(rows, columns, protocol, n_cases, form)
+    table = html_table((*ROW_HEADER, *_titles(columns, form)), [body, _paper_rows(columns, form)], left=3)
+    parts = [f"<p>{_about(rows, n_cases, protocol, form)}</p>", table]
+    parts += [f'<p class="note">{note}</p>' for note in notes]
+    scored = measures(by_protocol=True)
+    others = html_table(
+        (*ROW_HEADER, "Protocol", *_titles(scored, form)), [_other_protocols(rows, scored, protocol, form)], left=4
+    )
+    parts.append(f"<details><summary>The same edits under the other protocols</summary>\n{others}\n</details>")
+    for shown in dict.fromkeys(c.protocol for c in comparisons):
+        compared = [c for c in comparisons if c.protocol == shown]
+        named = _compared_columns(compared)
+        parts.append(f"<p>{_about_differences(compared, shown, form)}</p>")
+        lines = _differences(compared, named, form)
+        parts.append(html_table((*ROW_HEADER[:2], *_titles(named, form)), [lines], left=2))
+    return "\n".join(parts)
+
+
 def table1_csv(rows: Sequence[TableRow], comparisons: Sequence[Comparison] = ()) -> str:
     """All numbers, a line each: rows, comparisons and the paper's rows; cells of what was not measured are empty.
 
@@ -147,11 +171,11 @@ def table1_csv(rows: Sequence[TableRow], comparisons: Sequence[Comparison] = ())
                 lines.append((*head, protocol or "", name, unit.name, *csv_numbers(found), *tail))
     for shown in dict.fromkeys(c.protocol for c in comparisons):
         compared = [c for c in comparisons if c.protocol == shown]
-        for comparison, corrected in zip(compared, _corrected(compared), strict=True):
+        for comparison, p_values in zip(compared, corrected(compared), strict=True):
             head = ("difference", comparison.first, comparison.second, comparison.method, "")
             for name, found in comparison.differences.items():
                 unit = measure_named(name).unit
-                p = corrected.get(name, math.nan)
+                p = p_values.get(name, math.nan)
                 tail = ("", "", "", "" if math.isnan(p) else repr(p))
                 lines.append((*head, shown, name, unit.of_differences or unit.name, *csv_numbers(found), *tail))
     for printed in PAPER_TABLE1:
@@ -268,6 +292,19 @@ def _remarks(rows: Sequence[TableRow]) -> list[list[str]]:
     return remarks
 
 
+def _other_protocols(
+    rows: Sequence[TableRow], columns: Sequence[Measure], protocol: str, form: Form
+) -> list[list[str]]:
+    """Each row under each protocol but this one."""
+    return [
+        [form.escape(row.locator), _editor(row.method, form), form.escape(row.layers), other]
+        + [_cell(row.measured(measure.name, other), row.n_cases, form) for measure in columns]
+        for row in rows
+        for other in PROTOCOLS
+        if other != protocol
+    ]
+
+
 def _paper_rows(columns: Sequence[Measure], form: Form) -> list[list[str]]:
     names = [measure.name for measure in columns]
     missing = [f"no {name}" for name in names if not any(name in row.numbers for row in PAPER_TABLE1)]
@@ -279,25 +316,25 @@ def _paper_rows(columns: Sequence[Measure], form: Form) -> list[list[str]]:
     return lines
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[dict[str, float]]:
+def corrected(comparisons: Sequence[Comparison]) -> list[dict[str, float]]:
     """Each comparison's p-values, corrected for the number of all of them."""
     named = [(i, name, p) for i, comparison in enumerate(comparisons) for name, p in comparison.p_values.items()]
-    corrected: list[dict[str, float]] = [{} for _ in comparisons]
+    found: list[dict[str, float]] = [{} for _ in comparisons]
     for (i, name, _), p in zip(named, holm([p for *_, p in named]), strict=True):
-        corrected[i][name] = p
-    return corrected
+        found[i][name] = p
+    return found
 
 
 def _differences(comparisons: Sequence[Comparison], columns: Sequence[Measure], form: Form) -> list[list[str]]:
     lines = []
-    for comparison, corrected in zip(comparisons, _corrected(comparisons), strict=True):
+    for comparison, p_values in zip(comparisons, corrected(comparisons), strict=True):
         n = max(found.n for found in comparison.differences.values())
         first, second = form.escape(comparison.first), form.escape(comparison.second)
         pair = f"{first} against{form.line}{second} (n = {n})"
         cells = []
         for measure in columns:
             cell = _cell(comparison.differences.get(measure.name, NOTHING), n, form)
-            cells.append(form.bold(cell) if corrected.get(measure.name, 1.0) < SIGNIFICANT else cell)
+            cells.append(form.bold(cell) if p_values.get(measure.name, 1.0) < SIGNIFICANT else cell)
         lines.append([pair, _editor(comparison.method, form), *cells])
     return lines
 

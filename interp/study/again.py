@@ -14,6 +14,7 @@ from interp.patches.patch import Patch
 from interp.results.record import Provenance, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
+from interp.results.token_map import TokenMap
 from interp.study.plan import LOCATED_AGAIN, Plan, again_unit, finished, read_plan, unit_name
 from interp.study.work import Work
 from interp.study.workers import Bench, Job
@@ -32,6 +33,11 @@ class Relocated:
 
     case: str
     records: Mapping[str, tuple[Any, Any]]
+
+    def maps(self) -> list[tuple[TokenMap, TokenMap]]:
+        """Each locator's maps before and after the edit, to stand beside each other."""
+        pairs = ((locator_named(name).beside, pair) for name, pair in self.records.items())
+        return [(beside(before), beside(after)) for beside, (before, after) in pairs]
 
 
 def locate_again(work: Work, noise: float) -> None:

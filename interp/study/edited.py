@@ -51,15 +51,18 @@ class EditResults(Shown):
         comparisons: The locators against each other and against the control, paired by case.
         by_layer: The layer sweep.
         strengths: Of each locator.
+        same_cases: Whether all rows of Table 1 rest on the same cases. Of an unfinished study they need not, and where
+            cases were left out of some rows.
     """
 
     rows: tuple[TableRow, ...]
     comparisons: tuple[Comparison, ...]
     by_layer: Mapping[int, TableRow]
     strengths: tuple[Strength, ...]
+    same_cases: bool = True
 
 
-def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditResults:
+def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage], *, so_far: bool = False) -> EditResults:
     """Table 1 and the layer sweep from records alone.
 
     Example:
@@ -70,16 +73,24 @@ def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditR
         >>> [(row.locator, row.method) for row in interp.read_edit_results(edits, averages).rows[:3]]
         [('Before any edit', 'none'), ('Attribution score', 'rome'), ('Attribution score', 'memit')]
 
+    Args:
+        run: The folder.
+        averages: The class-averaged maps of the locating part.
+        so_far: Take of an unfinished study the cases that are there. Every row then has its own n, comparisons are over
+            the cases that both rows have (those without any are missing), and so are the layers of the sweep without
+            a case.
+
     Raises:
-        DataError: If the study is not finished (names the first missing record), or every case of a row was left out.
+        DataError: If the study is not finished (names the first missing record); with ``so_far`` only if a row of
+            Table 1 has no case yet. If every case of a row was left out.
     """
     plan = read_plan(run)
-    reader = _Reader(run, plan, Skips.of(run), int(run.settings()["seed"]))
+    reader = _Reader(run, plan, Skips.of(run), int(run.settings()["seed"]), so_far)
     rows, found = {}, {}
     for planned in plan.rows():
         key = planned.locator, planned.editor
         rows[key], found[key] = reader.row(planned)
-    by_layer = {layer: reader.swept(layer) for layer in plan.swept}
+    by_layer = {layer: row for layer in plan.swept if (row := reader.swept(layer)) is not None}
     located_again = list(plan.layers)[-1], plan.placed[0]
     unedited = table_row(
         found[located_again],
@@ -94,6 +105,7 @@ def read_edit_results(run: RunFolder, averages: Sequence[ClassAverage]) -> EditR
         comparisons=tuple(reader.comparisons(found)),
         by_layer=by_layer,
         strengths=tuple(_strengths(plan, by_layer, averages)),
+        same_cases=len({frozenset(each.case for each in row) for row in found.values()}) == 1,
     )
 
 
@@ -105,17 +117,22 @@ class _Reader:
     plan: Plan
     skips: Skips
     seed: int
+    so_far: bool
 
     def row(self, planned: PlannedRow) -> tuple[TableRow, list[CaseEvaluation]]:
         """A row of Table 1, and the cases that it is the mean of."""
         found, skipped = self._cases(planned)
+        if not found:
+            raise DataError(f"{self._about(planned)}: no case is finished yet")
         row = table_row(found, locator=planned.located_by, layers=planned.span, skipped=skipped, seed=self.seed)
         return row, found
 
-    def swept(self, layer: int) -> TableRow:
-        """A row of the layer sweep."""
+    def swept(self, layer: int) -> TableRow | None:
+        """A row of the layer sweep; None as long as it has no case."""
         planned = self.plan.sweep_row(layer)
         found, skipped = self._cases(planned)
+        if not found:
+            return None
         return table_row(found, locator="Layer sweep", layers=planned.span, skipped=skipped, seed=self.seed)
 
     def comparisons(self, found: Mapping[tuple[str, str], Sequence[CaseEvaluation]]) -> Iterator[Comparison]:
@@ -125,10 +142,12 @@ class _Reader:
         for editor in self.plan.placed:
             for first, second in combinations(order, 2):
                 pair = _in_both(found[first, editor], found[second, editor])
+                if self.so_far and not pair[0]:
+                    continue
                 yield compare(*pair, names=(names[first], names[second]), seed=self.seed)
 
     def _cases(self, planned: PlannedRow) -> tuple[list[CaseEvaluation], list[str]]:
-        """The evaluated cases of a row, and why the others are left out."""
+        """The evaluated cases of a row, and why others are left out; of a study so far there may be none yet."""
         found, skipped = [], []
         for i, (case, layers) in enumerate(zip(self.plan.cases, planned.layers, strict=True)):
             reason = self.plan.why_not(self.skips, planned.editor, layers, i)
@@ -137,13 +156,16 @@ class _Reader:
                 continue
             unit = unit_name("case", planned.editor, layers, i)
             expected = {"case": case, "method": planned.editor, **layers_of(layers)}
-            found.append(finished(self.run, CaseEvaluation, unit, **expected))
-        if not found:
-            raise DataError(
-                f"{self.run.path}: {planned.located_by}, {planned.editor} at {planned.span}: every case was left out;"
-                f" {skipped[0]}"
-            )
+            if not self.so_far:
+                found.append(finished(self.run, CaseEvaluation, unit, **expected))
+            elif (evaluation := self.run.read(CaseEvaluation, unit, **expected)) is not None:
+                found.append(evaluation)
+        if len(skipped) == len(self.plan.cases):
+            raise DataError(f"{self._about(planned)}: every case was left out; {skipped[0]}")
         return found, skipped
+
+    def _about(self, planned: PlannedRow) -> str:
+        return f"{self.run.path}: {planned.located_by}, {planned.editor} at {planned.span}"
 
 
 def _strengths(plan: Plan, by_layer: Mapping[int, TableRow], averages: Sequence[ClassAverage]) -> Iterator[Strength]:

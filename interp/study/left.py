@@ -8,8 +8,9 @@ from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.located import selection, unit_of
 from interp.study.plan import LOCATED_AGAIN, Plan, again_unit, read_plan, unit_name
+from interp.system.files import exists
 
-__all__ = ["editing_left", "locating_left"]
+__all__ = ["editing_left", "editing_units", "locating_left", "rows_begun"]
 
 
 def locating_left(run: RunFolder) -> list[str]:
@@ -35,9 +36,34 @@ def editing_left(run: RunFolder) -> list[str]:
     Raises:
         DataError: If the folder is not such a run, or damaged.
     """
+    return [unit for unit in editing_units(run) if not run.record_path(unit).exists()]
+
+
+def editing_units(run: RunFolder) -> list[str]:
+    """All units of a run of :func:`~interp.study.editing.edit_cases` but those that were left out.
+
+    Raises:
+        DataError: If the folder is not such a run, or damaged.
+    """
     plan, skips = read_plan(run), Skips.of(run)
-    units = dict.fromkeys((*_cases(plan, skips), *_again(plan)))
-    return [unit for unit in units if not run.record_path(unit).exists()]
+    return list(dict.fromkeys((*_cases(plan, skips), *_again(plan))))
+
+
+def rows_begun(run: RunFolder) -> tuple[int, int]:
+    """How many rows of Table 1 have a case so far, and how many there are. No record is read.
+
+    Raises:
+        DataError: If the folder is not a run of :func:`~interp.study.editing.edit_cases`, or damaged.
+    """
+    rows = list(read_plan(run).rows())
+    begun = [
+        any(
+            exists(run.record_path(unit_name("case", row.editor, layers, case)))
+            for case, layers in enumerate(row.layers)
+        )
+        for row in rows
+    ]
+    return sum(begun), len(rows)
 
 
 def _cases(plan: Plan, skips: Skips) -> Iterator[str]:

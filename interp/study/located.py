@@ -21,6 +21,7 @@ __all__ = [
     "Located",
     "Selection",
     "class_averages",
+    "count_located",
     "each_located",
     "kept",
     "left_out",
@@ -81,8 +82,24 @@ def each_located(run: RunFolder) -> Iterator[Located]:
         raise DataError(f"{run.path}: no fact is finished yet" + (f"; left out: {why[0]}" if why else ""))
 
 
+def count_located(run: RunFolder) -> tuple[int, int]:
+    """How many facts are located so far, and how many will be: all that were chosen but those that were left out.
+
+    No record is read.
+
+    Raises:
+        DataError: If the folder is not a run, or damaged.
+    """
+    chosen, skips, done, left = selection(run), Skips.of(run), 0, 0
+    for index in range(len(chosen.facts)):
+        units = [unit_of(index, name) for name in chosen.locators]
+        done += all(exists(run.record_path(unit)) for unit in units)
+        left += any(unit in skips for unit in units)
+    return done, len(chosen.facts) - left
+
+
 def class_averages(run: RunFolder) -> list[ClassAverage]:
-    """The maps of Figure 1 from a run folder alone, one a locator.
+    """The maps of Figure 1 from a run folder alone, one a locator; of an unfinished run those of the facts so far.
 
     The records are read one fact at a time, and each one's content hash is checked; memory does not grow with them.
 

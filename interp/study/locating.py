@@ -33,6 +33,7 @@ from interp.study.located import Selection, selection
 from interp.study.precision import is_narrow, keep_precision_distances
 from interp.study.settings import LocateSettings
 from interp.study.shard import Shard
+from interp.study.stage import Stage
 from interp.study.workers import Ledger, StudyProgress, Workers, workers_of
 
 __all__ = ["StudyProgress", "locate_fact", "locate_facts"]
@@ -113,6 +114,7 @@ def locate_facts(
     """
     settings = settings or LocateSettings()
     report = progress or (lambda *_: None)
+    report(0, 1, "the hash of the weights")
     workers = workers_of(model, shard)
     digest = hashlib.sha256(repr(list(facts)).encode()).hexdigest()[:16]
     run = RunFolder.open(
@@ -121,9 +123,14 @@ def locate_facts(
     skips = Skips.of(run)
     facts = _fitting(model, facts, skips)
     if not (run.path / "selection.json").exists():
-        report(0, 1, "which facts the model knows")
+
+        def asked(done: int, whole: int) -> None:
+            report(0, 1, Stage("which facts the model knows", done, whole, "asked"))
+
+        asked(0, len(facts))
         # the first of several processes says what holds
-        run.write_json("selection.json", workers.ask(partial(_selected, facts, settings)), replace=False)
+        found = workers.ask(partial(_selected, facts, settings), progress=asked)
+        run.write_json("selection.json", found, replace=False)
     chosen = selection(run)
     own = own_bundles(chosen, workers.shard)
     total = sum(map(len, own))
@@ -158,11 +165,13 @@ def _first_located(
     )
 
 
-def _selected(facts: Sequence[Fact], settings: LocateSettings, model: HookedTransformer) -> dict[str, Any]:
+def _selected(
+    facts: Sequence[Fact], settings: LocateSettings, model: HookedTransformer, *, progress: Progress | None = None
+) -> dict[str, Any]:
     """The facts that the model knows, and the noise level."""
     candidates = spread_over_relations(facts, settings.selection_seed)
     usable = partial(_can_be_corrupted, model, facts) if settings.corruption == "symmetric" else None
-    chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable))
+    chosen = list(known_facts(model, candidates, limit=settings.limit, accept=usable, progress=progress))
     if not chosen:
         raise FactError(
             f"{model.cfg.model_name} knows none of the {len(facts)} facts that can be corrupted: nothing to locate"

@@ -31,6 +31,7 @@ from interp.results.skips import SKIPPABLE, Skips
 from interp.study.layers import config_at, layer_span
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
 from interp.study.settings import EditStudySettings
+from interp.study.stage import Stage
 from interp.study.workers import Bench, Job, Ledger, StudyProgress, Workers
 
 __all__ = ["Work"]
@@ -120,7 +121,7 @@ class Work:
             second_moments,
             wanted,
             self.settings.corpus,
-            lambda part, whole: self.report(done, total, f"second moments: {part} of {whole} tokens"),
+            lambda part, whole: self.report(done, total, Stage("second moments", part, whole, "tokens")),
         )
 
     @cached_property
@@ -180,15 +181,19 @@ class Work:
         wanted: list[int] = []
 
         def jobs() -> Iterator[Job]:
-            for group in self.workers.shard.in_turn([group for group in asked if own & set(group)]):
+            groups = self.workers.shard.in_turn([group for group in asked if own & set(group)])
+            n_cases, n_asked = sum(map(len, groups)), 0
+            for group in groups:
                 self.skips.refresh()
                 members = [i for i in group if case_unit(i) not in self.skips]
                 found = {i: self._answers(i) for i in members}
                 if any(entry is None for entry in found.values()):
                     wanted.extend(members)
-                    yield _AskCases(cases={i: self.cases[i] for i in members}, asking=self._asking())
+                    label = Stage("the unedited model's answers", n_asked, n_cases, "cases")
+                    yield _AskCases(cases={i: self.cases[i] for i in members}, asking=self._asking(), label=label)
                 else:
                     answers.update((i, entry) for i, entry in found.items() if entry is not None)
+                n_asked += len(group)
 
         self.workers.do(jobs(), self.ledger(done))
         answers.update((i, entry) for i in wanted if (entry := self._answers(i)) is not None)
@@ -224,7 +229,7 @@ class _AskCases:
 
     cases: Mapping[int, EditCase]
     asking: Mapping[str, Any]
-    label: str = "the unedited model's answers"
+    label: str
     size: int = 0
 
     def __call__(self, bench: Bench) -> None:

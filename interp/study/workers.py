@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from transformer_lens import HookedTransformer
 
+from interp.options import Progress
 from interp.results.record import Provenance, Record, provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
@@ -25,7 +26,8 @@ __all__ = ["Bench", "Here", "Job", "Ledger", "StudyProgress", "Workers", "worker
 T = TypeVar("T")
 
 StudyProgress = Callable[[float, int, str], None]
-"""Called with (units done, units in all, what is being done); nothing is where a unit was there already."""
+"""Called with (units done, units in all, what is being done); nothing is where a unit was there already, and a
+:class:`~interp.study.stage.Stage` as long as no unit advances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +105,13 @@ class Workers(ABC):
         """Do all jobs, in any order; each is made when somebody is free to do it."""
 
     @abstractmethod
-    def ask(self, call: Callable[[HookedTransformer], T]) -> T:
-        """What a call makes of the model."""
+    def ask(self, call: Callable[..., T], *, progress: Progress | None = None) -> T:
+        """What a call makes of the model.
+
+        Args:
+            call: Called with the model.
+            progress: What it is called with as ``progress=``, where it is called in this process.
+        """
 
     @abstractmethod
     def share(self, value: T) -> Callable[[], T]:
@@ -142,9 +149,9 @@ class Here(Workers):
             )
             ledger.done += job.size
 
-    def ask(self, call: Callable[[HookedTransformer], T]) -> T:
+    def ask(self, call: Callable[..., T], *, progress: Progress | None = None) -> T:
         """Call it."""
-        return call(self._model)
+        return call(self._model) if progress is None else call(self._model, progress=progress)
 
     def share(self, value: T) -> Callable[[], T]:
         """As it is."""

@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("--model", "--cases", "--case", "--fluency-tokens", "--seed"),
     "table1": ("--from", "--figures"),
     "figure1": ("--from", "--figures", "--width"),
+    "report": ("--out",),
     "patch show": (), "patch apply": ("--model", "--out"), "patch export": ("--model", "--format", "--out"),
     "models": (),
 }  # fmt: skip
@@ -88,11 +89,11 @@ def _command_lines(draw: st.DrawFn) -> list[str]:
         chosen["--subject"] = draw(st.one_of(st.just("Eiffel Tower"), subjects))
         if draw(st.booleans()):
             chosen["--target"] = draw(st.sampled_from(["Rome", " Rome", *TEXTS[:40]]))
-    elif command == "evaluate" or command.startswith("patch"):
+    elif command in ("evaluate", "report") or command.startswith("patch"):
         words.append(draw(st.sampled_from(PATCHES)))
     for name in draw(st.lists(st.sampled_from(COMMANDS[command] or ("--help",)), max_size=4, unique=True)):
         chosen[name] = draw(st.sampled_from(VALUES[name])) if name in VALUES else ""
-    if command not in ("models", "table1", "figure1", "patch show"):
+    if command not in ("models", "table1", "figure1", "report", "patch show"):
         chosen.setdefault("--model", TINY)
     if command == "trace":
         chosen = {"--samples": "2", "--noise": "0.3", "--facts": "facts.jsonl", **chosen}
@@ -101,7 +102,7 @@ def _command_lines(draw: st.DrawFn) -> list[str]:
     if command in ("table1", "figure1"):
         chosen.setdefault("--from", "nope")
     words += [name if name == "--help" else f"{name}={value}" for name, value in chosen.items()]
-    if draw(st.booleans()) and command not in ("table1", "figure1", "patch export"):
+    if draw(st.booleans()) and command not in ("table1", "figure1", "report", "patch export"):
         words.append("--json")
     return [word for word in words if "\x00" not in word]  # which no shell can pass
 

@@ -16,6 +16,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError, InterpWarning, WorkerError
+from interp.options import Progress
 from interp.results.record import check_same_weights, provenance
 from interp.study.on_ray.layout import Layout
 from interp.study.on_ray.moments import moments_by_workers
@@ -132,7 +133,7 @@ class RayWorkers(Workers):
 
         self._run(_Round(iter(jobs), ledger.run.put, ledger.skips.add, report, _ignored), finished)
 
-    def ask(self, call: Callable[[HookedTransformer], T]) -> T:
+    def ask(self, call: Callable[..., T], *, progress: Progress | None = None) -> T:
         """What a call makes of the model of one worker."""
         found: list[tuple[T]] = []
         self._run(_Round(iter([_Ask(call)]), _ignored, _ignored, _ignored, found.append))
@@ -293,7 +294,7 @@ class RayWorkers(Workers):
 class _Ask:
     """A call that gives something of the model."""
 
-    call: Callable[[HookedTransformer], Any]
+    call: Callable[..., Any]
     label: str = "what all units need"
     size: int = 0
 
