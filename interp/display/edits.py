@@ -46,6 +46,7 @@ def _patch(patch: Patch) -> Description:
         heading=f"{editor_title(patch.method)} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
         lines=[
             f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}",
+            *filter(None, [patch.provenance.said_of_source()]),
             *(["NOT EVERY EDIT TOOK: the patched model does not give the new answer"] if patch.took is False else []),
         ],
         tables=[

@@ -69,7 +69,7 @@ def edit(
         OptionError: If an argument is of the wrong type, the method, the config or the contexts do not fit, requests
             contradict each other, the method takes one request, or it cannot use what it is given.
         FactError: If a request does not fit the model.
-        ModelError: If the model was processed, or the second moments are those of other weights.
+        ModelError: If the second moments are those of other weights.
         NumericalError: If a loss is not finite or a second moment is singular.
 
     Warns:

@@ -23,7 +23,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.weights import weights_hash
+from interp.models.weights import processing, weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.results.record import Record, content_hash
 
@@ -170,8 +170,8 @@ class Patch(Record):
             current_hash: Of its weights as they are, to spare hashing them.
 
         Raises:
-            ModelError: If the model has other weights than the patch was made for, was processed, or carries the
-                patch (or an equal one) already; the model is as before then.
+            ModelError: If the model has other weights than the patch was made for, or carries the patch (or an equal
+                one) already; the model is as before then.
         """
         content = self.content_hash()
         on = state_of(model)
@@ -341,21 +341,16 @@ def overlap(one: Patch, other: Patch) -> dict[int, float]:
 
 
 def check_unprocessed(model: HookedTransformer) -> None:
-    """Refuse a model whose weights were folded or centred: a patch of it would mean nothing elsewhere.
+    """Refuse to give a patch away of a model whose weights were folded or centred: it would mean nothing elsewhere.
 
     Raises:
         ModelError: If it was processed.
     """
-    if str(model.cfg.normalization_type).endswith("Pre"):
+    if done := processing(model):
         raise ModelError(
-            f"{model.cfg.model_name} was processed (norms folded into weights): load it with interp.load_model"
+            f"{model.cfg.model_name} was processed ({', '.join(done)}): its W_out is not that of the published model;"
+            " load it with interp.load_model and edit that"
         )
-    if model.cfg.normalization_type == "LN":
-        W_out: Tensor = model.blocks[0].mlp.W_out
-        if W_out.float().mean(-1).abs().max() < 1e-6 * W_out.float().std():
-            raise ModelError(
-                f"{model.cfg.model_name} was processed (writing weights centred): load it with interp.load_model"
-            )
 
 
 def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None = None) -> None:
@@ -367,9 +362,8 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         current_hash: To spare hashing the weights.
 
     Raises:
-        ModelError: Naming both hashes, or the layer whose shape differs; or if the model was processed.
+        ModelError: Naming both hashes, or the layer whose shape differs.
     """
-    check_unprocessed(model)
     on, wanted = state_of(model), patch.provenance.weights_hash
     if on is None or on.base_hash != wanted:
         found = current_hash or weights_hash(model)

@@ -28,6 +28,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
+from interp.models.source import said_of, source_of
 from interp.models.weights import weights_hash
 from interp.results.shown import Shown
 from interp.system.files import write_atomically
@@ -61,6 +62,8 @@ class Provenance:
     Args:
         weights_hash: Of the weights as they were, with the patches that were on the model.
         patches: Content hashes of these patches, in their order.
+        source: Where the weights come from, if the model's name does not say it: the GGUF file that they were
+            dequantised from, the adapter and its base, the object that was given (:mod:`interp.models.source`).
     """
 
     model: str
@@ -69,6 +72,11 @@ class Provenance:
     device: str
     versions: dict[str, str]
     patches: list[str] = dataclasses.field(default_factory=list)
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def said_of_source(self) -> str:
+        """Where the weights come from, in one line; empty if the model's name says it."""
+        return said_of(self.source)
 
 
 def provenance(model: HookedTransformer) -> Provenance:
@@ -82,6 +90,7 @@ def provenance(model: HookedTransformer) -> Provenance:
         device=parameter.device.type,
         versions={name: version(name) for name in ("interp", "torch", "transformer-lens", "transformers")},
         patches=[] if on is None else list(on.hashes),
+        source=source_of(model),
     )
 
 

@@ -219,10 +219,10 @@ def _log_again(unit: str, error: DataError) -> None:
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what says nothing: that no patches were on the model, which earlier versions did not record."""
+    """Without what says nothing, and earlier versions did not record: no patches on the model, no other source."""
     made = settings.get("provenance")
-    if isinstance(made, dict) and made.get("patches") == []:
-        made = {name: value for name, value in made.items() if name != "patches"}
+    if isinstance(made, dict):
+        made = {name: value for name, value in made.items() if value or name not in ("patches", "source")}
     return {**settings, "provenance": made} if "provenance" in settings else settings
 
 

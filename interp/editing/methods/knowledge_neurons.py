@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import EditConfig, check_numbers
 from interp.editing.method import Change, Editor, Task
-from interp.errors import NumericalError, OptionError
+from interp.errors import ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest
 from interp.locate.methods.attribution import attribute
 from interp.locate.refined import refined_neurons
@@ -83,7 +83,13 @@ def scale_neurons(
     Raises:
         FactError: If a prompt does not fit the model.
         NumericalError: If no neuron passes the threshold.
+        ModelError: If the last norm is folded into the unembedding: its columns are not the published directions.
     """
+    if str(model.cfg.normalization_type).endswith("Pre"):
+        raise ModelError(
+            f"{model.cfg.model_name} was processed (norms folded into weights): kn moves neurons along columns of W_U,"
+            " which are others there; load it with interp.load_model"
+        )
     prompts = (request.fact, *request.fact.paraphrased())
     attributions = []
     for index, fact in enumerate(prompts):
