@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Context,
     Corruption,
     Device,
@@ -55,6 +56,7 @@ RUN_OPTIONS = (
 def figure1(
     context: Context,
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     limit: Limit = None,
     samples: Samples = 10,
@@ -118,7 +120,7 @@ def _run_figure1(
 
     candidates = load_facts(facts)
     check_writable(figures)
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
     with keeping(place), bar("locating", units="units") as advance:
         run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Cases,
     Device,
     DType,
@@ -70,6 +71,7 @@ LIMITS = {"default": 12, "paper": None}
 @app.command()
 def reproduce(
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     limit: Limit = None,
@@ -84,13 +86,14 @@ def reproduce(
 ) -> None:
     """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
     settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
-    given = _Given(model, facts, cases, device, dtype)
+    given = _Given(model, base, facts, cases, device, dtype)
     _study(given, locate_settings(limit=limit), settings, typed_shard(shard), out, figures)
 
 
 @app.command()
 def study(
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     editors: Editors = THE_PAPERS,
@@ -121,7 +124,7 @@ def study(
         layers = None if settings.layers is None else _of(chosen, settings.layers)
         settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
     locating = locate_settings(limit=limit, default_limit=LIMITS[preset], **located)
-    _study(_Given(model, facts, cases, device, dtype), locating, settings, typed_shard(shard), out, figures)
+    _study(_Given(model, base, facts, cases, device, dtype), locating, settings, typed_shard(shard), out, figures)
 
 
 @app.command()
@@ -173,6 +176,7 @@ class _Given:
     """The model, the facts and the cases of a study, as they were typed."""
 
     model: str
+    base: str | None
     facts: str
     cases: str
     device: str | None
@@ -203,7 +207,7 @@ def _study(
         place = out or Path("runs") / f"study-{slug(given.model)}-{slug(Path(given.facts).stem)}-{key}"
         drawn = figures or place / "figures"
         check_writable(drawn)
-    network = load(given.model, given.device, given.dtype)
+    network = load(given.model, given.device, given.dtype, given.base)
     with keeping(place):
         with bar("locating", units="units") as advance:
             run = locate_facts(network, candidates, place, locating, source=given.facts, shard=shard, progress=advance)

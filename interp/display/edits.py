@@ -39,9 +39,15 @@ def _patch(patch: Patch) -> Description:
         for request, outcome in zip(patch.requests, patch.outcomes, strict=True)
     ]
     norms = [
-        (str(layer), number(norm), "dense" if layer in patch.dense else str(patch.left[layer].shape[1]))
+        (
+            str(layer),
+            number(norm),
+            "dense" if layer in patch.dense else str(patch.left[layer].shape[1]),
+            *([f"{patch.rounding[layer].changed:.0%}" if layer in patch.rounding else "–"] if patch.rounding else []),
+        )
         for layer, norm in patch.norms().items()
     ]
+    rounded = [f"changed by rounding to {patch.provenance.dtype}"] if patch.rounding else []
     return Description(
         heading=f"{editor_title(patch.method)} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
         lines=[
@@ -55,7 +61,7 @@ def _patch(patch: Patch) -> Description:
                 rows=requests,
                 left=2,
             ),
-            Table(header=("layer", "norm of what is added to W_out", "rank"), rows=norms),
+            Table(header=("layer", "norm of what is added to W_out", "rank", *rounded), rows=norms),
         ],
     )
 

@@ -25,6 +25,7 @@ from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
 from interp.models.weights import processing, weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
+from interp.patches.rounding import Rounding
 from interp.results.record import Record, content_hash
 
 __all__ = [
@@ -87,6 +88,8 @@ class Patch(Record):
         dense: By layer, what is added, where it has no small factors (fine-tuning).
         made_with: What else it depends on, as JSON: the second moments (source, tokens, weights, a hash by layer) and
             the contexts; empty in patches of earlier versions.
+        rounding: By layer, what rounding does to it in the number format that it was made for (``provenance.dtype``);
+            empty for float32 and wider, and where it was not asked.
     """
 
     method: str
@@ -97,6 +100,7 @@ class Patch(Record):
     right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
+    rounding: dict[int, Rounding] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.left) & set(self.right))
@@ -217,6 +221,7 @@ class Patch(Record):
             left={k: v for k, v in self.left.items() if k in layers},
             right={k: v for k, v in self.right.items() if k in layers},
             dense={k: v for k, v in self.dense.items() if k in layers},
+            rounding={k: v for k, v in self.rounding.items() if k in layers},
         )
 
 
@@ -368,6 +373,7 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
     if on is None or on.base_hash != wanted:
         found = current_hash or weights_hash(model)
         if found != wanted:
+            _check_format(patch, model)
             n = len(patch.provenance.patches)
             below = f"; it was made on top of {n} other patch{'es' if n > 1 else ''}: compose them" if n else ""
             raise ModelError(
@@ -378,3 +384,13 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         shape = tuple(_w_out(model, layer).shape) if layer < model.cfg.n_layers else None
         if shape != tuple(patch.delta(layer).shape):
             raise ModelError(f"the patch changes layer {layer} by {tuple(patch.delta(layer).shape)}, W_out is {shape}")
+
+
+def _check_format(patch: Patch, model: HookedTransformer) -> None:
+    """Say it first where the number formats differ: the weights then do in any case."""
+    format_, wanted = str(model.W_E.dtype).removeprefix("torch."), patch.provenance.dtype
+    if format_ != wanted:
+        raise ModelError(
+            f"the patch was made for {patch.provenance.model} in {wanted}; this is {model.cfg.model_name} in {format_}:"
+            f" load it in {wanted}, or edit it in {format_}, where rounding may leave less of the edit"
+        )

@@ -109,7 +109,7 @@ def scale_neurons(
         raise NumericalError(f"no knowledge neuron of {request.fact.prompt!r} passes threshold {config.threshold:g}")
     old = tokenize(model, request.fact).target_ids[:1] or _top_id(model, request)
     new = encode_continuation(model, request.fact.prompt, request.new_target)[1]
-    moved = config.insert * model.W_U[:, new[0]] - config.remove * model.W_U[:, old[0]]
+    moved = config.insert * model.W_U[:, new[0]].float() - config.remove * model.W_U[:, old[0]].float()
     left: dict[int, Tensor] = {}
     right: dict[int, Tensor] = {}
     for layer in sorted({neuron.layer for neuron in neurons[: config.max_neurons]}):
@@ -118,7 +118,7 @@ def scale_neurons(
         rows = block.mlp.W_out.detach()[which].float()
         left[layer] = torch.zeros(block.mlp.W_out.shape[0], len(which), device=rows.device)
         left[layer][which, range(len(which))] = 1
-        right[layer] = (config.scale - 1) * rows + moved.float()
+        right[layer] = (config.scale - 1) * rows + moved
     return left, right
 
 
