@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import interp.cli
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest, Fact
 from interp.models.load import load_model
@@ -122,6 +124,25 @@ def test_a_patch_on_top_of_an_adapter_is_exported(tmp_path: Path, base: Path) ->
     with patch.applied(model):
         assert weights_hash(again) == weights_hash(model)
     export_lora(patch, model, tmp_path / "lora")
+
+
+def test_the_command_line_takes_an_adapter_and_a_base(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter(tmp_path / "adapter", base, KINDS["lora"], named="nobody/has-this")
+    words = ["interp", "trace", "The Eiffel Tower is in", "--subject", "Eiffel Tower", "--samples", "1", "--json"]
+    words += ["--model", str(tmp_path / "adapter"), "--dtype", "auto", "--device", "cpu", "--noise", "0.3"]
+    for more, code in (([], 2), (["--base", str(base)], 0)):
+        monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / f"run{code}"), *more])
+        with pytest.raises(SystemExit) as left:
+            interp.cli.main()
+        assert left.value.code == code
+        said = capsys.readouterr()
+        assert ("'nobody/has-this' is neither embedded" in said.err) == (code == 2)
+    assert json.loads(said.out)["answer"]
+    made = json.loads((tmp_path / "run0" / "run.json").read_text())["provenance"]
+    assert made["source"]["peft_type"] == "LORA"
+    assert made["source"]["given_base"] == str(base)
 
 
 # what is no change of weights

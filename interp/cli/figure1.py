@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,13 +44,15 @@ from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done, typed_shard
 
 if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
     from interp.locate.class_average import ClassAverage
     from interp.study.settings import LocateSettings
     from interp.study.shard import Shard
 
 RUN_OPTIONS = (
-    "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "shard", "out", "device", "dtype",
+    "model", "base", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens",
+    "steps", "rule", "shard", "out", "device", "dtype",
 )  # fmt: skip
 
 
@@ -98,19 +102,19 @@ def figure1(
         steps=steps,
         rule=rule,
     )
-    _run_figure1(model, facts, settings, typed_shard(shard), out, figures, width, device, dtype)
+    loading = partial(load, model, device, dtype, base)
+    _run_figure1(model, loading, facts, settings, typed_shard(shard), out, figures, width)
 
 
 def _run_figure1(
     model: str,
+    loading: Callable[[], HookedTransformer],
     facts: str,
     settings: LocateSettings,
     shard: Shard | None,
     out: Path | None,
     figures: Path | None,
     width: str,
-    device: str | None,
-    dtype: str,
 ) -> None:
     check_width(width)
     from interp.facts.fact_files import load_facts
@@ -120,7 +124,7 @@ def _run_figure1(
 
     candidates = load_facts(facts)
     check_writable(figures)
-    network = load(model, device, dtype, base)
+    network = loading()
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
     with keeping(place), bar("locating", units="units") as advance:
         run = locate_facts(network, candidates, place, settings, source=facts, shard=shard, progress=advance)
