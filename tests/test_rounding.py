@@ -59,7 +59,7 @@ def test_it_is_what_applying_leaves(narrow, scale):
     smallest = torch.finfo(narrow.W_E.dtype).tiny
     error = (left - delta).abs() / (before + delta).abs().clamp(min=smallest)
     assert found.largest == pytest.approx(float(error.max()), rel=0.02)
-    assert (found.changed < 0.01) == (scale == 1.0)
+    assert found.changed < 0.01 or scale < 1
     assert (found.kept < 0.9) == (scale == 1e-6)
 
 

@@ -154,7 +154,7 @@ def save_record(record: Record, path: str | Path, *, unit: str = "", run: str = 
         elif _is_by_layer(value):
             tensors |= {f"{field.name}.{layer}": _stored(tensor) for layer, tensor in value.items()}
         else:
-            plain[field.name] = cattrs.unstructure(value)
+            plain[field.name] = _plain(value)
     header = {"format": str(FORMAT), "kind": type(record).__name__, "fields": json.dumps(plain)}
     header |= {name: value for name, value in (("unit", unit), ("run", run)) if value}
     header["content_hash"] = content_hash(tensors, header)
@@ -355,6 +355,14 @@ def _warn_unhashed(path: Path) -> None:
         InterpWarning,
         stacklevel=5,
     )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON; without a source of weights that says nothing, which files of earlier versions do not have."""
+    found = cattrs.unstructure(value)
+    if isinstance(value, Provenance) and not value.source:
+        del found["source"]
+    return found
 
 
 def _is_by_layer(value: Any) -> bool:
