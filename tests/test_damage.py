@@ -30,7 +30,8 @@ from interp.evaluation.protocol import Answers, CaseEvaluation, ask, evaluate
 from interp.facts.records import EditCase, EditRequest, Fact
 from interp.locate.methods.attribution import Attribution, attribute
 from interp.locate.methods.causal_trace import CausalTrace, causal_trace
-from interp.models import embedded
+from interp.models import embedded, gguf_file
+from interp.models.converted import MANIFEST
 from interp.patches.patch import Outcome, Patch
 from interp.results.record import Record, provenance
 from interp.results.run_folder import RunFolder
@@ -210,18 +211,17 @@ def test_second_moments_are_estimated_again(tiny: HookedTransformer, tmp_path: P
 def test_the_embedded_model_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source.gguf").write_bytes(b"weights")
 
-    def convert(source: Path, destination: Path) -> None:
+    def convert(source: Path, destination: Path) -> dict[str, Any]:
         for name in ("config.json", "model.safetensors"):
             (destination / name).write_text(json.dumps({"the": name}))
-        hashes = {file.name: embedded._file_hash(file) for file in sorted(destination.iterdir())}
-        (destination / embedded._MANIFEST).write_text(json.dumps({"xxh3_128": hashes}))
+        return {}
 
     def use(copy: Path) -> Any:
         place = embedded.folder(copy)
-        return {path.name: path.read_bytes() for path in place.iterdir() if path.name != embedded._MANIFEST}
+        return {path.name: path.read_bytes() for path in place.iterdir() if path.name != MANIFEST}
 
     monkeypatch.setattr(embedded, "_gguf", lambda: tmp_path / "source.gguf")
-    monkeypatch.setattr(embedded, "_convert", convert)
+    monkeypatch.setattr(gguf_file, "_convert", convert)
     use(tmp_path / "cache")
     found = sweep(Subject(tmp_path / "cache", use, rebuilt=True), 100, 0, tmp_path / "work")
     assert sum(n for outcome, n in found.items() if outcome.endswith("the same, with a warning")) > 80

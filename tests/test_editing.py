@@ -36,6 +36,7 @@ from interp.models import tokens
 from interp.models.load import load_model
 from interp.models.weights import weights_hash
 from interp.patches import applied_patches
+from interp.patches.export import export_lora
 from interp.results.record import provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -649,15 +650,40 @@ def test_a_target_that_is_no_token(model, monkeypatch):
         edit(model, [TOWER], second_moments="identity", contexts=["{}"])
 
 
+PROCESSED = [{"fold_ln": True, "center_writing_weights": True}, {"fold_ln": False, "center_writing_weights": True}]
+
+
+@pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
+@pytest.mark.parametrize("options", PROCESSED)
 @pytest.mark.parametrize(
-    "options", [{"fold_ln": True, "center_writing_weights": False}, {"fold_ln": False, "center_writing_weights": True}]
+    ("method", "config"),
+    [("rome", RomeConfig(layer=2)), ("memit", MemitConfig(layers=(1, 2), second_moment_weight=1.0))],
 )
-@pytest.mark.parametrize("call", [edit, edit_each, edit_sequentially])
-def test_processed_models_are_refused(tiny, call, options):
+def test_edits_of_processed_models_hold_in_them_and_stay_there(tiny, moments, options, method, config, tmp_path):
+    """Folded norms and centred weights change no logit: what is optimised is what the patched model says."""
     processed = copy.deepcopy(tiny)
     processed.process_weights_(**options, center_unembed=False, refactor_factored_attn_matrices=False)
-    with pytest.raises(ModelError, match=r"was processed .*: load it with interp\.load_model"):
-        call(processed, [TOWER], second_moments="identity", contexts=["{}"])
+    patch = edit(processed, [TOWER], method=method, config=config, second_moments=moments, contexts=["{}"])
+    plain = edit(tiny, [TOWER], method=method, config=config, second_moments=moments, contexts=["{}"])
+    assert patch.took is plain.took
+    assert patch.outcomes[0].probability == pytest.approx(plain.outcomes[0].probability, abs=0.1)
+    ids = torch.tensor([ids_of(processed, TOWER.fact.prompt)])
+    before = processed(ids, prepend_bos=False)
+    with patch.applied(processed):
+        probability = processed(ids, prepend_bos=False)[0, -1].softmax(-1)[ids_of(processed, TOWER.new_target)[0]]
+    assert float(probability) == pytest.approx(patch.outcomes[0].probability, rel=1e-3)
+    assert torch.equal(processed(ids, prepend_bos=False), before)
+    with pytest.raises(ModelError, match="the patch was made for"):
+        patch.apply(tiny)
+    with pytest.raises(ModelError, match=r"was processed .*load it with interp\.load_model and edit that"):
+        export_lora(patch, processed, tmp_path / "out")
+
+
+def test_knowledge_neurons_do_not_move_along_folded_directions(tiny):
+    processed = copy.deepcopy(tiny)
+    processed.process_weights_(**PROCESSED[0], center_unembed=False, refactor_factored_attn_matrices=False)
+    with pytest.raises(ModelError, match=r"was processed .*: kn moves neurons along columns of W_U"):
+        edit(processed, [TOWER], method="kn")
 
 
 @pytest.mark.parametrize("call", [edit, edit_each, edit_sequentially])

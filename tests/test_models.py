@@ -319,17 +319,6 @@ def test_pickled_weights_beside_an_index_are_not_read(folder: Path) -> None:
     assert str(folder) in refusal(folder)
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_an_adapter_is_named_with_its_base(folder: Path, alone: bool) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/base"}))
-    if alone:
-        (folder / "config.json").unlink()
-    message = refusal(folder)
-    assert "holds an adapter (adapter_config.json) and no model of its own; its base is 'a/base'" in message
-    (folder / "adapter_config.json").write_text("[]")
-    assert "its base is not named" in refusal(folder)
-
-
 @pytest.mark.parametrize(
     "changes",
     [

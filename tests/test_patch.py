@@ -220,18 +220,6 @@ def test_a_layer_or_shape_that_does_not_fit(model):
         replace(fitting, left={1: fitting.left[1][1:]}).apply(model)
 
 
-def test_processed_models_are_refused(tiny):
-    for options in (
-        {"fold_ln": True, "center_writing_weights": False},
-        {"fold_ln": False, "center_writing_weights": True},
-    ):
-        processed = copy.deepcopy(tiny)
-        processed.process_weights_(**options, center_unembed=False, refactor_factored_attn_matrices=False)
-        patch = make(processed, 1)
-        with pytest.raises(ModelError, match=r"was processed .*load it with interp\.load_model"):
-            patch.apply(processed)
-
-
 def reloaded(patch, tmp_path):
     patch.save(tmp_path / "again.patch")
     return Patch.load(tmp_path / "again.patch")

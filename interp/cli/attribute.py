@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Device,
     DType,
     ExactTarget,
@@ -45,6 +46,7 @@ def attribute(
     exact_target: ExactTarget = False,
     occurrence: Occurrence = None,
     model: Model = "smollm2-135m",
+    base: Base = None,
     tokens: Annotated[str, typer.Option(help="last, all (jointly) or each (by itself).")] = "all",
     steps: Steps = 20,
     rule: Rule = "riemann",
@@ -61,7 +63,7 @@ def attribute(
 
     fact = typed_fact(prompt, subject, target, exact=exact_target, occurrence=occurrence)
     options = {"tokens": tokens, "steps": steps, "rule": rule}
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     check_positive(top=top)
     run, described = single_run("attribute", network, {"fact": repr(fact), **options}, out)
     with bar("attributing") as advance:

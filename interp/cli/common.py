@@ -53,9 +53,12 @@ def path_argument(*, help: str) -> Any:
     return typer.Argument(help=help, callback=_home)
 
 
-Model = Annotated[str, path_option(help="smollm2-135m (embedded), a Hugging Face name or a local folder.")]
+Model = Annotated[
+    str, path_option(help="smollm2-135m (embedded), a Hugging Face name, a local folder, a GGUF file or an adapter.")
+]
+Base = Annotated[str | None, path_option(help="Of an adapter: its base; the one that it names by default.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA when present by default.")]
-DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+DType = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: the checkpoint's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts and nothing else.")]
 Facts = Annotated[str, path_option(help="builtin, a .json/.jsonl file (also known_1000.json), or hub:OWNER/NAME.")]
 Prompt = Annotated[str, typer.Argument(help="It ends right before the answer; {} may stand for the subject.")]
@@ -124,7 +127,7 @@ def locate_settings(*, limit: int | None = None, default_limit: int | None = 12,
     return LocateSettings(limit=count("limit", limit, default_limit), **options)
 
 
-def load(name: str, device: str | None, dtype: str) -> HookedTransformer:
+def load(name: str, device: str | None, dtype: str, base: str | None = None) -> HookedTransformer:
     """The model, with a dtype by name."""
     with bar(f"loading {name}"):
         import torch
@@ -132,8 +135,9 @@ def load(name: str, device: str | None, dtype: str) -> HookedTransformer:
         from interp.models.load import load_model
         from interp.options import check_choice
 
-        check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
-        return load_model(name, dtype=getattr(torch, dtype), device=device)
+        check_choice("dtype", dtype, ("float32", "bfloat16", "float16", "auto"))
+        asked: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
+        return load_model(name, dtype=asked, device=device, **({} if base is None else {"base": base}))
 
 
 def typed_answer(prompt: str, target: str, exact: bool, name: str = "target") -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Context,
     Device,
     DType,
@@ -55,6 +56,7 @@ def edit(
     cases: Annotated[str | None, path_option(help="Instead of one prompt: a file of edit cases, all in one.")] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help="The cases one after the other.")] = False,
     model: Model = "smollm2-135m",
+    base: Base = None,
     method: Method = DEFAULT_EDITOR,
     layer: Annotated[
         int | None, typer.Option(help="Edit here (of several layers: the last); by default the method's.")
@@ -85,7 +87,7 @@ def edit(
         raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
     sized: Any = {} if corpus_tokens is None else {"tokens": corpus_tokens}
     text = editing.Corpus(source=corpus, seed=seed, **sized)
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     config = editing.default_config(network, method, layer)
     editing.check_config(network, method, config)
     if not sequential:  # in turn, a later request may answer a prompt otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Context,
     Corruption,
     Device,
@@ -40,15 +42,19 @@ from interp.cli.ending import keeping
 from interp.cli.precision import MatmulPrecision, multiplying, say_precision
 from interp.cli.progress import bar
 from interp.cli.shards import ShardOption, all_is_done
-from interp.cli.sharing import RayOption, Sharing, WorkersOption, at_work, typed_sharing
+from interp.cli.sharing import RayOption, WorkersOption, at_work, typed_sharing
 
 if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
     from interp.locate.class_average import ClassAverage
     from interp.study.settings import LocateSettings
+    from interp.study.shard import Shard
+    from interp.study.workers import Workers
 
 RUN_OPTIONS = (
-    "model", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens", "steps",
-    "rule", "shard", "ray", "workers", "out", "device", "dtype", "matmul_precision",
+    "model", "base", "facts", "limit", "samples", "window", "noise", "seed", "corruption", "attribution_tokens",
+    "steps", "rule", "shard", "ray", "workers", "out", "device", "dtype", "matmul_precision",
 )  # fmt: skip
 
 
@@ -57,6 +63,7 @@ RUN_OPTIONS = (
 def figure1(
     context: Context,
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     limit: Limit = None,
     samples: Samples = 10,
@@ -102,19 +109,19 @@ def figure1(
         rule=rule,
     )
     sharing = typed_sharing(shard, ray, workers)
-    _run_figure1(model, facts, settings, sharing, out, figures, width, device, dtype)
+    beginning = at_work(sharing, model, device, dtype, base)
+    _run_figure1(model, beginning, facts, settings, sharing.shard, out, figures, width)
 
 
 def _run_figure1(
     model: str,
+    beginning: AbstractContextManager[tuple[HookedTransformer, Shard | Workers | None]],
     facts: str,
     settings: LocateSettings,
-    sharing: Sharing,
+    shard: Shard | None,
     out: Path | None,
     figures: Path | None,
     width: str,
-    device: str | None,
-    dtype: str,
 ) -> None:
     check_width(width)
     from interp.facts.fact_files import load_facts
@@ -127,14 +134,14 @@ def _run_figure1(
     place = out or Path("runs") / f"figure1-{slug(model)}-{slug(Path(facts).stem)}-{digest([vars(settings)])}"
     drawn = figures or place / "figures"
     with (
-        at_work(sharing, model, device, dtype) as (network, who),
+        beginning as (network, who),
         keeping(place),
         bar("locating", units="units") as advance,
     ):
-        watched = advance if sharing.shard else Early(place, drawn, width=width, edits_follow=False).locating(advance)
+        watched = advance if shard else Early(place, drawn, width=width, edits_follow=False).locating(advance)
         run = locate_facts(network, candidates, place, settings, source=facts, shard=who, progress=watched)
     say_precision(run)
-    if all_is_done(run, sharing.shard, locating_left(run)):
+    if all_is_done(run, shard, locating_left(run)):
         averages = class_averages(run)
         draw_figure1(averages, drawn, width)
         say_report(place, averages)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Context,
     Device,
     DType,
@@ -61,6 +62,7 @@ def locate(
     occurrence: Occurrence = None,
     locators: Locators = ALL,
     model: Model = "smollm2-135m",
+    base: Base = None,
     window: Window = 10,
     samples: Samples = 10,
     noise: Noise = "3sigma",
@@ -91,7 +93,7 @@ def locate(
     settings: dict[str, Any] = {"window": window, "samples": samples, "seed": seed, "steps": steps, "rule": rule}
     level = noise_level_of(noise)
     reference = load_facts(facts)
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     described: dict[str, Any] = {"fact": repr(fact), "facts": facts, "locators": names, "noise": level, **settings}
     run, described = single_run("locate", network, described, out)
     level = noise_level(network, reference) if level == "3sigma" else level

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from interp.cli.common import Device, DType, Facts, Json, Model, app, load
+from interp.cli.common import Base, Device, DType, Facts, Json, Model, app, load
 from interp.cli.console import print_json, screen
 from interp.cli.progress import bar
 from interp.errors import DataError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @app.command("facts")
 def list_facts(
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     relation: Annotated[str | None, typer.Option(help="Only this relation.")] = None,
     known: Annotated[bool, typer.Option("--known", help="Only facts the model knows.")] = False,
@@ -33,7 +34,7 @@ def list_facts(
     chosen = [fact for fact in load_facts(facts) if relation in (None, fact.relation)]
     if not chosen:
         raise DataError(f"{facts}: no fact has the relation {relation!r}")
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     with bar("asking") as advance:
         found = top_answers(network, chosen, progress=advance)
     shown = [answer for answer in found if answer.known or not known]

@@ -51,7 +51,7 @@ def evaluate(
     check_positive(fluency_tokens=fluency_tokens)
     patch = _loaded(patch_file)
     chosen = _chosen(patch, load_cases(cases), cases, case)
-    network = load(model or patch.provenance.model, device, dtype)
+    network = _network(patch, model, device, dtype)
     with bar(f"asking {len(chosen)} case(s) before and after"):
         found = evaluate_each(network, [patch] * len(chosen), chosen, fluency_tokens=fluency_tokens, seed=seed)
     if as_json:
@@ -112,7 +112,7 @@ def apply(
 ) -> None:
     """Ask the model with and without the patch."""
     patch = _loaded(patch_file)
-    network = load(model or patch.provenance.model, device, dtype)
+    network = _network(patch, model, device, dtype)
     request = patch.requests[0]
     asked = (request.fact.prompt, request.new_target) if prompt is None else (prompt.rstrip(), None)
     show_before_after(network, patch, [asked], as_json, {"patch": str(patch_file)})
@@ -133,7 +133,7 @@ def export(
 
     check_choice("format", format, ("lora", "hf"))
     patch = _loaded(patch_file)
-    network = load(model or patch.provenance.model, device, dtype)
+    network = _network(patch, model, device, dtype)
     written = (export_lora if format == "lora" else export_hugging_face)(patch, network, folder)
     messages.print(f"wrote {written}", soft_wrap=True)
 
@@ -157,6 +157,14 @@ def _loaded(path: Path) -> Patch:
     from interp.patches import Patch
 
     return Patch.load(path)
+
+
+def _network(patch: Patch, model: str | None, device: str | None, dtype: str) -> HookedTransformer:
+    """The model that is named, or the one that the patch was made for, over the base that it was given."""
+    if model is not None:
+        return load(model, device, dtype)
+    made = patch.provenance
+    return load(made.model, device, dtype, made.source.get("given_base"))
 
 
 def _answers(network: HookedTransformer, prompt: str, target: str | None) -> dict[str, Any]:

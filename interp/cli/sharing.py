@@ -74,20 +74,22 @@ def typed_sharing(shard: str | None, address: str | None, count: int | None) -> 
 
 @contextmanager
 def at_work(
-    sharing: Sharing, name: str, device: str | None, dtype: str
+    sharing: Sharing, name: str, device: str | None, dtype: str, base: str | None = None
 ) -> Iterator[tuple[HookedTransformer, Shard | Workers | None]]:
     """The model, and who does the work; the driver of workers does not run it, so for them it stays on the CPU."""
     if sharing.address is None:
-        yield load(name, device, dtype), sharing.shard
+        yield load(name, device, dtype, base), sharing.shard
         return
     import torch
 
     from interp.models.load import load_model
     from interp.study.on_ray.start import ray_workers
 
-    network = load(name, "cpu", dtype)
-    source = Path(name).expanduser()
-    loading = partial(load_model, str(source.resolve()) if source.exists() else name, dtype=getattr(torch, dtype))
+    network = load(name, "cpu", dtype, base)
+    options = {} if base is None else {"base": _everywhere(base)}
+    loading = partial(
+        load_model, _everywhere(name), dtype="auto" if dtype == "auto" else getattr(torch, dtype), **options
+    )
     with ExitStack() as stack:
         with bar("starting workers"):
             workers = stack.enter_context(
@@ -95,6 +97,12 @@ def at_work(
             )
         messages.print(f"workers: {workers.layout}")
         yield network, workers
+
+
+def _everywhere(name: str) -> str:
+    """A folder or file with its whole path: a worker starts elsewhere."""
+    source = Path(name).expanduser()
+    return str(source.resolve()) if source.exists() else name
 
 
 def with_addresses(arguments: Sequence[str]) -> list[str]:

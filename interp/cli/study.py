@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Cases,
     Device,
     DType,
@@ -70,6 +71,7 @@ LIMITS = {"default": 12, "paper": None}
 @multiplying
 def reproduce(
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     limit: Limit = None,
@@ -87,7 +89,7 @@ def reproduce(
 ) -> None:
     """Reproduce the study: locate known facts (Figure 1), edit where each locator points to (Table 1)."""
     settings = _edit_settings("default", case_limit, stride, fluency_tokens, 0, None, None)
-    given = _Given(model, facts, cases, device, dtype)
+    given = _Given(model, base, facts, cases, device, dtype)
     _study(given, locate_settings(limit=limit), settings, typed_sharing(shard, ray, workers), out, figures)
 
 
@@ -95,6 +97,7 @@ def reproduce(
 @multiplying
 def study(
     model: Model = "smollm2-135m",
+    base: Base = None,
     facts: Facts = "builtin",
     cases: Cases = "builtin",
     editors: Editors = THE_PAPERS,
@@ -128,7 +131,7 @@ def study(
         layers = None if settings.layers is None else _of(chosen, settings.layers)
         settings = replace(settings, locators=chosen, located_again=chosen, layers=layers)
     locating = locate_settings(limit=limit, default_limit=LIMITS[preset], **located)
-    given = _Given(model, facts, cases, device, dtype)
+    given = _Given(model, base, facts, cases, device, dtype)
     _study(given, locating, settings, typed_sharing(shard, ray, workers), out, figures)
 
 
@@ -181,6 +184,7 @@ class _Given:
     """The model, the facts and the cases of a study, as they were typed."""
 
     model: str
+    base: str | None
     facts: str
     cases: str
     device: str | None
@@ -213,7 +217,8 @@ def _study(
         drawn = figures or place / "figures"
         check_writable(drawn)
     early = Early(place, drawn, edits_follow=True) if shard is None else None
-    with at_work(sharing, given.model, given.device, given.dtype) as (network, who), keeping(place):
+    beginning = at_work(sharing, given.model, given.device, given.dtype, given.base)
+    with beginning as (network, who), keeping(place):
         with bar("locating", units="units", part="part 1 of 2") as advance:
             watched = early.locating(advance) if early else advance
             run = locate_facts(network, candidates, place, locating, source=given.facts, shard=who, progress=watched)

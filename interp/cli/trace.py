@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Context,
     Corruption,
     Device,
@@ -52,6 +53,7 @@ def trace(
     exact_target: ExactTarget = False,
     occurrence: Occurrence = None,
     model: Model = "smollm2-135m",
+    base: Base = None,
     state: Annotated[str, typer.Option(help="resid, mlp or attn.")] = "resid",
     window: Window = 10,
     samples: Samples = 10,
@@ -85,7 +87,7 @@ def trace(
         "sever": sever,
     }
     reference = load_facts(facts)
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     run, described = single_run("trace", network, {"fact": repr(fact), "facts": facts, **options}, out)
     with bar("tracing") as advance:
         found = causal_trace(network, fact, **options, reference_facts=reference, progress=advance)

@@ -39,13 +39,20 @@ def _patch(patch: Patch) -> Description:
         for request, outcome in zip(patch.requests, patch.outcomes, strict=True)
     ]
     norms = [
-        (str(layer), number(norm), "dense" if layer in patch.dense else str(patch.left[layer].shape[1]))
+        (
+            str(layer),
+            number(norm),
+            "dense" if layer in patch.dense else str(patch.left[layer].shape[1]),
+            *([f"{patch.rounding[layer].changed:.0%}" if layer in patch.rounding else "–"] if patch.rounding else []),
+        )
         for layer, norm in patch.norms().items()
     ]
+    rounded = [f"changed by rounding to {patch.provenance.dtype}"] if patch.rounding else []
     return Description(
         heading=f"{editor_title(patch.method)} patch of {len(patch.requests)} fact(s), {len(patch.layers)} layer(s)",
         lines=[
             f"made for {patch.provenance.model}, weights {patch.provenance.weights_hash[:8]}",
+            *filter(None, [patch.provenance.said_of_source()]),
             *(["NOT EVERY EDIT TOOK: the patched model does not give the new answer"] if patch.took is False else []),
         ],
         tables=[
@@ -54,7 +61,7 @@ def _patch(patch: Patch) -> Description:
                 rows=requests,
                 left=2,
             ),
-            Table(header=("layer", "norm of what is added to W_out", "rank"), rows=norms),
+            Table(header=("layer", "norm of what is added to W_out", "rank", *rounded), rows=norms),
         ],
     )
 

@@ -26,7 +26,11 @@ def _map_record(record: MapRecord) -> Description:
     shown = record.map()
     return Description(
         heading=record.heading,
-        lines=[*record.remarks(), f"{record.provenance.model}, weights {record.provenance.weights_hash[:8]}"],
+        lines=[
+            *record.remarks(),
+            f"{record.provenance.model}, weights {record.provenance.weights_hash[:8]}",
+            *filter(None, [record.provenance.said_of_source()]),
+        ],
         figure=lambda: heatmap(replace(shown, title=record.heading), width="page"),
         text=f"{shown.unit}\n{shaded(shown)}",
         tables=[Table(title=found.title, header=found.header, rows=found.rows) for found in record.listings()],

@@ -21,15 +21,18 @@ from interp.engine.forward import unembed
 from interp.engine.suffix import padded
 from interp.errors import InterpWarning
 from interp.patches.patch import Outcome, Patch
+from interp.patches.rounding import MUCH, rounding_of
 from interp.patches.row_hooks import row_hooks, under_patches
 
-__all__ = ["answered", "warn_of_missed"]
+__all__ = ["answered", "warn_of_missed", "warn_of_rounding"]
 
 NAMED = 3  # requests that a warning names
 
 
 def answered(model: HookedTransformer, patches: Sequence[Patch], *, max_batch_tokens: int = 1024) -> list[Patch]:
     """The patches, their outcomes with the probability of each new answer in the patched model and whether it is top.
+
+    In a narrow number format also with what rounding leaves of them (:mod:`interp.patches.rounding`).
 
     Args:
         model: The model that the patches were made for; it is left as it is.
@@ -53,6 +56,7 @@ def answered(model: HookedTransformer, patches: Sequence[Patch], *, max_batch_to
             outcomes=tuple(
                 _with_answer(outcome, *answer) for outcome, answer in zip(patch.outcomes, answers, strict=True)
             ),
+            rounding=rounding_of(patch, model),
         )
         for patch, answers in zip(patches, under_patches(model, patches, ask), strict=True)
     ]
@@ -93,6 +97,23 @@ def warn_of_missed(patches: Sequence[Patch], *, stacklevel: int) -> None:
         warnings.warn(
             f"{len(missed)} of {n} edits did not take, the patched model does not give the new answer: request"
             f" {', '.join(missed[:NAMED])}{more} (see Patch.outcomes)",
+            InterpWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_rounding(patches: Sequence[Patch], dtype: torch.dtype, *, stacklevel: int) -> None:
+    """One warning for all patches of which rounding changes more than :data:`MUCH` in a layer."""
+    worst = [
+        max((found.changed, layer) for layer, found in patch.rounding.items()) for patch in patches if patch.rounding
+    ]
+    lost = [(share, layer) for share, layer in worst if share > MUCH]
+    if lost:
+        share, layer = max(lost)
+        format_ = str(dtype).removeprefix("torch.")
+        warnings.warn(
+            f"{format_} is too narrow for {len(lost)} of {len(patches)} patches: rounding W_out + delta changes"
+            f" {share:.0%} of what is added to layer {layer} (see Patch.rounding): edit the model in float32",
             InterpWarning,
             stacklevel=stacklevel + 1,
         )

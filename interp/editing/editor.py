@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from transformer_lens import HookedTransformer
 
-from interp.editing.answers import answered, warn_of_missed
+from interp.editing.answers import answered, warn_of_missed, warn_of_rounding
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker, checked_requests
@@ -69,12 +69,12 @@ def edit(
         OptionError: If an argument is of the wrong type, the method, the config or the contexts do not fit, requests
             contradict each other, the method takes one request, or it cannot use what it is given.
         FactError: If a request does not fit the model.
-        ModelError: If the model was processed, or the second moments are those of other weights.
+        ModelError: If the second moments are those of other weights.
         NumericalError: If a loss is not finite or a second moment is singular.
 
     Warns:
-        InterpWarning: If an edit did not take: with the patch, the new answer is not on top; or if the second moments
-            rest on too little text.
+        InterpWarning: If an edit did not take: with the patch, the new answer is not on top; if the second moments
+            rest on too little text; or if rounding to the model's number format changes much of what is added.
     """
     requests = checked_requests(model, requests)
     if editor_named(method).one_at_a_time and len(requests) > 1:
@@ -94,6 +94,7 @@ def edit(
     made = maker.patch(requests, maker.targets(requests, progress), progress)
     (patch,) = answered(model, [made], max_batch_tokens=max_batch_tokens)
     warn_of_missed([patch], stacklevel=3)
+    warn_of_rounding([patch], model.W_E.dtype, stacklevel=3)
     return patch
 
 
@@ -136,4 +137,5 @@ def edit_each(
     ]
     patches = answered(model, made, max_batch_tokens=max_batch_tokens)
     warn_of_missed(patches, stacklevel=3)
+    warn_of_rounding(patches, model.W_E.dtype, stacklevel=3)
     return patches

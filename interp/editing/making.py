@@ -26,7 +26,7 @@ from interp.facts.records import EditRequest
 from interp.models.tokens import tokenize
 from interp.models.weights import check_differentiable, check_linear_output
 from interp.options import Progress, check_positive
-from interp.patches.patch import Outcome, Patch, check_unprocessed
+from interp.patches.patch import Outcome, Patch
 from interp.results.record import Provenance, provenance
 
 __all__ = ["Given", "Maker", "checked_requests"]
@@ -37,7 +37,6 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
 
     Raises:
         OptionError: Saying what was expected, or that no gradient passes the weights.
-        ModelError: If the model was processed.
     """
     if not isinstance(model, HookedTransformer):
         raise OptionError(f"model must be a HookedTransformer (see interp.load_model), got a {type(model).__name__}")
@@ -46,7 +45,6 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
     for index, request in enumerate(requests):
         if not isinstance(request, EditRequest):
             raise OptionError(f"request {index} must be an EditRequest, got a {type(request).__name__}: {request!r}")
-    check_unprocessed(model)
     check_linear_output(model)
     check_differentiable(model)
     return list(requests)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.editing.answers import answered, warn_of_missed
+from interp.editing.answers import answered, warn_of_missed, warn_of_rounding
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker
@@ -90,6 +90,7 @@ def edit_sequentially(
         running.close()
     (whole,) = answered(model, [compose(patches)], max_batch_tokens=max_batch_tokens)
     warn_of_missed([whole], stacklevel=3)
+    warn_of_rounding([whole], model.W_E.dtype, stacklevel=3)
     return whole
 
 

@@ -26,6 +26,7 @@ from interp.editing.method import Change, Editor, Task
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
 from interp.engine.batches import groups, halving
+from interp.engine.forward import wide
 from interp.engine.suffix import padded, run_rows
 
 __all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
@@ -146,8 +147,8 @@ class _Batch:
 
     def change(self, left: Tensor, right: Tensor) -> None:
         """Add what the layer's change of W_out adds to its output."""
-        added = (self.entering.to(self.device).float() @ left @ right).to(self.after.dtype)
-        self.x = (self.after.to(self.device) + added).to(self.place)
+        added = self.entering.to(self.device).float() @ left @ right
+        self.x = (wide(self.after.to(self.device)) + added).to(self.after.dtype).to(self.place)
         self.entering = self.after = self.mlp_out = self.x[:0]
 
 

@@ -32,7 +32,7 @@ from interp.editing.config import TargetConfig
 from interp.editing.contexts import Contexts
 from interp.editing.rows import EditRows, edit_rows, subject_keys
 from interp.engine.batches import groups, halving
-from interp.engine.forward import unembed
+from interp.engine.forward import unembed, wide
 from interp.engine.suffix import Suffixes, passes, suffixes
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
@@ -277,19 +277,21 @@ class _Optimisation:
     def _entering(
         self, suffix: Suffixes, deltas: Float[Tensor, "site row d_model"], index: Int[Tensor, "row"]
     ) -> Tensor:
-        """What enters the block above if the layer's outputs at the last subject token are moved by the deltas."""
-        deltas = deltas.to(suffix.resid.dtype)
+        """What enters the block above if the layer's outputs at the last subject token are moved by the deltas.
+
+        The deltas stay in float32; in a narrower format it is the sum that is rounded, once.
+        """
         if "attn_out" not in self.sites:  # an MLP output or the residual stream: it is added as it is
-            first = suffix.resid[:, 0] + deltas[0]
+            first = _moved(suffix.resid[:, 0], deltas[0])
         else:
-            attn_out = self.outputs["attn_out"][index] + deltas[self.sites.index("attn_out")]
+            attn_out = _moved(self.outputs["attn_out"][index], deltas[self.sites.index("attn_out")])
             mlp_delta = deltas[self.sites.index("mlp_out")]
 
             def put(value: Tensor, hook: HookPoint) -> Tensor:
                 return attn_out[:, None].expand(value.shape).contiguous()
 
             def add(value: Tensor, hook: HookPoint) -> Tensor:
-                return value + mlp_delta[:, None]
+                return _moved(value, mlp_delta[:, None])
 
             block = f"blocks.{self.layer}.hook_"
             first = self.model.run_with_hooks(
@@ -308,3 +310,8 @@ class _Optimisation:
             outputs=self.mlp_out[request],
             **measured,
         )
+
+
+def _moved(value: Tensor, delta: Tensor) -> Tensor:
+    """A value of the model plus a change that may be finer than its number format."""
+    return (wide(value) + delta).to(value.dtype)

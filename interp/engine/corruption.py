@@ -184,18 +184,16 @@ def noise_hook(
     shape = (samples, end - start, model.cfg.d_model)
     drawn = generator.randn(*shape) if corruption == "gaussian" else generator.uniform(-1, 1, shape)
     weights = model.W_E
-    # rounded once, after the product
-    scaled = (torch.from_numpy(drawn).to(wide(weights[:0])) * level).to(weights)
+    scaled = torch.from_numpy(drawn).to(wide(weights[:0])) * level
 
     def corrupt(embedding: Tensor, hook: HookPoint) -> Tensor:
         # of the rows that run, which are noisy: all of them but the first of all
         clean = 1 if rows.start == 0 else 0
         noise = scaled[max(0, rows.start - 1) : rows.stop - 1]
         embedding = embedding.clone()
-        if replace:
-            embedding[clean:, start:end] = noise
-        else:
-            embedding[clean:, start:end] += noise
+        # in a narrow number format rounded once, at the end
+        noisy = noise if replace else wide(embedding[clean:, start:end]) + noise
+        embedding[clean:, start:end] = noisy.to(embedding.dtype)
         return embedding
 
     return "hook_embed", corrupt

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -12,6 +12,7 @@ from interp.errors import ModelError, excerpt
 from interp.models.families import family_named
 from interp.models.families.family import Family
 from interp.models.families.settings import Settings
+from interp.models.quantised import dequantised
 
 __all__ = ["checked_family", "hooked_config"]
 
@@ -33,13 +34,7 @@ def checked_family(hf: PreTrainedConfig) -> Family:
         raise ModelError(
             f"architecture {family.architecture} expects model_type {family.model_type!r}, got {hf.model_type!r}"
         )
-    quantised = getattr(hf, "quantization_config", None)
-    if quantised is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
-        raise ModelError(
-            f"its weights are quantised (quantization_config, quant_method {excerpt(method)}); expected plain float32,"
-            " float16 or bfloat16 weights: load the model that was quantised"
-        )
+    dequantised(copy.deepcopy(hf))
     hooked_config(family, hf)
     return family
 
@@ -50,7 +45,8 @@ def hooked_config(family: Family, hf: PreTrainedConfig) -> dict[str, Any]:
     Raises:
         ModelError: Naming the setting that is not covered or impossible, what was expected and what it is.
     """
-    given = Settings(family.architecture, hf.to_dict(), type(hf)().to_dict())
+    values = {name: value for name, value in hf.to_dict().items() if name != "quantization_config"}
+    given = Settings(family.architecture, values, type(hf)().to_dict())
     fields = family.settings(given)
     given.refuse_others()
     if fields["act_fn"] not in ACTIVATIONS:

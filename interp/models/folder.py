@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from interp.errors import ModelError, OptionError, excerpt
 from interp.models.families.family import Family
 
-__all__ = ["check_vocabulary", "check_weights", "model_source"]
+__all__ = ["check_vocabulary", "check_weights", "has_tokenizer", "model_source"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Files of which one holds a tokenizer's vocabulary."""
@@ -25,13 +25,13 @@ COUNTS = (
 
 
 def model_source(name: str | Path) -> str | Path:
-    """The folder that a name means, checked, or the name as one for the Hugging Face hub.
+    """The folder or GGUF file that a name means, checked, or the name as one for the Hugging Face hub.
 
-    A name means a folder if there is one, or if it can mean nothing else (``/...``, ``./...``, ``~...``).
+    A name means a folder or a file if there is one, or if it can mean nothing else (``/...``, ``./...``, ``~...``). The
+    folder may be that of an adapter.
 
     Raises:
-        ModelError: If the folder does not exist, holds no model, or one in a form that is not read: an adapter, or
-            pickled weights.
+        ModelError: If it does not exist, holds no model, or one in a form that is not read: pickled weights.
         OptionError: If the name is neither a text nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
@@ -44,24 +44,23 @@ def model_source(name: str | Path) -> str | Path:
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home
         path, is_folder, exists = Path(name), False, False
     if is_folder:
-        _check_folder(path)
+        check_folder(path)
+        return path
+    if exists and path.suffix.lower() == ".gguf":
         return path
     if path.is_absolute() or str(name).startswith((".", "~")) or exists:
         raise ModelError(f"model folder {excerpt(str(name), 240)} does not exist or is not a folder")
     return str(name)
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     label = f"model folder {excerpt(str(path), 240)}"
     try:
         names = set(os.listdir(path))
     except OSError as error:
         raise ModelError(f"{label} cannot be read: {error.strerror or error}") from error
     if "adapter_config.json" in names:
-        raise ModelError(
-            f"{label} holds an adapter (adapter_config.json) and no model of its own; its base is {_base(path)}: load"
-            " that, or merge both with peft (PeftModel.from_pretrained(base, folder).merge_and_unload()) and save it"
-        )
+        return  # of an adapter: see interp.models.adapter
     if not (path / "config.json").is_file():
         raise ModelError(f"{label} has no config.json")
     _check_config(path / "config.json", label)
@@ -89,12 +88,9 @@ def _check_config(path: Path, label: str) -> None:
             raise ModelError(f"{label}: setting {name} must be a positive whole number, got {excerpt(value)}")
 
 
-def _base(path: Path) -> str:
-    try:
-        base = json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        base = None
-    return excerpt(base) if isinstance(base, str) else "not named"
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZERS)
 
 
 def check_vocabulary(tokenizer: Any, config: PreTrainedConfig) -> None:

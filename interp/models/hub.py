@@ -6,17 +6,20 @@ import difflib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, file_exists, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from interp.errors import ModelError, excerpt
 from interp.models import embedded
+from interp.models.adapter import ADAPTER
 from interp.models.families import FAMILIES, family_named
 
-__all__ = ["KNOWN_MODELS", "check_reachable", "unreadable"]
+__all__ = ["KNOWN_MODELS", "check_reachable", "fetched", "unreadable"]
 
 HUB = constants.ENDPOINT
+_OF_AN_ADAPTER = ("adapter_*.json", "adapter_model.safetensors", "token*", "vocab*", "merges*", "special*", "*.jinja")
 
 
 class _KnownModels(Mapping[str, str]):
@@ -46,15 +49,19 @@ KNOWN_MODELS: Mapping[str, str] = _KnownModels()
 """Names to start from; any other Hugging Face name or folder of the same families works as well."""
 
 
-def check_reachable(name: str) -> None:
+def check_reachable(name: str, *files: str) -> None:
     """Refuse a name that is not in the local cache where the hub does not answer.
 
     It is one quick question, so that a machine without network gets its answer at once and not after retries.
 
+    Args:
+        name: The name.
+        files: Any of which is what is wanted of it; those that say what a model is by default.
+
     Raises:
         ModelError: With the nearest known names.
     """
-    if _is_cached(name):
+    if any(_is_cached(name, file) for file in files or ("config.json", ADAPTER)):
         return
     try:
         if constants.HF_HUB_OFFLINE:
@@ -66,6 +73,32 @@ def check_reachable(name: str) -> None:
         raise ModelError(_unreachable(name, error)) from error
 
 
+def fetched(source: str | Path) -> str | Path:
+    """What a name on the hub stands for: itself, or, fetched, the GGUF file or the adapter's folder that it names.
+
+    Raises:
+        ModelError: If it is not in the cache and cannot be reached, or has no such file.
+    """
+    if isinstance(source, Path):
+        return source
+    owner, _, rest = source.partition("/")
+    name, _, file = rest.partition("/")
+    try:
+        if file.lower().endswith(".gguf"):
+            check_reachable(f"{owner}/{name}", file)
+            return Path(hf_hub_download(f"{owner}/{name}", file))
+        check_reachable(source)
+        if _is_cached(source, "config.json") and not _is_cached(source, ADAPTER):
+            return source
+        if not _is_cached(source, ADAPTER) and not file_exists(source, ADAPTER):
+            return source
+        return Path(snapshot_download(source, allow_patterns=list(_OF_AN_ADAPTER)))
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client raises anything
+        raise ModelError(unreadable(source, f"model {excerpt(source, 240)}", False, error)) from error
+
+
 def unreadable(name: str, label: str, is_folder: bool, error: Exception) -> str:
     """What is said of files that could not be read, or not be reached, and why."""
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -75,9 +108,9 @@ def unreadable(name: str, label: str, is_folder: bool, error: Exception) -> str:
     return _unreachable(name, error)
 
 
-def _is_cached(name: str) -> bool:
+def _is_cached(name: str, file: str) -> bool:
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+        return isinstance(try_to_load_from_cache(name, file), str)
     except (ValueError, OSError) as error:  # no name that a hub could have
         raise ModelError(_unreachable(name, HFValidationError(str(error)))) from error
 

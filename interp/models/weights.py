@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import xxhash
 from torch import Tensor
@@ -9,7 +11,14 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import OptionError
 
-__all__ = ["as_matmul_wants", "check_differentiable", "check_linear_output", "share_buffers", "weights_hash"]
+__all__ = [
+    "as_matmul_wants",
+    "check_differentiable",
+    "check_linear_output",
+    "processing",
+    "share_buffers",
+    "weights_hash",
+]
 
 
 def weights_hash(model: HookedTransformer) -> str:
@@ -37,6 +46,24 @@ def check_linear_output(model: HookedTransformer) -> None:
     if cfg.attn_only or cfg.use_normalization_before_and_after or cfg.num_experts:
         has = f" has {cfg.num_experts} experts a layer" if cfg.num_experts else ""
         raise OptionError(f"{cfg.model_name}{has}: attribution and editing need MLPs whose output is w @ W_out + b_out")
+
+
+def processing(model: HookedTransformer) -> tuple[str, ...]:
+    """What TransformerLens did to the weights of a model, as far as it can be seen; nothing to those of ``load_model``.
+
+    Neither changes a logit, but W_out and what it reads and writes are not those of the published model any more.
+    """
+    found = []
+    kind = str(model.cfg.normalization_type)
+    if kind.endswith("Pre"):
+        found.append("norms folded into weights")
+    if kind.startswith("LN") and not model.cfg.attn_only:
+        block: Any = model.blocks[0]
+        W_out: Tensor = block.mlp.W_out.detach()
+        rounding = max(1e-6, torch.finfo(W_out.dtype).eps if W_out.element_size() < 4 else 0.0)
+        if W_out.float().mean(-1).abs().max() < rounding * W_out.float().std():
+            found.append("writing weights centred")
+    return tuple(found)
 
 
 def check_differentiable(model: HookedTransformer) -> None:

@@ -23,8 +23,9 @@ from transformers.utils import logging as transformers_logging
 from interp.errors import DataError, ModelError, OptionError
 from interp.models.families import FAMILIES, family_of
 from interp.models.load import from_hugging_face, load_hugging_face
+from interp.models.source import Opened, said_of, source_of
 from interp.models.weights import weights_hash
-from interp.patches.patch import Patch, applied_patches, check_fits
+from interp.patches.patch import Patch, applied_patches, check_fits, check_unprocessed
 from interp.system.files import reason, temporary_folder
 
 __all__ = ["export_hugging_face", "export_lora"]
@@ -115,7 +116,8 @@ def export_hugging_face(patch: Patch, model: HookedTransformer, folder: str | Pa
     module, d_in_first = _checked(patch, model)
     with _new_folder(Path(folder)) as temporary:
         name = model.cfg.model_name
-        hf_model, tokenizer = load_hugging_face(name, next(model.parameters()).dtype)
+        opened = _loaded_anew(model)
+        hf_model, tokenizer = opened.model, opened.tokenizer
         found = weights_hash(from_hugging_face(hf_model, copy.deepcopy(tokenizer), name=name))
         if found != patch.provenance.weights_hash:
             raise ModelError(
@@ -142,6 +144,7 @@ def _checked(patch: Patch, model: HookedTransformer) -> tuple[str, bool]:
     """If the patch can be exported, of the modules that hold W_out: their name with a gap for the layer, and whether
     they keep it as [d_in, d_out].
     """
+    check_unprocessed(model)
     current = weights_hash(model) if applied_patches(model) else None
     check_fits(patch, model, current)
     if current == patch.provenance.weights_hash:
@@ -157,6 +160,24 @@ def _checked(patch: Patch, model: HookedTransformer) -> tuple[str, bool]:
     if family.down_projection is None:
         raise ModelError(f"{refusal}: no single module holds its W_out")
     return f"{family.block}.{family.down_projection}", family.d_in_first
+
+
+def _loaded_anew(model: HookedTransformer) -> Opened:
+    """The model in Hugging Face format, from where it came from.
+
+    Raises:
+        ModelError: If it cannot be loaded by its name; of one that was given as an object, with what to do.
+    """
+    source, name = source_of(model), model.cfg.model_name
+    try:
+        return load_hugging_face(name, next(model.parameters()).dtype, base=source.get("given_base"))
+    except ModelError as error:
+        if source.get("kind") not in ("transformers", "HookedTransformer"):
+            raise
+        raise ModelError(
+            f"{name}, {said_of(source)}, cannot be loaded anew: save it with its tokenizer (save_pretrained) and load"
+            f" that folder, or export the patch as LoRA ({error})"
+        ) from error
 
 
 def _factors(patch: Patch, layer: int) -> tuple[Float[Tensor, "d_mlp rank"], Float[Tensor, "rank d_model"]]:

@@ -23,8 +23,9 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.weights import weights_hash
+from interp.models.weights import processing, weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
+from interp.patches.rounding import Rounding
 from interp.results.record import Record, content_hash
 
 __all__ = [
@@ -87,6 +88,8 @@ class Patch(Record):
         dense: By layer, what is added, where it has no small factors (fine-tuning).
         made_with: What else it depends on, as JSON: the second moments (source, tokens, weights, a hash by layer) and
             the contexts; empty in patches of earlier versions.
+        rounding: By layer, what rounding does to it in the number format that it was made for (``provenance.dtype``);
+            empty for float32 and wider, and where it was not asked.
     """
 
     method: str
@@ -97,6 +100,7 @@ class Patch(Record):
     right: dict[int, Float[Tensor, "_ d_model"]] = field(default_factory=dict)
     dense: dict[int, Float[Tensor, "d_mlp d_model"]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
+    rounding: dict[int, Rounding] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.left) & set(self.right))
@@ -170,8 +174,8 @@ class Patch(Record):
             current_hash: Of its weights as they are, to spare hashing them.
 
         Raises:
-            ModelError: If the model has other weights than the patch was made for, was processed, or carries the
-                patch (or an equal one) already; the model is as before then.
+            ModelError: If the model has other weights than the patch was made for, or carries the patch (or an equal
+                one) already; the model is as before then.
         """
         content = self.content_hash()
         on = state_of(model)
@@ -217,6 +221,7 @@ class Patch(Record):
             left={k: v for k, v in self.left.items() if k in layers},
             right={k: v for k, v in self.right.items() if k in layers},
             dense={k: v for k, v in self.dense.items() if k in layers},
+            rounding={k: v for k, v in self.rounding.items() if k in layers},
         )
 
 
@@ -341,21 +346,16 @@ def overlap(one: Patch, other: Patch) -> dict[int, float]:
 
 
 def check_unprocessed(model: HookedTransformer) -> None:
-    """Refuse a model whose weights were folded or centred: a patch of it would mean nothing elsewhere.
+    """Refuse to give a patch away of a model whose weights were folded or centred: it would mean nothing elsewhere.
 
     Raises:
         ModelError: If it was processed.
     """
-    if str(model.cfg.normalization_type).endswith("Pre"):
+    if done := processing(model):
         raise ModelError(
-            f"{model.cfg.model_name} was processed (norms folded into weights): load it with interp.load_model"
+            f"{model.cfg.model_name} was processed ({', '.join(done)}): its W_out is not that of the published model;"
+            " load it with interp.load_model and edit that"
         )
-    if model.cfg.normalization_type == "LN":
-        W_out: Tensor = model.blocks[0].mlp.W_out
-        if W_out.float().mean(-1).abs().max() < 1e-6 * W_out.float().std():
-            raise ModelError(
-                f"{model.cfg.model_name} was processed (writing weights centred): load it with interp.load_model"
-            )
 
 
 def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None = None) -> None:
@@ -367,13 +367,13 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         current_hash: To spare hashing the weights.
 
     Raises:
-        ModelError: Naming both hashes, or the layer whose shape differs; or if the model was processed.
+        ModelError: Naming both hashes, or the layer whose shape differs.
     """
-    check_unprocessed(model)
     on, wanted = state_of(model), patch.provenance.weights_hash
     if on is None or on.base_hash != wanted:
         found = current_hash or weights_hash(model)
         if found != wanted:
+            _check_format(patch, model)
             n = len(patch.provenance.patches)
             below = f"; it was made on top of {n} other patch{'es' if n > 1 else ''}: compose them" if n else ""
             raise ModelError(
@@ -384,3 +384,13 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         shape = tuple(_w_out(model, layer).shape) if layer < model.cfg.n_layers else None
         if shape != tuple(patch.delta(layer).shape):
             raise ModelError(f"the patch changes layer {layer} by {tuple(patch.delta(layer).shape)}, W_out is {shape}")
+
+
+def _check_format(patch: Patch, model: HookedTransformer) -> None:
+    """Say it first where the number formats differ: the weights then do in any case."""
+    format_, wanted = str(model.W_E.dtype).removeprefix("torch."), patch.provenance.dtype
+    if format_ != wanted:
+        raise ModelError(
+            f"the patch was made for {patch.provenance.model} in {wanted}; this is {model.cfg.model_name} in {format_}:"
+            f" load it in {wanted}, or edit it in {format_}, where rounding may leave less of the edit"
+        )

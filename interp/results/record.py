@@ -29,11 +29,13 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import DataError, InterpError, InterpWarning, ModelError
 from interp.models.precision import current_precision
+from interp.models.source import said_of, source_of
 from interp.models.weights import weights_hash
 from interp.results.shown import Shown
 from interp.system.files import write_atomically
 
 __all__ = [
+    "NOTHING_SAID",
     "Provenance",
     "Record",
     "check_about",
@@ -63,6 +65,8 @@ class Provenance:
         weights_hash: Of the weights as they were, with the patches that were on the model.
         patches: Content hashes of these patches, in their order.
         matmul_precision: Of products of float32 matrices (:func:`interp.models.matmul_precision`).
+        source: Where the weights come from, if the model's name does not say it: the GGUF file that they were
+            dequantised from, the adapter and its base, the object that was given (:mod:`interp.models.source`).
     """
 
     model: str
@@ -72,6 +76,15 @@ class Provenance:
     versions: dict[str, str]
     patches: list[str] = dataclasses.field(default_factory=list)
     matmul_precision: str = "highest"
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def said_of_source(self) -> str:
+        """Where the weights come from, in one line; empty if the model's name says it."""
+        return said_of(self.source)
+
+
+NOTHING_SAID: Mapping[str, Any] = {"matmul_precision": "highest", "source": {}}
+"""What a provenance says if there is nothing to say; what was written before there was such a thing says nothing."""
 
 
 def provenance(model: HookedTransformer) -> Provenance:
@@ -86,6 +99,7 @@ def provenance(model: HookedTransformer) -> Provenance:
         versions={name: version(name) for name in ("interp", "torch", "transformer-lens", "transformers")},
         patches=[] if on is None else list(on.hashes),
         matmul_precision=current_precision(),
+        source=source_of(model),
     )
 
 
@@ -357,10 +371,12 @@ def _is_by_layer(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; a provenance does not say that precision was the highest, as when there was no other."""
+    """What JSON can hold; a provenance does not say what says nothing, so that files keep the bytes that they had."""
     plain = cattrs.unstructure(value)
-    if isinstance(value, Provenance) and value.matmul_precision == "highest":
-        del plain["matmul_precision"]
+    if isinstance(value, Provenance):
+        for name, nothing in NOTHING_SAID.items():
+            if plain[name] == nothing:
+                del plain[name]
     return plain
 
 

@@ -25,7 +25,15 @@ from typing import Any, TypeVar
 import cattrs
 
 from interp.errors import DataError, InterpError, InterpWarning
-from interp.results.record import Record, check_about, check_record, content_hash, load_record, save_record
+from interp.results.record import (
+    NOTHING_SAID,
+    Record,
+    check_about,
+    check_record,
+    content_hash,
+    load_record,
+    save_record,
+)
 from interp.system.files import exists, reason, remove_abandoned, write_atomically
 
 __all__ = ["RunFolder"]
@@ -219,8 +227,8 @@ def _log_again(unit: str, error: DataError) -> None:
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what earlier versions did not record: that no patches were on the model, and that precision was full."""
-    made, silent = settings.get("provenance"), {"patches": [], "matmul_precision": "highest"}
+    """Without what says nothing, and earlier versions did not record: no patches, full precision, no other source."""
+    made, silent = settings.get("provenance"), {"patches": [], **NOTHING_SAID}
     if isinstance(made, dict):
         made = {name: value for name, value in made.items() if name not in silent or value != silent[name]}
     return {**settings, "provenance": made} if "provenance" in settings else settings

@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import EditConfig, check_numbers
 from interp.editing.method import Change, Editor, Task
-from interp.errors import NumericalError, OptionError
+from interp.errors import ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest
 from interp.locate.methods.attribution import attribute
 from interp.locate.refined import refined_neurons
@@ -83,7 +83,13 @@ def scale_neurons(
     Raises:
         FactError: If a prompt does not fit the model.
         NumericalError: If no neuron passes the threshold.
+        ModelError: If the last norm is folded into the unembedding: its columns are not the published directions.
     """
+    if str(model.cfg.normalization_type).endswith("Pre"):
+        raise ModelError(
+            f"{model.cfg.model_name} was processed (norms folded into weights): kn moves neurons along columns of W_U,"
+            " which are others there; load it with interp.load_model"
+        )
     prompts = (request.fact, *request.fact.paraphrased())
     attributions = []
     for index, fact in enumerate(prompts):
@@ -103,7 +109,7 @@ def scale_neurons(
         raise NumericalError(f"no knowledge neuron of {request.fact.prompt!r} passes threshold {config.threshold:g}")
     old = tokenize(model, request.fact).target_ids[:1] or _top_id(model, request)
     new = encode_continuation(model, request.fact.prompt, request.new_target)[1]
-    moved = config.insert * model.W_U[:, new[0]] - config.remove * model.W_U[:, old[0]]
+    moved = config.insert * model.W_U[:, new[0]].float() - config.remove * model.W_U[:, old[0]].float()
     left: dict[int, Tensor] = {}
     right: dict[int, Tensor] = {}
     for layer in sorted({neuron.layer for neuron in neurons[: config.max_neurons]}):
@@ -112,7 +118,7 @@ def scale_neurons(
         rows = block.mlp.W_out.detach()[which].float()
         left[layer] = torch.zeros(block.mlp.W_out.shape[0], len(which), device=rows.device)
         left[layer][which, range(len(which))] = 1
-        right[layer] = (config.scale - 1) * rows + moved.float()
+        right[layer] = (config.scale - 1) * rows + moved
     return left, right
 
 

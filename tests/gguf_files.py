@@ -1,0 +1,142 @@
+"""Tiny GGUF files, written with the package gguf from models in Hugging Face format, and the weights that they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quants
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+KINDS = {"qwen2": MODEL_ARCH.QWEN2, "llama": MODEL_ARCH.LLAMA, "gpt2": MODEL_ARCH.GPT2}
+BLOCK = 32
+
+
+def written(
+    path: Path,
+    folder: Path,
+    quantised: str = "F32",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    tokenizer: Mapping[str, Any] | None = None,
+    tensors: Callable[[dict[str, np.ndarray]], None] = lambda found: None,
+) -> PreTrainedModel:
+    """Write a model as a GGUF file; the model with the weights that are in it comes back.
+
+    Args:
+        path: Where to.
+        folder: The model, a Llama, a Qwen2 or a GPT-2 with a byte-level tokenizer.
+        quantised: The format of matrices; rows that its blocks do not fit, and vectors, stay as float16 and float32.
+        settings, tokenizer: Settings to add or, as None, to leave out, by their names after the architecture and
+            ``tokenizer.ggml``.
+        tensors: Changes what is written.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config, kind = model.config, model.config.model_type
+    names = get_tensor_name_map(KINDS[kind], config.num_hidden_layers)
+    format_ = GGMLQuantizationType[quantised]
+    arrays: dict[str, np.ndarray] = {}
+    for name, weight in model.named_parameters():
+        stem, _, end = name.rpartition(".")
+        value = _as_written(kind, config, name, weight.detach())
+        kept = _formatted(value.numpy(), format_)
+        weight.data = _as_read(kind, config, name, torch.from_numpy(quants.dequantize(*kept)).clone())
+        arrays[f"{names.get_name(stem)}.{end}"] = kept
+    if config.tie_word_embeddings:
+        arrays.pop("output.weight", None)
+    tensors(arrays)
+    writer = GGUFWriter(path, kind)
+    for name, value in {**_settings(config), **(settings or {})}.items():
+        _add(writer, f"{kind}.{name}", value)
+    for name, value in {**_tokenizer(folder), **(tokenizer or {})}.items():
+        _add(writer, f"tokenizer.ggml.{name}", value)
+    for name, (data, own) in arrays.items():
+        writer.add_tensor(name, data, raw_dtype=own)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model.eval()
+
+
+def _formatted(value: np.ndarray, format_: GGMLQuantizationType) -> tuple[np.ndarray, GGMLQuantizationType]:
+    if value.ndim < 2 or format_.name == "F32":
+        return value.astype(np.float32), GGMLQuantizationType.F32
+    if format_.name != "F16" and value.shape[-1] % BLOCK == 0:
+        return quants.quantize(value, format_), format_
+    return value.astype(np.float16), GGMLQuantizationType.F16
+
+
+def _heads(config: Any, name: str) -> int | None:
+    """Of a Llama's queries and keys, which are written with their halves interleaved, how many heads there are."""
+    return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+
+
+def _as_written(kind: str, config: Any, name: str, weight: Tensor) -> Tensor:
+    if kind == "llama" and (heads := _heads(config, name)):
+        return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
+    return weight.T.contiguous() if kind == "gpt2" and _is_conv1d(name) else weight.contiguous()
+
+
+def _as_read(kind: str, config: Any, name: str, weight: Tensor) -> Tensor:
+    if kind == "llama" and (heads := _heads(config, name)):
+        return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+    return weight.T.contiguous() if kind == "gpt2" and _is_conv1d(name) else weight
+
+
+def _is_conv1d(name: str) -> bool:
+    return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    found = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "attention.head_count": config.num_attention_heads,
+    }
+    if config.model_type == "gpt2":
+        return {**found, "feed_forward_length": 4 * config.n_embd, "attention.layer_norm_epsilon": 1e-5}
+    return {
+        **found,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": config.rope_parameters["rope_theta"],
+    }
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
+    special = {token["id"] for token in content["added_tokens"]}
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
+    return {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": [3 if place in special else 1 for place in range(len(tokens))],
+        "merges": merges,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "add_bos_token": False,
+    }
+
+
+def _add(writer: GGUFWriter, name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, int):
+        writer.add_uint32(name, value)
+    elif isinstance(value, float):
+        writer.add_float32(name, value)
+    elif isinstance(value, str):
+        writer.add_string(name, value)
+    elif value is not None:
+        writer.add_array(name, value)
