@@ -16,8 +16,9 @@ import interp.locate.methods.causal_trace_pool
 from interp.engine import batches
 from interp.engine.base_runs import base_run, can_be_padded
 from interp.engine.batches import batch_cost, filled, pools, tokens_that_fit
+from interp.engine.cells import window_layers
 from interp.engine.integrated_gradients import Scaled, answered_runs, integrate, quadrature
-from interp.engine.pairs import clean_and_corrupted, pooled_runs
+from interp.engine.pairs import Corrupting, clean_and_corrupted, pooled_runs
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, locate_each
@@ -181,9 +182,34 @@ def test_one_row_stands_for_what_is_not_scaled(tiny: HookedTransformer, facts: l
     torch.testing.assert_close(*scores, atol=1e-4 * float(scores[0].abs().max()), rtol=1e-3)
 
 
+@pytest.mark.parametrize("window", [1, 2, 3, 10])
+def test_windows_that_begin_alike_go_up_as_one(tiny: HookedTransformer, window: int) -> None:
+    n_layers, samples, seen = tiny.cfg.n_layers, 2, []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, layer=layer: seen.append((layer, *args[0].shape[:2])))
+        for layer, block in enumerate(tiny.blocks)
+    ]
+    try:
+        trace = causal_trace(tiny, PROMPTS[0], state="mlp", window=window, samples=samples, noise=0.4)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    n_tokens, windows = len(trace.tokens), {window_layers(layer, window, n_layers) for layer in range(n_layers)}
+    starts = [blocks.start for blocks in windows]
+    reach = n_tokens - trace.subject_span[0]
+    for layer in range(n_layers):
+        apart = sum(blocks.start < layer and blocks.stop <= layer for blocks in windows)
+        as_one = len({blocks.start for blocks in windows if blocks.start < layer < blocks.stop})
+        rows = [rows for of, rows, tokens in seen if (of, tokens) == (layer, 3)]
+        assert sum(rows) == samples * (apart + as_one)
+        entered = (layer in starts) * samples * reach
+        assert sum(rows for of, rows, tokens in seen if (of, tokens) == (layer, 1)) == entered + sum(rows)
+    check_traces(tiny, PROMPTS[:1], ("mlp", "attn"), window=window)
+
+
 def test_runs_side_by_side_are_the_runs_of_each(tiny: HookedTransformer) -> None:
-    options = {"samples": 2, "noise": 0.4, "seed": 2}
-    pool = pooled_runs(tiny, PROMPTS, **options, max_batch_tokens=30)
+    options: dict[str, Any] = {"samples": 2, "noise": 0.4, "seed": 2}
+    pool = pooled_runs(tiny, PROMPTS, Corrupting(**options), max_batch_tokens=30)
     for fact, found in zip(PROMPTS, pool.pairs, strict=True):
         alone = clean_and_corrupted(tiny, fact, **options)
         for one, other in ((found.source, alone.source), (found.base, alone.base)):
@@ -218,16 +244,18 @@ def test_who_may_stand_side_by_side(tiny: HookedTransformer, monkeypatch: pytest
         monkeypatch.setattr(tiny.cfg, name, False)
 
 
-@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 9), st.integers(1, 80))
-def test_batches_hold_everything_once_in_order_and_are_about_equal(rows: list[int], length: int, limit: int) -> None:
-    cut = filled(rows, length, limit)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 4)), max_size=12), st.integers(1, 9), st.integers(1, 80))
+def test_batches_hold_everything_once_in_order(items: list[tuple[int, int]], length: int, limit: int) -> None:
+    rows, weights = [count for count, _ in items], [weight for _, weight in items]
+    cut = filled(rows, length, limit, weights)
     assert [(item, row) for batch in cut for item, part in batch for row in range(part.start, part.stop)] == [
         (item, row) for item, count in enumerate(rows) for row in range(count)
     ]
+    sizes = [sum(weights[item] * (part.stop - part.start) for item, part in batch) for batch in cut]
+    assert all(0 < size <= max(limit // length, *weights) for size in sizes)
+    cut = filled(rows, length, limit)  # the fewest, and about equal
     sizes = [sum(part.stop - part.start for _, part in batch) for batch in cut]
-    most = max(1, limit // length)
-    assert len(cut) == -(-sum(rows) // most)
-    assert all(0 < size <= most for size in sizes)
+    assert len(cut) == -(-sum(rows) // max(1, limit // length))
     assert len({*sizes[:-1]}) <= 1
 
 

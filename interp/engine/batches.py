@@ -134,31 +134,35 @@ def groups(joins: Sequence[T], rows: Sequence[int], length: int, max_batch_token
         yield group
 
 
-def filled(rows: Sequence[int], length: int, max_batch_tokens: int) -> list[list[tuple[int, slice]]]:
-    """Cut items into the fewest batches, about equally full; an item is cut over its rows where a batch ends.
+def filled(
+    rows: Sequence[int], length: int, max_batch_tokens: int, weights: Sequence[int] | None = None
+) -> list[list[tuple[int, slice]]]:
+    """Cut items into few batches, about equally full; an item is cut over its rows where a batch ends.
 
     Args:
         rows: How many rows each item has, in the order in which they join.
         length: Tokens per row.
-        max_batch_tokens: The most tokens that a block may be run on at once (one row at least).
+        max_batch_tokens: The most tokens that a block may be run on at once (one row of an item at least).
+        weights: How many rows each row of an item becomes on its way; 1 if None.
 
     Returns:
         Of each batch its items, and which of their rows.
     """
-    total = sum(rows)
+    weights = weights or [1] * len(rows)
+    total = sum(count * weight for count, weight in zip(rows, weights, strict=True))
     n_batches = max(1, -(-total // max(1, max_batch_tokens // length)))
     size = -(-total // n_batches)
     batches: list[list[tuple[int, slice]]] = []
     left = 0
-    for item, count in enumerate(rows):
+    for item, (count, weight) in enumerate(zip(rows, weights, strict=True)):
         first = 0
         while first < count:
-            if not left:
+            if left < weight:
                 batches.append([])
-                left = size
-            last = min(count, first + left)
+                left = max(size, weight)
+            last = min(count, first + left // weight)
             batches[-1].append((item, slice(first, last)))
-            left -= last - first
+            left -= (last - first) * weight
             first = last
     return batches
 

@@ -162,24 +162,28 @@ def integrate(
 
     scores = torch.zeros(activations.shape, **run.exact)
 
-    def add(layer: int, gradients: Float[Tensor, "fact scaled d_model"]) -> None:
+    def add(layer: int, gradient: Tensor, facts: Tensor, weight: Tensor) -> None:
+        """The weighted sum over each fact's rows comes first, one product after."""
+        shares = torch.zeros(n_facts, len(facts), **run.exact)
+        shares[facts, torch.arange(len(facts), device=scales.device)] = weight
         W_out: Any = run.model.blocks[layer].mlp.W_out
-        scores[:, layer] += gradients @ wide(W_out.detach()).T
+        scores[:, layer] += torch.einsum("fr,rtm->ftm", shares, wide(gradient)) @ wide(W_out.detach()).T
 
     whole, scaled_by = weights[scales == 1].sum(), scales != 1
+    everyone = torch.arange(n_facts if whole and path.layers else 0, device=scales.device)
     nodes, of_node = scales[scaled_by].repeat(n_facts), weights[scaled_by].repeat(n_facts)
     of_fact = torch.arange(n_facts, device=nodes.device).repeat_interleave(int(scaled_by.sum()))
     done = 0.0
-    for batch in filled([len(nodes)] * len(path.layers), path.cost, max_batch_tokens) or [[]]:
-        pieces = [(path.layers[place], of_fact[part], nodes[part]) for place, part in batch]
-        found = path.gradients(pieces, unscaled=bool(whole) and not done)
-        for (layer, facts, _), (_, part), gradient in zip(pieces, batch, found.scaled, strict=True):
-            shares = torch.zeros(n_facts, len(facts), **run.exact)
-            shares[facts, torch.arange(len(facts), device=facts.device)] = of_node[part]
-            add(layer, torch.einsum("fr,rtm->ftm", shares, wide(gradient)))
-            done += len(facts) / len(nodes)
+    # first, a row of each fact with nothing scaled; then those of each layer
+    for batch in filled([len(everyone), *[len(nodes)] * len(path.layers)], path.cost, max_batch_tokens):
+        unscaled = torch.cat([everyone[part] for item, part in batch if not item] or [everyone[:0]])
+        parts = [(path.layers[item - 1], part) for item, part in batch if item]
+        found = path.gradients([(layer, of_fact[part], nodes[part]) for layer, part in parts], unscaled)
+        for (layer, part), gradient in zip(parts, found.scaled, strict=True):
+            add(layer, gradient, of_fact[part], of_node[part])
+            done += len(gradient) / len(nodes)
         for layer, gradient in found.unscaled.items():
-            add(layer, whole * wide(gradient))
+            add(layer, gradient, unscaled, whole)
         progress(round(done), n_layers)
         arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
@@ -251,30 +255,29 @@ class _Path:
         return log_probability.exp().sum(-1) / self.run.answer_ids.shape[1]
 
     def gradients(
-        self, pieces: Sequence[tuple[int, Int[Tensor, "_"], Float[Tensor, "_"]]], *, unscaled: bool
+        self, pieces: Sequence[tuple[int, Int[Tensor, "_"], Float[Tensor, "_"]]], unscaled: Int[Tensor, "fact"]
     ) -> _Gradients:
         """One sweep, one backward pass.
 
         Args:
             pieces: Layers, and the facts and scales of their rows; the lowest first.
-            unscaled: Whether a row of each fact goes up with nothing scaled.
+            unscaled: The facts of which a row goes up with nothing scaled.
         """
         joining = [(layer, facts, self.rows(layer, facts, scales)) for layer, facts, scales in pieces]
-        lowest, n_facts, n_scaled = self.layers[0], len(self.run.ids), len(self.scaled.tokens)
-        if unscaled:
-            everyone = torch.arange(n_facts, device=self.run.w.device)
-            joining.insert(0, (lowest, everyone, self.base.resid[lowest + 1][everyone, self.scaled.tokens.start :]))
+        lowest, start, n_scaled = self.layers[0], self.scaled.tokens.start, len(self.scaled.tokens)
+        if len(unscaled):
+            joining.insert(0, (lowest, unscaled, self.base.resid[lowest + 1][unscaled, start:]))
         for _, _, rows in joining:
             rows.requires_grad_()
         entering: dict[int, Tensor] = {}
         with torch.enable_grad():
-            probability = self.probability(joining, entering if unscaled else None)
+            probability = self.probability(joining, entering if len(unscaled) else None)
             above = [layer for layer in self.layers if layer + 1 in entering]
             sources = [*(rows for *_, rows in joining), *(entering[layer + 1] for layer in above)]
             found = torch.autograd.grad(probability.sum(), sources)
-        own = [gradient[:, :n_scaled] for gradient in found[unscaled : len(joining)]]
+        own = [gradient[:, :n_scaled] for gradient in found[len(joining) - len(pieces) : len(joining)]]
         # these joined first, so they stand first
-        whole = [gradient[:n_facts] for gradient in found[len(joining) :]]
+        whole = [gradient[: len(unscaled)] for gradient in found[len(joining) :]]
         return _Gradients(own, dict(zip(above, map(self._of_scaled, above, whole), strict=True)))
 
     def _of_scaled(self, layer: int, gradient: Float[Tensor, "fact _ d_model"]) -> Float[Tensor, "fact scaled d_model"]:

@@ -40,7 +40,7 @@ from interp.facts.records import Fact
 from interp.models.tokens import TokenizedFact, tokenize
 from interp.options import check_choice, check_flag, check_noise, check_seed, whole_number
 
-__all__ = ["Pool", "RunPair", "check_current", "clean_and_corrupted", "pooled_runs", "prompt_pair"]
+__all__ = ["Corrupting", "Pool", "RunPair", "check_current", "clean_and_corrupted", "pooled_runs", "prompt_pair"]
 
 _READOUT_ROWS = 512  # rows of logits computed at once
 
@@ -129,18 +129,44 @@ def clean_and_corrupted(
         ModelError: If the model's runs cannot be continued.
         NumericalError: If the model returns NaN or infinite logits.
     """
-    return pooled_runs(
-        model,
-        [fact],
-        samples=samples,
-        noise=noise,
-        seed=seed,
-        corruption=corruption,
-        replace=replace,
-        reference_facts=reference_facts,
-        record=record,
-        max_batch_tokens=max_batch_tokens,
-    ).pairs[0]
+    corrupting = Corrupting(
+        samples=samples, noise=noise, seed=seed, corruption=corruption, replace=replace, reference_facts=reference_facts
+    )
+    return pooled_runs(model, [fact], corrupting, record=record, max_batch_tokens=max_batch_tokens).pairs[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrupting:
+    """How subjects are corrupted; :func:`clean_and_corrupted` says what each setting means."""
+
+    samples: int = 10
+    noise: float | Literal["3sigma"] = "3sigma"
+    seed: int = 1
+    corruption: Corruption = "gaussian"
+    replace: bool = False
+    reference_facts: Sequence[Fact] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("corruption", self.corruption, CORRUPTIONS)
+        object.__setattr__(self, "noise", check_noise(self.noise))
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "replace", check_flag("replace", self.replace))
+        object.__setattr__(self, "samples", whole_number("samples", self.samples))
+
+    def rows(
+        self, model: HookedTransformer, facts: Sequence[Fact], prompts: Sequence[TokenizedFact], max_batch_tokens: int
+    ) -> list[CorruptedRows]:
+        """The prompt of each fact and its corrupted forms."""
+        if self.corruption == "symmetric":
+            known = _given_or_built_in(self.reference_facts)
+            asked = {"seed": self.seed, "max_batch_tokens": max_batch_tokens}
+            others = [replacement_facts(model, fact, known, self.samples, **asked) for fact in facts]
+            return [with_other_subjects(own, other) for own, other in zip(prompts, others, strict=True)]
+        level = self.noise
+        if level == "3sigma":
+            level = noise_level(model, _given_or_built_in(self.reference_facts))
+        settings = self.samples, float(level), self.seed, self.corruption, self.replace
+        return [with_noise(model, own, *settings) for own in prompts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,34 +187,19 @@ class Pool:
 def pooled_runs(
     model: HookedTransformer,
     facts: Sequence[Fact],
+    corrupting: Corrupting,
     *,
-    samples: int = 10,
-    noise: float | Literal["3sigma"] = "3sigma",
-    seed: int = 1,
-    corruption: Corruption = "gaussian",
-    replace: bool = False,
-    reference_facts: Sequence[Fact] | None = None,
     record: Sequence[Site] | None = None,
     max_batch_tokens: int = 4096,
 ) -> Pool:
     """As :func:`clean_and_corrupted`, of several facts at once; prompts of different lengths need
     :func:`~interp.engine.base_runs.can_be_padded`.
     """
-    check_choice("corruption", corruption, CORRUPTIONS)
-    noise, seed, replace = check_noise(noise), check_seed(seed), check_flag("replace", replace)
-    samples = whole_number("samples", samples)
     max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
     check_decoder(model)
     record = sublayers(model) if record is None else record
     tokenized = [tokenize(model, fact) for fact in facts]
-    if corruption == "symmetric":
-        known = _given_or_built_in(reference_facts)
-        asked = {"seed": seed, "max_batch_tokens": max_batch_tokens}
-        others = [replacement_facts(model, fact, known, samples, **asked) for fact in facts]
-        rows = [with_other_subjects(own, other) for own, other in zip(tokenized, others, strict=True)]
-    else:
-        level = noise_level(model, _given_or_built_in(reference_facts)) if noise == "3sigma" else float(noise)
-        rows = [with_noise(model, own, samples, level, seed, corruption, replace) for own in tokenized]
+    rows = corrupting.rows(model, facts, tokenized, max_batch_tokens)
     together = side_by_side(rows)
     _check_memory(model, together.ids, record)
     weights = weights_checksum(model)
@@ -217,9 +228,9 @@ def pooled_runs(
             top_id=top_id,
             noise=those.noise,
             replacements=those.replacements,
-            seed=seed,
-            corruption=corruption,
-            replace=replace,
+            seed=corrupting.seed,
+            corruption=corrupting.corruption,
+            replace=corrupting.replace,
             weights=weights,
         )
 

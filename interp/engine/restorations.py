@@ -8,7 +8,7 @@ are cut into batches where the limit asks for it, and made only when their turn 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -79,18 +79,20 @@ def restored_scores(
     before = 0
     for length in range(1, max((len(work.rows) for work in works), default=0) + 1):
         going = [work for work in works if length <= len(work.rows)]
-        runs = [(work, run) for work in going for run in _restored_runs(pool, work, length)]
+        cost = batch_cost(length, n_tokens)
+        most = max_batch_tokens // cost
+        runs = [(work, run) for work in going for run in _restored_runs(pool, work, length, most)]
         runs.sort(key=lambda entry: entry[1].layer)
         values = {id(work): work.untouched(length) for work in going}
         cells = 0.0
         counts = [len(work.rows[length - 1].runs) for work, _ in runs]
-        for batch in filled(counts, batch_cost(length, n_tokens), max_batch_tokens):
+        for batch in filled(counts, cost, max_batch_tokens, [len(run.layers) for _, run in runs]):
             group = [(*runs[item], part) for item, part in batch]
-            for (work, run, part), reading in zip(group, _read_off(pool, length, group, read), strict=True):
-                for layer in run.layers:
+            for work, layers, part, reading in _read_off(pool, length, group, read):
+                for layer in layers:
                     values[id(work)][layer, part] = reading
                 rows = work.rows[length - 1]
-                cells += len(run.layers) * len(rows.facts) * len(reading) / len(rows.runs)
+                cells += len(layers) * len(rows.facts) * len(reading) / len(rows.runs)
             progress(before + round(cells * length), total)
         before += length * n_layers * sum(len(work.rows[length - 1].facts) for work in going)
         progress(before, total)
@@ -196,16 +198,23 @@ def _reach(pair: RunPair) -> int:
 
 def _read_off(
     pool: Pool, length: int, group: Sequence[tuple[_Work, _RestoredRun, slice]], read: Read
-) -> tuple[Float[Tensor, "_"], ...]:
-    """One sweep: what is read off each run of a group, for some of its rows."""
+) -> Iterator[tuple[_Work, tuple[int, ...], slice, Float[Tensor, "_"]]]:
+    """One sweep: what is read off each cell of a group, for some of its rows."""
     model = pool.pairs[0].model
     start = pool.runs.resid.shape[2] - length
-    of_fact = torch.cat([work.rows[length - 1].of_fact[part] for work, _, part in group])
+    joins: list[Join] = []
+    cells = []
+    for work, run, part in group:
+        joins += run.joins(part, len(joins))
+        cells += [(work, layers, part) for layers in run.layers]
+    of_fact = torch.cat([work.rows[length - 1].of_fact[part] for work, _, part in cells])
     with torch.no_grad():
-        final = sweep(model, pool.runs, start, [run.join(part) for _, run, part in group], [length - 1])[:, 0]
+        final = sweep(model, pool.runs, start, joins, [length - 1])[:, 0]
         parts = zip(final.split(_READOUT_ROWS), of_fact.split(_READOUT_ROWS), strict=True)
         rows = torch.cat([read(unembed(model, part), facts) for part, facts in parts])
-    return rows.split([part.stop - part.start for *_, part in group])
+    readings = rows.split([part.stop - part.start for *_, part in cells])
+    for (work, layers, part), reading in zip(cells, readings, strict=True):
+        yield work, layers, part, reading
 
 
 def _entered(
@@ -270,50 +279,82 @@ def _windows(model: HookedTransformer, restored: Restored) -> dict[range, list[i
 
 @dataclass(frozen=True, kw_only=True)
 class _RestoredRun:
-    """One restored run of the suffixes of a length: the layers whose cells it is, and what makes its rows join.
+    """One restored run of the suffixes of a length, and those that are the same until a window ends.
 
     Args:
-        layers: The layers.
+        layers: Of each of them, the layers whose cells it is.
         layer: The first block that runs on it.
-        join: Some of its rows; made when they are needed, for all of them would take the memory of the base run once
-            more.
+        joins: Some of their rows, for a sweep's joins from some place on; made when they are needed, for all of them
+            would take the memory of the base run once more.
     """
 
-    layers: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
     layer: int
-    join: Callable[[slice], Join]
+    joins: Callable[[slice, int], list[Join]]
 
 
-def _restored_runs(pool: Pool, work: _Work, length: int) -> list[_RestoredRun]:
-    """The distinct restored runs of the suffixes of a length that an answer depends on, lowest first."""
-    runs, restored, rows, model = pool.runs, work.restored, work.rows[length - 1], pool.pairs[0].model
-    n_layers, token = model.cfg.n_layers, runs.resid.shape[2] - length
+def _restored_runs(pool: Pool, work: _Work, length: int, most: int) -> list[_RestoredRun]:
+    """The distinct restored runs of the suffixes of a length that an answer depends on, lowest first.
 
-    def join(layer: int, at_token: Tensor | None, put_back: range | None, part: slice) -> Join:
-        own, clean = rows.runs[part], rows.clean[part]
-        resid = runs.resid[layer][own, token:]
-        resid[:, 0] = runs.resid[layer][clean, token] if at_token is None else at_token[part]
-        pins: list[Pin] = []
-        if restored.sever is not None:
-            held = SITES[restored.sever]
-            values = runs.output(held)[:, :, token]
-            pins.append(Pin(site=held, layers=range(n_layers), values=values, of_row=own))
-        if put_back is not None:
-            site = SITES[restored.state]
-            values = runs.output(site)[put_back.start : put_back.stop, :, token]
-            pins.append(Pin(site=site, layers=put_back, values=values, of_row=clean))
-        return Join(layer=layer, resid=resid, samples=own, pins=tuple(pins))
+    Windows that are cut off at the first block begin alike: their rows go up as one until the shorter ones end.
 
-    def run(layers: Sequence[int], layer: int, at_token: Tensor | None = None, window: range | None = None) -> Any:
-        return _RestoredRun(layers=tuple(layers), layer=layer, join=partial(join, layer, at_token, window))
-
-    if restored.state == "resid":
-        found = [run([layer], layer + 1) for layer in range(n_layers)]
+    Args:
+        pool, work, length: See above.
+        most: Rows that a batch holds.
+    """
+    model, n_layers = pool.pairs[0].model, pool.pairs[0].model.cfg.n_layers
+    if work.restored.state == "resid":
+        found = [_run(pool, work, length, layer + 1, [(None, [layer])]) for layer in range(n_layers)]
     else:
+        alike: dict[tuple[int, int], list[tuple[range, list[int]]]] = {}
+        windows = _windows(model, work.restored)
+        begun = [blocks.start for blocks in windows if len(blocks) > 1]  # what one block restores ends as it joins
+        for blocks, layers in windows.items():
+            apart = len(blocks) == 1 or begun.count(blocks.start) > most
+            alike.setdefault((blocks.start, blocks.stop if apart else -1), []).append((blocks, layers))
         found = [
-            run(layers, blocks.start + 1, work.entered[blocks.start][length - 1], blocks)
-            for blocks, layers in _windows(model, restored).items()
+            _run(pool, work, length, start + 1, sorted(those, key=lambda each: -each[0].stop))
+            for (start, _), those in alike.items()
         ]
     if length == 1:
         return found
     return [each for each in found if each.layer < n_layers]  # after the last block only the last token is read
+
+
+def _run(
+    pool: Pool, work: _Work, length: int, layer: int, those: Sequence[tuple[range | None, Sequence[int]]]
+) -> _RestoredRun:
+    """The restored runs that join before a block.
+
+    Args:
+        pool, work, length: See above.
+        layer: The block.
+        those: The windows of a sublayer that are restored from the block below on, the longest first, and the layers
+            whose cells they are; None for the residual stream.
+    """
+    runs, restored, rows = pool.runs, work.restored, work.rows[length - 1]
+    token = runs.resid.shape[2] - length
+
+    def joins(part: slice, place: int) -> list[Join]:
+        own, clean = rows.runs[part], rows.clean[part]
+        resid = runs.resid[layer][own, token:]
+        pins: list[Pin] = []
+        if restored.sever is not None:
+            held = SITES[restored.sever]
+            values = runs.output(held)[:, :, token]
+            pins.append(Pin(site=held, layers=range(len(values)), values=values, of_row=own))
+        window = those[0][0]
+        if window is None:
+            resid[:, 0] = runs.resid[layer][clean, token]
+            return [Join(layer=layer, resid=resid, samples=own, pins=tuple(pins))]
+        resid[:, 0] = work.entered[window.start][length - 1][part]
+        site = SITES[restored.state]
+        values = runs.output(site)[window.start : window.stop, :, token]
+        put_back = Pin(site=site, layers=window, values=values, of_row=clean)
+        shorter = [blocks.stop for blocks, _ in those[1:] if blocks is not None]
+        return [
+            Join(layer=layer, resid=resid, samples=own, pins=(*pins, put_back)),
+            *(Join(layer=stop, resid=None, samples=own, pins=tuple(pins), parts_from=place) for stop in shorter),
+        ]
+
+    return _RestoredRun(layers=tuple(tuple(layers) for _, layers in those), layer=layer, joins=joins)

@@ -68,15 +68,17 @@ class Join:
 
     Args:
         layer: The first block that runs on them.
-        resid: Their residual stream before that block, from the suffix's first token on.
+        resid: Their residual stream before that block, from the suffix's first token on; None if they part from others.
         samples: Which sample of the base run each row continues.
         pins: What is held on their way up.
+        parts_from: Which join's rows they are until that block, where they part from them; that join's block is lower.
     """
 
     layer: int
-    resid: Float[Tensor, "row token d_model"]
+    resid: Float[Tensor, "row token d_model"] | None
     samples: Int[Tensor, "row"]
     pins: tuple[Pin, ...] = ()
+    parts_from: int | None = None
 
 
 def sweep(
@@ -112,7 +114,7 @@ def sweep(
     n_rows = 0
     for join in waiting:
         first_row.append(n_rows)
-        n_rows += len(join.resid)
+        n_rows += len(join.samples)
     prefix = _Prefix.of(base, start, torch.cat([join.samples for join in waiting]))
 
     n_joined = 0
@@ -120,8 +122,14 @@ def sweep(
     for layer in range(waiting[0].layer, n_layers + 1):
         arriving = []
         while n_joined < len(waiting) and waiting[n_joined].layer == layer:
-            resid = waiting[n_joined].resid
-            arriving.append(resid if layer < n_layers else resid[:, read])
+            join = waiting[n_joined]
+            if join.resid is None:
+                assert x is not None
+                assert join.parts_from is not None
+                first = first_row[order.index(join.parts_from)]
+                arriving.append(x[first : first + len(join.samples)])
+            else:
+                arriving.append(join.resid if layer < n_layers else join.resid[:, read])
             n_joined += 1
         if arriving:
             x = torch.cat([*([] if x is None else [x]), *arriving])
@@ -131,14 +139,14 @@ def sweep(
             break
         if x is not None:
             pins = [
-                (pin, slice(first, first + len(join.resid)))
+                (pin, slice(first, first + len(join.samples)))
                 for join, first in zip(waiting[:n_joined], first_row, strict=False)
                 for pin in join.pins
                 if layer in pin.layers
             ]
             x = _run_block(model, prefix, layer, x, pins, read)
     assert x is not None
-    blocks = [x[first : first + len(join.resid)] for first, join in zip(first_row, waiting, strict=True)]
+    blocks = [x[first : first + len(join.samples)] for first, join in zip(first_row, waiting, strict=True)]
     return torch.cat([blocks[order.index(i)] for i in range(len(joins))])
 
 

@@ -26,6 +26,7 @@ from transformer_lens import HookedTransformer
 
 from interp.engine.cells import STATE_NAMES, STATES, Cell, State
 from interp.engine.corruption import Corruption
+from interp.engine.pairs import Corrupting
 from interp.facts.records import Fact
 from interp.locate.method import LocateTask, Locator, shared_task
 from interp.locate.methods.causal_trace_pool import Metric, TraceOptions, check_states, traced
@@ -103,17 +104,11 @@ def causal_trace(
         InterpWarning: If it will take hours.
     """
     check_choice("state", state, STATES)
+    corrupting = Corrupting(
+        samples=samples, noise=noise, seed=seed, corruption=corruption, replace=replace, reference_facts=reference_facts
+    )
     options = TraceOptions(
-        window=window,
-        samples=samples,
-        noise=noise,
-        seed=seed,
-        corruption=corruption,
-        reference_facts=reference_facts,
-        replace=replace,
-        metric=metric,
-        sever=sever,
-        max_batch_tokens=max_batch_tokens,
+        window=window, corrupting=corrupting, metric=metric, sever=sever, max_batch_tokens=max_batch_tokens
     )
     found: list[CausalTrace] = []
 
@@ -161,15 +156,14 @@ def _run_many(
         for place in places[state, fact] if complete else ():
             arrived(place, make())
 
-    options = TraceOptions(
-        window=task.window,
+    corrupting = Corrupting(
         samples=task.samples,
         noise=task.noise,
         seed=task.seed,
         corruption=task.corruption,  # type: ignore[arg-type]
         reference_facts=task.reference_facts,
-        max_batch_tokens=task.max_batch_tokens,
     )
+    options = TraceOptions(window=task.window, corrupting=corrupting, max_batch_tokens=task.max_batch_tokens)
     described = task.model_provenance or provenance(task.model)
     traced(task.model, facts, states, options, described, progress, noted)  # type: ignore[arg-type]
 

@@ -18,14 +18,13 @@ from transformer_lens import HookedTransformer
 from interp.engine.base_runs import check_decoder, check_site, run_bytes, sublayers
 from interp.engine.batches import batch_tokens, check_fits, halving, pools, warn_if_long
 from interp.engine.cells import SITES, STATES, State
-from interp.engine.corruption import Corruption
-from interp.engine.pairs import Pool, RunPair, pooled_runs
+from interp.engine.pairs import Corrupting, Pool, RunPair, pooled_runs
 from interp.engine.restorations import Restored, Tracing, restored_scores
 from interp.errors import OptionError
 from interp.facts.records import Fact
 from interp.locate.methods.causal_trace_record import CausalTrace
 from interp.models.tokens import token_text, tokenize
-from interp.options import Progress, check_choice, check_seed, whole_number
+from interp.options import Progress, check_choice, whole_number
 from interp.results.record import Provenance
 
 __all__ = ["METRICS", "Metric", "TraceOptions", "check_states", "traced"]
@@ -44,12 +43,7 @@ class TraceOptions:
     """How facts are traced; :func:`interp.causal_trace` says what each means."""
 
     window: int
-    samples: int
-    noise: float | Literal["3sigma"]
-    seed: int
-    corruption: Corruption
-    reference_facts: Sequence[Fact] | None
-    replace: bool = False
+    corrupting: Corrupting
     metric: Metric = "probability"
     sever: Literal["mlp", "attn"] | None = None
     max_batch_tokens: int | None = None
@@ -58,7 +52,6 @@ class TraceOptions:
         check_choice("metric", self.metric, METRICS)
         check_choice("sever", self.sever, (None, "mlp", "attn"))
         object.__setattr__(self, "window", whole_number("window", self.window))
-        object.__setattr__(self, "seed", check_seed(self.seed))
         if self.max_batch_tokens is not None:
             object.__setattr__(self, "max_batch_tokens", whole_number("max_batch_tokens", self.max_batch_tokens))
 
@@ -113,9 +106,12 @@ def traced(
     reach = [len(own.ids) - own.subject_span[0] for own in tokenized]
     work = [reach[i] * (reach[i] + 1) // 2 * sum(i in asked for asked in states.values()) for i in range(len(facts))]
     before, total = 0, sum(work) * model.cfg.n_layers
+    record = () if [*states] == ["resid"] and options.sever is None else sublayers(model)
     for members in pools(model, [len(own.ids) for own in tokenized]):
         places = {state: tuple(p for p, i in enumerate(members) if i in asked) for state, asked in states.items()}
-        pool = _pooled(model, [facts[i] for i in members], [*states], options, limit)
+        pool = pooled_runs(
+            model, [facts[i] for i in members], options.corrupting, record=record, max_batch_tokens=limit
+        )
         _announce(pool, places, limit)
 
         def advance(done: int, _: int, *, before: int = before) -> None:
@@ -126,24 +122,6 @@ def traced(
 
         _trace(pool, places, options, described, limit, advance, noted)
         before += sum(work[i] for i in members) * model.cfg.n_layers
-
-
-def _pooled(
-    model: HookedTransformer, facts: Sequence[Fact], states: Sequence[State], options: TraceOptions, limit: int
-) -> Pool:
-    """The runs that states are taken from and put into."""
-    return pooled_runs(
-        model,
-        facts,
-        samples=options.samples,
-        noise=options.noise,
-        seed=options.seed,
-        corruption=options.corruption,
-        replace=options.replace,
-        reference_facts=options.reference_facts,
-        record=() if [*states] == ["resid"] and options.sever is None else sublayers(model),
-        max_batch_tokens=limit,
-    )
 
 
 def _trace(
