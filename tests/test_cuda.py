@@ -32,6 +32,8 @@ from interp.evaluation.protocol import CaseEvaluation, evaluate_each
 from interp.explorer import Controls, explore
 from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.locate.activation_patching import patch_activations
+from interp.locate.method import LocateTask, Locator, locate_each
+from interp.locate.methods import locator_named
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 from interp.models.load import load_model
@@ -87,6 +89,25 @@ def moments(golden: Path) -> dict[int, torch.Tensor]:
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.cpu() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("names", [("resid", "mlp", "attn"), ("attribution",)], ids=" ".join)
+def test_facts_that_share_sweeps(tiny: HookedTransformer, on_cuda: HookedTransformer, names: tuple[str, ...]) -> None:
+    """Prompts of different lengths stand side by side here, and alone on the CPU."""
+    facts = (TOWER.fact, TENNIS.fact, Fact(template="The capital of {} is", subject="Japan", target=" Tokyo"))
+
+    def asked(model: HookedTransformer) -> list[tuple[Locator, LocateTask]]:
+        settings: dict[str, Any] = {"noise": 0.3, "samples": 3, "window": 2, "steps": 4}
+        return [
+            (locator_named(name), LocateTask(model=model, fact=fact, **settings)) for fact in facts for name in names
+        ]
+
+    found: dict[int, Any] = {}
+    locate_each(asked(on_cuda), lambda *_: None, found.__setitem__)
+    for place, (locator, task) in enumerate(asked(tiny)):
+        expected = locator.run(task).map().values
+        atol = 1e-4 * float(expected.nan_to_num().abs().max())
+        torch.testing.assert_close(found[place].map().values, expected, atol=atol, rtol=1e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("state", ["resid", "mlp", "attn"])

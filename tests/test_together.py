@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
 import interp.locate.methods.causal_trace_pool
+from benchmarks.baseline import trace_cells
 from interp.engine import batches
 from interp.engine.base_runs import base_run, can_be_padded
 from interp.engine.batches import batch_cost, filled, pools, tokens_that_fit
@@ -204,7 +205,10 @@ def test_windows_that_begin_alike_go_up_as_one(tiny: HookedTransformer, window: 
         assert sum(rows) == samples * (apart + as_one)
         entered = (layer in starts) * samples * reach
         assert sum(rows for of, rows, tokens in seen if (of, tokens) == (layer, 1)) == entered + sum(rows)
-    check_traces(tiny, PROMPTS[:1], ("mlp", "attn"), window=window)
+    own = tokenize(tiny, PROMPTS[0])
+    settings = {"state": "mlp", "window": window, "samples": samples, "noise": 0.4, "seed": 1}
+    expected = trace_cells(tiny, own.ids, own.subject_span, trace.answer_id, **settings)
+    torch.testing.assert_close(trace.scores, expected, atol=1e-6, rtol=0)
 
 
 def test_runs_side_by_side_are_the_runs_of_each(tiny: HookedTransformer) -> None:

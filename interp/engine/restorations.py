@@ -312,10 +312,9 @@ def _restored_runs(pool: Pool, work: _Work, length: int, most: int) -> list[_Res
         for blocks, layers in windows.items():
             apart = len(blocks) == 1 or begun.count(blocks.start) > most
             alike.setdefault((blocks.start, blocks.stop if apart else -1), []).append((blocks, layers))
-        found = [
-            _run(pool, work, length, start + 1, sorted(those, key=lambda each: -each[0].stop))
-            for (start, _), those in alike.items()
-        ]
+        for those in alike.values():
+            those.sort(key=lambda each: -each[0].stop)
+        found = [_run(pool, work, length, start + 1, those) for (start, _), those in alike.items()]
     if length == 1:
         return found
     return [each for each in found if each.layer < n_layers]  # after the last block only the last token is read

@@ -20,7 +20,7 @@ def locating_left(run: RunFolder) -> list[str]:
         >>> settings = interp.LocateSettings(limit=2, samples=2)
         >>> run = interp.locate_facts(model, facts, "shared", settings, shard=interp.study.Shard(1, 2))
         >>> interp.study.locating_left(run)
-        ['0001-attribution', '0001-resid', '0001-mlp', '0001-attn']
+        ['0000-resid', '0000-mlp', '0000-attn', '0001-resid', '0001-mlp', '0001-attn']
 
     Raises:
         DataError: If the folder is not such a run, or damaged.
