@@ -6,7 +6,18 @@ import os
 import sys
 from typing import Any
 
-from interp.cli import attribute, edit, figure1, locate, models, patch, shards, study, trace  # noqa: F401 - they register
+from interp.cli import (  # noqa: F401 - they register
+    attribute,
+    edit,
+    figure1,
+    locate,
+    models,
+    patch,
+    shards,
+    study,
+    trace,
+    where,
+)
 from interp.cli.common import app
 from interp.cli.console import fail, reported
 from interp.cli.ending import ended_by_signals, run
@@ -14,8 +25,8 @@ from interp.cli.ending import ended_by_signals, run
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    "reproduce", "study", "figure1", "table1", "merge", "locate", "trace", "attribute", "edit", "evaluate", "facts",
-    "models",
+    "reproduce", "study", "where", "figure1", "table1", "merge", "locate", "trace", "attribute", "edit", "evaluate",
+    "facts", "models",
 )  # fmt: skip
 """In the order of ``interp --help``; others come last."""
 

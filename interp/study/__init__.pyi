@@ -8,10 +8,15 @@ from .locating import locate_facts
 from .paper import PAPER_LAYERS
 from .settings import PRESETS, EditStudySettings, LocateSettings
 from .shard import Shard
+from .where import where_to_edit
+from .where_found import WhereResults, read_where
+from .where_settings import BUDGETS, Budget, WhereSettings
 
 __all__ = [
+    "BUDGETS",
     "PAPER_LAYERS",
     "PRESETS",
+    "Budget",
     "EditResults",
     "EditStudySettings",
     "LocateSettings",
@@ -20,6 +25,8 @@ __all__ = [
     "Selection",
     "Shard",
     "Strength",
+    "WhereResults",
+    "WhereSettings",
     "class_averages",
     "each_located",
     "edit_cases",
@@ -29,6 +36,8 @@ __all__ = [
     "locating_left",
     "peak_layers",
     "read_edit_results",
+    "read_where",
     "relocated",
     "selection",
+    "where_to_edit",
 ]

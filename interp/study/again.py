@@ -45,6 +45,7 @@ def locate_again(work: Work, noise: float) -> None:
     if not work.locates_again():
         return
     run, plan = work.run, work.plan
+    assert isinstance(plan, Plan)
     case = plan.case_located_again(work.skips)
     request = work.cases[case].request
     old = request.fact
@@ -58,21 +59,21 @@ def locate_again(work: Work, noise: float) -> None:
             continue
         work.report(work.total - len(LOCATED_AGAIN) + index, work.total, f"locating again: {when} the edit")
         if when == "before":
-            _locate(work, fact, when, noise, work.described)
+            _locate(work, plan, fact, when, noise, work.described)
         else:
             patch = finished(run, Patch, unit_name("patch", *plan.edit_located_again, case))
             with patch.applied(work.model):
-                _locate(work, fact, when, noise, provenance(work.model))
+                _locate(work, plan, fact, when, noise, provenance(work.model))
 
 
 def _about(name: str, fact: Fact) -> dict[str, Any]:
     return locator_named(name).about(fact)
 
 
-def _locate(work: Work, fact: Fact, when: str, noise: float, described: Provenance) -> None:
-    for name in work.plan.again:
+def _locate(work: Work, plan: Plan, fact: Fact, when: str, noise: float, described: Provenance) -> None:
+    for name in plan.again:
         task = LocateTask(model=work.model, fact=fact, noise=noise, model_provenance=described)
-        work.run.put(again_unit(work.plan, name, when), locator_named(name).run(task))
+        work.run.put(again_unit(plan, name, when), locator_named(name).run(task))
 
 
 def relocated(run: RunFolder) -> Relocated:

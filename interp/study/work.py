@@ -31,8 +31,10 @@ from interp.results.skips import SKIPPABLE, Skips
 from interp.study.layers import config_at, layer_span
 from interp.study.locating import StudyProgress
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
+from interp.study.rounds import Round
 from interp.study.settings import EditStudySettings
 from interp.study.shard import Shard
+from interp.study.where_settings import WhereSettings
 
 __all__ = ["Work"]
 
@@ -51,9 +53,9 @@ class Work:
     model: HookedTransformer
     cases: list[EditCase]
     run: RunFolder
-    settings: EditStudySettings
+    settings: EditStudySettings | WhereSettings
     described: Provenance
-    plan: Plan
+    plan: Plan | Round
     skips: Skips
     shard: Shard
     report: StudyProgress
@@ -62,8 +64,11 @@ class Work:
     def total(self) -> int:
         """The shard's units in all; the last ones are locating before and after an edit, where that is the shard's."""
         edit = self.plan.edit_located_again
+        own = sum(map(_n_cases, self._own()))
+        if edit is None:
+            return own
         first = next(place for place, bundle in enumerate(self.bundles) if any(group[:2] == edit for group in bundle))
-        return sum(map(_n_cases, self._own())) + len(LOCATED_AGAIN) * self.shard.owns(first)
+        return own + len(LOCATED_AGAIN) * self.shard.owns(first)
 
     def do_all(self) -> None:
         """Edit and evaluate what is missing of the shard."""
@@ -148,9 +153,8 @@ class Work:
     def _groups(self) -> list[Group]:
         """Each unit once, in groups that do not depend on what is finished."""
         units: dict[tuple[str, tuple[int, ...]], set[int]] = {}
-        for row in (*self.plan.rows(), *map(self.plan.sweep_row, self.plan.swept)):
-            for case, layers in enumerate(row.layers):
-                units.setdefault((row.editor, layers), set()).add(case)
+        for editor, layers, case in self.plan.to_edit():
+            units.setdefault((editor, layers), set()).add(case)
         usable = set(self._usable)
         groups = []
         for (method, layers), members in units.items():
