@@ -29,7 +29,7 @@ from interp.models.hub import check_reachable, unreadable
 from interp.models.tokens import front_tokens
 from interp.models.weights import as_matmul_wants, share_buffers
 
-__all__ = ["default_device", "from_hugging_face", "load_hugging_face", "load_model"]
+__all__ = ["checked_device", "default_device", "from_hugging_face", "load_hugging_face", "load_model"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -70,7 +70,7 @@ def load_model(
             its files do not fit each other.
         OptionError: If the device or the number format does not exist.
     """
-    target = _checked_device(device)
+    target = checked_device(device)
     if dtype not in _DTYPES:
         known = ", ".join(map(str, _DTYPES))
         raise OptionError(f"dtype must be one of {known}, got {excerpt(dtype)}")
@@ -184,7 +184,12 @@ def from_hugging_face(
     return model.eval()
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device:
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """A device by name, :func:`default_device` without one.
+
+    Raises:
+        OptionError: If it does not exist or holds no weights.
+    """
     if device is None:
         return default_device()
     try:

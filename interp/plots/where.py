@@ -145,7 +145,8 @@ def _cost(found: WhereToEdit, seconds: float) -> str:
     layers = len(found.by_layer)
     return (
         f"Budget {found.budget.get('name')}: {layers} layers, {cases} cases each, {held} held out, {facts} facts"
-        f" located{took}{left}. p is corrected for choosing the best of all (exchanges within cases), intervals are not."
+        f" located{took}{left}. p is corrected for choosing the best of all (by exchanges within cases); intervals are"
+        " not."
     )
 
 

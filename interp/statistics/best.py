@@ -83,7 +83,7 @@ def _ranges(
     """How far the best and the worst are apart, for each exchange of names within the cases."""
     n, _, cases = values.shape
     rows = max(1, CHUNK // values.size)
-    ranges = []
+    ranges: list[np.ndarray] = []
     for first in range(0, resamples, rows):
         size = min(rows, resamples - first)
         names = generator.random((size, n, cases)).argsort(1)
@@ -96,5 +96,5 @@ def _ranges(
 def _statistics(
     values: Float[np.ndarray, "resample treatment part case"], counted: Bool[np.ndarray, "part case"]
 ) -> Float[np.ndarray, "resample treatment"]:
-    means = values.sum(-1) / counted.sum(-1)
-    return np.asarray(harmonic(np.moveaxis(means, -1, 0)))
+    means = np.moveaxis(values.sum(-1) / counted.sum(-1), -1, 0)
+    return np.asarray(harmonic(means.reshape(len(means), -1)).reshape(means.shape[1:]))
