@@ -94,7 +94,7 @@ def _attribution(model: HookedTransformer, options: argparse.Namespace) -> Any:
 
 
 def _edit(model: HookedTransformer, options: argparse.Namespace) -> Any:
-    layer, d_mlp = model.cfg.n_layers // 3, model.cfg.d_mlp
+    layer, d_mlp = model.cfg.n_layers // 3, model.cfg.d_mlp or 0
     moments = {layer: torch.eye(d_mlp)}
     config = RomeConfig(layer=layer, stop_loss=0.0, steps=options.edit_steps)
     with warnings.catch_warnings():

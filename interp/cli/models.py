@@ -127,8 +127,9 @@ def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: i
         )
     screen.print(table)
     screen.print(
-        f"Prompts of {tokens} tokens, {samples} samples; estimates are within a quarter of measured peaks. A step that does"
-        " not fit runs in smaller batches where it can (max_batch_tokens is halved); weights and second moments cannot.",
+        f"Prompts of {tokens} tokens, {samples} samples; estimates are within a quarter of measured peaks. A step that"
+        " does not fit runs in smaller batches where it can (max_batch_tokens is halved); weights and second moments"
+        " cannot.",
         soft_wrap=True,
     )
 

@@ -10,15 +10,30 @@ from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from interp.errors import InterpError, ModelError, excerpt
 from interp.models import embedded
 from interp.models.config import checked_family, hooked_config
+from interp.models.families import FAMILIES, family_named
 from interp.models.folder import config_source
 from interp.models.hub import check_reachable, unreadable
 
 __all__ = ["Shape", "model_shape", "shape_of"]
+
+
+_GROUPED = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+PUBLISHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gpt2": ("gpt2", {"n_layer": 12, "n_embd": 768, "n_head": 12}),
+    "gpt2-medium": ("gpt2", {"n_layer": 24, "n_embd": 1024, "n_head": 16}),
+    "gpt2-large": ("gpt2", {"n_layer": 36, "n_embd": 1280, "n_head": 20}),
+    "gpt2-xl": ("gpt2", {"n_layer": 48, "n_embd": 1600, "n_head": 25}),
+    "EleutherAI/gpt-j-6b": ("gptj", {"n_layer": 28, "n_embd": 4096, "n_head": 16, "tie_word_embeddings": False}),
+    "meta-llama/Llama-2-7b-hf": ("llama", {**_GROUPED, "num_key_value_heads": 32, "intermediate_size": 11_008}),
+    "meta-llama/Llama-3.1-8B": ("llama", {**_GROUPED, "intermediate_size": 14_336, "vocab_size": 128_256}),
+    "mistralai/Mistral-7B-v0.1": ("mistral", {**_GROUPED, "intermediate_size": 14_336, "vocab_size": 32_000}),
+}
+"""Shapes that are known without asking: ``model_type`` and what differs from its defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +72,8 @@ def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
     """The shape of a model that may be far too large to load: its config is read, its weights are not.
 
     Args:
-        name: A folder with a ``config.json``, a Hugging Face name, or the embedded model's.
+        name: A folder with a ``config.json``, a Hugging Face name, or the embedded model's. The shapes of
+            :data:`PUBLISHED` are known without a network.
         dtype: In which it would be loaded.
 
     Raises:
@@ -65,11 +81,11 @@ def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
     """
     source = embedded.folder() if str(name) == embedded.NAME else config_source(name)
     is_folder = isinstance(source, Path)
-    if isinstance(source, str):
+    if isinstance(source, str) and source not in PUBLISHED:
         check_reachable(source)
     label = f"model {'folder ' if is_folder else ''}{excerpt(str(source), 240)}"
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = _published(source) or AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = checked_family(config)
         fields = hooked_config(family, config)
     except MemoryError:
@@ -85,6 +101,15 @@ def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
         raise
     except Exception as error:
         raise ModelError(unreadable(str(source), label, True, error)) from error
+
+
+def _published(source: str | Path) -> PreTrainedConfig | None:
+    if not isinstance(source, str) or source not in PUBLISHED:
+        return None
+    kind, settings = PUBLISHED[source]
+    architecture = next(name for name in FAMILIES if family_named(name).model_type == kind)
+    config: PreTrainedConfig = AutoConfig.for_model(kind, architectures=[architecture], **settings)
+    return config
 
 
 def _counted(fields: Mapping[str, Any], name: str, dtype: torch.dtype, tied: bool) -> Shape:
