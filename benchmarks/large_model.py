@@ -156,7 +156,7 @@ def shape_named(text: str, dtype: str) -> Shape:
     return Shape(
         name=text, n_layers=n_layers, d_model=d_model, d_mlp=d_mlp, n_heads=n_heads, kv_heads=n_heads,
         d_head=d_model // n_heads, d_vocab=d_vocab, n_ctx=1024, gated=False, bytes_each=DTYPES[dtype].itemsize,
-        weight_bytes=DTYPES[dtype].itemsize * (n_layers * block + (d_vocab + 1024) * d_model),
+        weight_bytes=DTYPES[dtype].itemsize * (n_layers * block + (d_vocab + 1024 + 2) * d_model + d_vocab),
     )  # fmt: skip
 
 
