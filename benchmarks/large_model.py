@@ -117,7 +117,7 @@ def _text(model: HookedTransformer, options: argparse.Namespace) -> Any:
 STEPS: dict[str, Callable[[HookedTransformer, argparse.Namespace], Any]] = {
     "load": lambda model, options: None,
     "trace": _trace,
-    "attribution": _attribution,
+    "attribution scores": _attribution,
     "edit": _edit,
     "second moments": _moments,
     "text": _text,
@@ -194,7 +194,7 @@ def main() -> None:
         row["more"] = row["peak"] - row["before"]
         rows.append(row)
         console.print(
-            f"{step:15} {row['seconds']:8.1f} s  peak {row['peak'] / 2**30:6.2f} GiB, {row['more'] / 2**30:6.2f} above"
+            f"{step:18} {row['seconds']:8.1f} s  peak {row['peak'] / 2**30:6.2f} GiB, {row['more'] / 2**30:6.2f} above"
             f" the model; estimate {row['estimate_more'] / 2**30:6.2f}"
         )
     if options.json:

@@ -84,10 +84,17 @@ def test_a_random_model_has_the_shape_that_was_asked_for() -> None:
 def test_estimates_are_within_a_quarter_of_measured_peaks(tmp_path: Path) -> None:
     """Each step in a process of its own, on a random model of a middle size."""
     command = [sys.executable, "-m", "benchmarks.large_model", "--shape", MIDDLE, "--json", str(tmp_path / "x.json")]
-    options = ["--steps", "trace,attribution,edit,second moments", "--corpus-tokens", "7680", "--edit-steps", "3"]
+    options = [
+        "--steps",
+        "trace,attribution scores,edit,second moments",
+        "--corpus-tokens",
+        "7680",
+        "--edit-steps",
+        "3",
+    ]
     subprocess.run([*command, *options], check=True, cwd=Path(__file__).parents[1], capture_output=True)
     rows = json.loads((tmp_path / "x.json").read_text())
-    assert [row["step"] for row in rows] == ["trace", "attribution", "edit", "second moments"]
+    assert [row["step"] for row in rows] == ["trace", "attribution scores", "edit", "second moments"]
     for row in rows:
         assert row["more"] == pytest.approx(row["estimate_more"], rel=0.25), row
 
@@ -111,7 +118,7 @@ def test_the_command_says_what_would_fit(call: Call, tmp_path: Path) -> None:
     done = call("models", "--fit", MODEL[1])
     assert done.code == 0, done.err
     assert "6 layers, d_model 64, d_mlp 256" in done.out
-    assert "attribution" in done.out
+    assert "attribution scores" in done.out
     found = json.loads(call("models", "--fit", "gpt2-xl", "--dtype", "bfloat16", "--json").out)
     assert found["weights"] == model_shape("gpt2-xl", torch.bfloat16).weight_bytes
     assert found["steps"]["trace"]["total"] > found["weights"]

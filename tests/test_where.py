@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
 import interp.editing.measured as measured
+from benchmarks.where_table import PAGE, with_table
 from interp.editing import Corpus, default_config
 from interp.editing.measured import WhereToEdit
 from interp.errors import DataError, ModelError, OptionError
@@ -449,3 +450,8 @@ def test_cases_without_a_score_are_refused(
         where_to_edit(tiny, facts, [*cases, cases[0]], tmp_path / "run", SETTINGS)
     with pytest.raises(OptionError, match="no cases"):
         where_to_edit(tiny, facts, [], tmp_path / "run", SETTINGS)
+
+
+def test_the_table_in_the_documentation_is_that_of_the_package() -> None:
+    page = PAGE.read_text("utf-8")
+    assert with_table(page) == page

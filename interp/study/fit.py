@@ -5,7 +5,7 @@ Each step holds the weights and, at its highest:
 - **load**: attention weights in both layouts, the file's and the one that is fast.
 - **trace**: the base runs (residual stream, keys, values and sublayer outputs of each sample), what a block keeps of
   the tokens that run at once, and logits of the rows that are read off.
-- **attribution**: the same for one run, but of every block, as a backward pass needs it.
+- **attribution scores**: the same for one run, but of every block, as a backward pass needs it.
 - **edit**: a layer's second moment in both number formats and its factor, and what the backward pass of the target
   value needs.
 - **second moments**: the sums of two halves of the text, and what becomes of them.
@@ -120,7 +120,7 @@ def _attribution(shape: Shape, work: Work) -> Need:
     rows = max(1, min(work.gradient_tokens // work.tokens, STEPS * shape.n_layers))
     climbing = sum(min(rows, STEPS * joined) for joined in range(1, shape.n_layers))
     return Need(
-        step="attribution",
+        step="attribution scores",
         parts={
             "base run": _run(shape, 1, work.tokens, 1),
             "activations and scores": 4 * 4 * shape.n_layers * work.tokens * shape.d_mlp,
