@@ -27,12 +27,13 @@ from interp.facts.records import EditCase, EditRequest, Fact, Probe
 from interp.models.weights import weights_hash
 from interp.patches.patch import Patch
 from interp.plots import where_models_markdown, where_report, where_table_markdown
+from interp.results.run_folder import RunFolder
 from interp.statistics.best import worse_than_best
 from interp.statistics.estimates import Interval
 from interp.study import where_settings
 from interp.study.rounds import coarse_layers, finer_layers
 from interp.study.where import where_to_edit
-from interp.study.where_found import read_where
+from interp.study.where_found import Tried, read_where
 from interp.study.where_settings import Budget, WhereSettings
 from interp.study.work import Work
 from tests.test_cli import MODEL, Call, cache, call, facts_file, refused  # noqa: F401
@@ -111,6 +112,30 @@ def test_the_answer_is_in_the_records(tiny: HookedTransformer, folder: Path, fou
     assert all(peak.edited in results.by_layer for peak in found.peaks)
     assert {strength.chosen for strength in results.strengths} == {peak.layer for peak in found.peaks}
     assert found.provenance.weights_hash == weights_hash(tiny)
+
+
+def test_p_values_and_the_held_out_score_are_those_of_the_records(folder: Path, found: WhereToEdit) -> None:
+    """Two looks, so each p is doubled; what is held out is in no score by which the layer was chosen."""
+    stored = json.loads((folder / "edits" / "selection.json").read_text())
+    tried = Tried(
+        run=RunFolder(folder / "edits"),
+        editor="rome",
+        n_layers=6,
+        cases=tuple(stored["cases"]),
+        shares=(4, 2, 5),
+        seed=0,
+    )
+    measured_layers = [each.layer for each in found.by_layer]
+    once = tried.p_values(measured_layers, tried.first)
+    assert any(p < 0.5 for p in once.values())
+    for each in found.by_layer:
+        if each.score.n == 4:
+            assert each.p == min(1.0, 2 * once[each.layer])
+    assert str(found.held_out) == str(tried.score(found.layer, tried.held_out))
+    assert not set(tried.held_out) & set(tried.choosing)
+    assert (tried.first, tried.more, tried.held_out) == (range(4), range(4, 6), range(6, 11))
+    for each in found.by_layer:
+        assert set(tried.edited(each.layer)) in (set(tried.first), set(tried.choosing))
 
 
 def test_what_is_there_is_not_done_again(
@@ -455,3 +480,12 @@ def test_cases_without_a_score_are_refused(
 def test_the_table_in_the_documentation_is_that_of_the_package() -> None:
     page = PAGE.read_text("utf-8")
     assert with_table(page) == page
+
+
+def test_the_budgets_in_the_documentation_are_those_of_the_code() -> None:
+    page = PAGE.read_text("utf-8")
+    for name in ("medium", "large"):  # "small" is another one in these tests
+        each = where_settings.BUDGETS[name]
+        layers = "all" if each.layers is None else each.layers
+        line = f"| {name} | {each.facts} | {layers} | {each.cases} | {each.more}, at {each.in_question} layers |"
+        assert f"{line} {each.held_out} |" in page
