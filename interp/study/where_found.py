@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.editing.measured import LayerScore, LocatorPeak, WhereToEdit
+from interp.errors import DataError
 from interp.evaluation.case_evaluation import CaseEvaluation
 from interp.evaluation.measures import measure_named
 from interp.evaluation.summary import TableRow, compare, table_row
@@ -213,7 +215,10 @@ def read_where(folder: str | Path) -> WhereResults:
         for peak in found.peaks
         if peak.layer is not None
     )
-    seconds = RunFolder(root).read_json(COST_FILE, lambda stored: float(stored["seconds"]))
+    try:
+        seconds = RunFolder(root).read_json(COST_FILE, lambda stored: float(stored["seconds"]))
+    except DataError:  # it counts for nothing but the report
+        seconds = math.nan
     return WhereResults(found=found, by_layer=by_layer, strengths=strengths, seconds=seconds)
 
 
