@@ -489,3 +489,13 @@ def test_the_budgets_in_the_documentation_are_those_of_the_code() -> None:
         layers = "all" if each.layers is None else each.layers
         line = f"| {name} | {each.facts} | {layers} | {each.cases} | {each.more}, at {each.in_question} layers |"
         assert f"{line} {each.held_out} |" in page
+
+
+def test_a_very_bad_layer_hides_no_other_that_is_worse() -> None:
+    """Its names, exchanged with the others', would make any difference look like chance; so it goes first."""
+    rng = np.random.default_rng(3)
+    good = [np.clip(rng.normal(0.8, 0.02, (3, 12)), 0, 1) for _ in range(4)]
+    middling, very_bad = np.clip(rng.normal(0.7, 0.02, (3, 12)), 0, 1), np.zeros((3, 12))
+    p = worse_than_best([*good, middling, very_bad])
+    assert p[4] < 0.01
+    assert p[5] <= p[4]
