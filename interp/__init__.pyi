@@ -37,6 +37,7 @@ from .study import (
     edit_cases,
     locate_facts,
     read_edit_results,
+    where_to_edit,
 )
 
 __all__ = [
@@ -89,5 +90,6 @@ __all__ = [
     "second_moments",
     "table_row",
     "tokenize",
+    "where_to_edit",
     "write_contexts",
 ]

@@ -1,15 +1,17 @@
 """Memory and time: batches stay within their limit, and what cannot fit or takes hours says so before it starts."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+from interp.editing import RomeConfig, target_values
 from interp.engine import batches
 from interp.engine.base_runs import run_bytes
 from interp.engine.pairs import clean_and_corrupted
 from interp.errors import InterpWarning, OptionError
-from interp.facts.records import Fact
+from interp.facts.records import EditRequest, Fact
 from interp.locate.methods.attribution import attribute
 from interp.locate.methods.causal_trace import causal_trace
 
@@ -185,3 +187,33 @@ def test_a_trace_foretells_its_own_memory(tiny, facts, monkeypatch):
     assert foretold[what] == 3 * scores + entering  # of the last trace, that of MLP outputs
     causal_trace(tiny, facts[0], **MANY)
     assert foretold[what] == 3 * scores
+
+
+@pytest.mark.parametrize("limit", [40, 60])
+def test_optimising_a_target_stays_within_the_limit(tiny, facts, limit):
+    """Rows with long contexts, up to the edited layer and in the prefixes above it: no pass is larger.
+
+    With gradients all passes of a request are there until the last one: to cut them would bound nothing.
+    """
+    seen = []
+
+    def note(block, args):
+        if not torch.is_grad_enabled():
+            seen.append(args[0].shape[:2].numel())
+
+    requests = [EditRequest(facts[0], new_target=" Rome"), EditRequest(facts[1], new_target=" Oslo")]
+    contexts = (("{}",), ("In the year that followed the war. {}", "They said that it was so. {}", "Then. {}"))
+    config = RomeConfig(layer=2, steps=2)
+    run = partial(target_values, tiny, requests, contexts, layer=2, sites=("mlp_out",), config=config)
+    hooks = [block.register_forward_pre_hook(note) for block in tiny.blocks]
+    try:
+        whole = run(max_batch_tokens=10_000)
+        largest = max(seen)
+        seen.clear()
+        split = run(max_batch_tokens=limit)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert max(seen) <= limit < largest
+    for one, other in zip(split, whole, strict=True):
+        torch.testing.assert_close(one.value("mlp_out"), other.value("mlp_out"), atol=1e-4, rtol=1e-4)

@@ -331,7 +331,7 @@ def test_figure1_and_its_redrawing(
         assert one.method == other.method
         assert one.mean.numpy().tobytes() == other.mean.numpy().tobytes()
     # a rerun computes nothing, and without a model the same figures come back
-    for name in ("attribution.attribute", "causal_trace.causal_trace"):
+    for name in ("attribution.integrate", "causal_trace.traced"):
         monkeypatch.setattr(f"interp.locate.methods.{name}", lambda *_, **__: pytest.fail("computed again"))
     first = {name: Path("run/figures", name).read_bytes() for name in names}
     shutil.rmtree("run/figures")
@@ -565,12 +565,13 @@ def test_an_interrupt_says_that_work_is_kept(call: Call, facts_file: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("interp.locate.methods.causal_trace.causal_trace", pressed)
+        patch.setattr("interp.locate.methods.causal_trace.traced", pressed)
         done = call(*command)
     assert done.code == 130
     assert "what is finished is kept in run; the same command goes on" in done.err
     assert "Traceback" not in done.err
-    assert [path.name for path in Path("run/records").iterdir()] == ["0000-attribution.safetensors"]
+    names = sorted(path.name for path in Path("run/records").iterdir())
+    assert names == ["0000-attribution.safetensors", "0001-attribution.safetensors"]  # a bundle of facts
     assert call(*command).code == 0
 
 
@@ -627,6 +628,8 @@ COMMANDS = [
     *("reproduce", "study", "table1", "figure1", "locate", "trace", "attribute", "facts", "models", "edit", "evaluate"),
     "patch",
     "merge",
+    "report",
+    "where",
     *(f"patch {name}" for name in ("show", "apply", "export")),
 ]
 

@@ -380,7 +380,7 @@ def test_a_studys_default_folder(call: Call, facts_file: Path, cases_file: Path,
     def pressed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.locate.methods.causal_trace.causal_trace", pressed)
+    monkeypatch.setattr("interp.locate.methods.causal_trace.traced", pressed)
     for options in ((), ("--seed", "1"), ("--stride", "2")):
         assert call(*STUDY, "--facts", facts_file, "--cases", cases_file, *options).code == 130
     folders = sorted(Path("runs").iterdir())

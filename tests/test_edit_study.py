@@ -520,7 +520,7 @@ def test_a_finished_run_is_not_computed_again(
 
     for name in ("edit_each", "evaluate_each", "ask", "write_contexts", "second_moments"):
         monkeypatch.setattr(interp.study.work, name, never)
-    for name in ("causal_trace.causal_trace", "attribution.attribute"):
+    for name in ("causal_trace.traced", "attribution.integrate"):
         monkeypatch.setattr(f"interp.locate.methods.{name}", never)
     records = sorted((copied.path / "records").iterdir())
     before = [path.stat().st_mtime_ns for path in records]

@@ -17,6 +17,7 @@ from interp.cli import (  # noqa: F401 - they register
     shards,
     study,
     trace,
+    where,
 )
 from interp.cli.common import app
 from interp.cli.console import fail, reported
@@ -26,7 +27,8 @@ from interp.cli.sharing import with_addresses
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    "reproduce", "study", "figure1", "table1", "report", "merge", "locate", "trace", "attribute", "edit", "evaluate",
+    "reproduce", "study", "where", "figure1", "table1", "report", "merge", "locate", "trace", "attribute", "edit",
+    "evaluate",
     "facts", "models",
 )  # fmt: skip
 """In the order of ``interp --help``; others come last."""

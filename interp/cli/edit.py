@@ -61,6 +61,9 @@ def edit(
     layer: Annotated[
         int | None, typer.Option(help="Edit here (of several layers: the last); by default the method's.")
     ] = None,
+    where: Annotated[
+        Path | None, path_option(help="Edit where this file says: where.json, which interp where wrote for the model.")
+    ] = None,
     identity: Annotated[bool, typer.Option("--identity", help="Without second moments (C = identity).")] = False,
     corpus: Annotated[str, path_option(help="Of the second moments: self, a text file or hub:NAME:CONFIG.")] = "self",
     corpus_tokens: Annotated[int | None, typer.Option(help="Its tokens; by default enough for the model.")] = None,
@@ -76,6 +79,8 @@ def edit(
     requests = _requests(prompt, subject, target, cases, exact_target, occurrence)
     if layer is not None and layer < 0:
         raise OptionError(f"layer must be a whole number from 0, got {layer}")
+    if where is not None:
+        refuse_given(context, "--where says which layers", "layer")
     with bar("starting"):
         import interp.editing as editing
 
@@ -88,7 +93,7 @@ def edit(
     sized: Any = {} if corpus_tokens is None else {"tokens": corpus_tokens}
     text = editing.Corpus(source=corpus, seed=seed, **sized)
     network = load(model, device, dtype, base)
-    config = editing.default_config(network, method, layer)
+    config = editing.default_config(network, method, layer, where=where)
     editing.check_config(network, method, config)
     if not sequential:  # in turn, a later request may answer a prompt otherwise
         editing.check_requests(network, requests)

@@ -3,6 +3,7 @@ from .contexts import write_contexts
 from .corpora import Corpus
 from .defaults import check_config, default_config
 from .editor import edit, edit_each
+from .measured import LayerScore, LocatorPeak, WhereToEdit
 from .methods import EDITORS, editor_named
 from .methods.fine_tuning import FtConfig
 from .methods.knowledge_neurons import KnConfig
@@ -20,12 +21,15 @@ __all__ = [
     "EditConfig",
     "FtConfig",
     "KnConfig",
+    "LayerScore",
+    "LocatorPeak",
     "MemitConfig",
     "PmetConfig",
     "RomeConfig",
     "SecondMoments",
     "TargetConfig",
     "TargetValue",
+    "WhereToEdit",
     "check_config",
     "check_requests",
     "default_config",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from interp.errors import OptionError
 from interp.options import check_layers, check_positive, python_numbers, real_number
 
-__all__ = ["AtOneLayer", "EditConfig", "SpreadConfig", "TargetConfig", "check_numbers"]
+__all__ = ["AtOneLayer", "EditConfig", "SpreadConfig", "TargetConfig", "check_numbers", "window"]
 
 C = TypeVar("C", bound="EditConfig")
 
@@ -26,6 +26,12 @@ def check_numbers(config: object, **bounds: tuple[float, float]) -> None:
     """
     for name, (low, high) in bounds.items():
         real_number(name, getattr(config, name), low, high)
+
+
+def window(first: int, width: int, n_layers: int) -> tuple[int, ...]:
+    """So many layers from the first, moved into a model of ``n_layers``; fewer if it has fewer."""
+    first = max(0, min(first, n_layers - width))
+    return tuple(range(first, min(first + width, n_layers)))
 
 
 class EditConfig:

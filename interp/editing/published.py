@@ -23,7 +23,10 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import EditConfig
 
-__all__ = ["LIKE_LLAMA", "LLAMA_3", "Places", "places", "published_or_rule"]
+__all__ = ["LIKE_LLAMA", "LLAMA_3", "RULE", "Places", "places", "published_or_rule"]
+
+RULE = "rule"
+"""The origin of settings that nobody published for a model."""
 
 TUNED = frozenset({"hf", "chat", "instruct", "base", "it"})
 """Parts of a name that say how a model was tuned or stored, not which it is."""
@@ -98,4 +101,4 @@ def published_or_rule(
     where = places(model)
     if where.known is not None and where.known in published:
         return published[where.known].from_(f"published for {where.known}")
-    return rule(where).from_("rule")
+    return rule(where).from_(RULE)

@@ -120,13 +120,13 @@ def key_weights(contexts: Contexts, device: torch.device | str) -> Float[Tensor,
 
 
 def subject_keys(
-    model: HookedTransformer, rows: EditRows, layer: int
+    model: HookedTransformer, rows: EditRows, layer: int, max_batch_tokens: int | None = None
 ) -> tuple[
     Float[Tensor, "row token d_model"],
     Float[Tensor, "row d_mlp"],
     dict[str, Float[Tensor, "row d_model"]],
 ]:
-    """Run the rows through block ``layer`` and read it at the last subject token.
+    """Run the rows through block ``layer``, so many tokens at once, and read it at the last subject token.
 
     Returns:
         The residual stream after the block; the keys (what enters W_out); and at the same token by name
@@ -139,7 +139,7 @@ def subject_keys(
     after = torch.zeros(len(lengths), max(lengths), model.cfg.d_model, dtype=model.cfg.dtype, device=device)
     read: dict[str, list[Tensor]] = {}
     order: list[int] = []
-    for members in passes(lengths, device):
+    for members in passes(lengths, device, max_batch_tokens):
         tokens, _ = padded([rows.ids[row] for row in members], device)
         until, seen = run_rows(model, tokens, stop=layer + 1, record=[*hooks.values()])
         after[members, : tokens.shape[1]] = until

@@ -89,7 +89,8 @@ def target_values(
         layer: The edited layer.
         sites: ``("mlp_out",)``, ``("resid_post",)`` or ``("attn_out", "mlp_out")``.
         config: Of the optimisation.
-        max_batch_tokens: The most suffix tokens that go up the network at once.
+        max_batch_tokens: The most tokens that go up the network at once; with gradients, those from the subject's end
+            on. The rows of one request are not cut there.
         progress: Called with (evaluations done, at most).
 
     Raises:
@@ -109,7 +110,7 @@ def target_values(
         results.clear()
         for members in groups(range(len(requests)), tokens, 1, limit):
             together = edit_rows(model, [requests[i] for i in members], contexts)
-            found = _Optimisation(model, together, layer, sites, config, members).run(advance)
+            found = _Optimisation(model, together, layer, sites, config, members, limit).run(advance)
             results.update(zip(members, found, strict=True))
             advance(0)
         return [results[i] for i in range(len(requests))]
@@ -143,11 +144,13 @@ class _Optimisation:
         sites: tuple[str, ...],
         config: TargetConfig,
         members: Sequence[int],
+        max_batch_tokens: int,
     ) -> None:
         self.model, self.rows, self.layer, self.sites, self.config = model, rows, layer, sites, config
+        self.max_batch_tokens = max_batch_tokens
         self.members = members  # the requests' places in the caller's list, for messages
         n, per = len(rows.targets), rows.n_contexts + 1
-        after, keys, outputs = subject_keys(model, rows, layer)
+        after, keys, outputs = subject_keys(model, rows, layer, max_batch_tokens)
         self.keys = keys.reshape(n, per, -1)[:, :-1]
         self.outputs = outputs
         self.mlp_out = outputs["mlp_out"].reshape(n, per, -1)[:, :-1]
@@ -215,6 +218,7 @@ class _Optimisation:
                     [starts[row] for row in members],
                     self.layer + 1,
                     lengths=[ends[row] for row in members],
+                    max_batch_tokens=self.max_batch_tokens,
                 ),
                 [
                     range(

@@ -13,7 +13,7 @@ and each time runs the suffixes alone through the blocks from l on; above the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def padded(
     return tokens.to(device), present.to(device)
 
 
-def passes(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+def passes(lengths: Sequence[int], device: torch.device, limit: int | None = None) -> list[list[int]]:
     """Which rows to run together, so that padding and passes cost least.
 
     A pass costs its longest row for each of its rows, and :data:`PASS_TOKENS`.
@@ -121,10 +121,28 @@ def passes(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     Args:
         lengths: Tokens of each row.
         device: Where they run.
+        limit: The most tokens of a pass, padding included (one row at least); a larger one is cut.
 
     Returns:
         The rows of each pass, in their order; the shortest rows first.
     """
+    found = _cheapest(lengths, device)
+    if limit is None:
+        return found
+    return [part for members in found for part in _cut(members, lengths, limit)]
+
+
+def _cut(members: list[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """The rows of a pass, if it is larger than the limit in the fewest that are not."""
+    longest = max(lengths[row] for row in members)
+    size = max(1, limit // max(1, longest))
+    if len(members) > size:
+        members = sorted(members, key=lambda row: lengths[row])
+    for first in range(0, len(members), size):
+        yield sorted(members[first : first + size])
+
+
+def _cheapest(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     if device.type != "cpu":
         return [list(range(len(lengths)))]
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
@@ -189,6 +207,7 @@ def suffixes(
     layer: int,
     *,
     lengths: Sequence[int] | None = None,
+    max_batch_tokens: int | None = None,
 ) -> Suffixes:
     """Cut rows at their starts.
 
@@ -198,12 +217,13 @@ def suffixes(
         starts: The first token of each row that may change.
         layer: The first block that may see a change.
         lengths: Tokens of each row without its padding; what is padded in all suffixes is left out.
+        max_batch_tokens: The most tokens before the starts that run at once; all of them if None.
     """
     n_prefix, n_layers = max(starts), model.cfg.n_layers
     first = torch.tensor(starts, device=entering.device)
     reach = torch.arange(n_prefix, device=entering.device)[None] - (n_prefix - first)[:, None]
     present = (reach >= 0).long()
-    prefix = _prefix(model, entering, starts, layer) if n_prefix and layer < n_layers else {}
+    prefix = _prefix(model, entering, starts, layer, max_batch_tokens) if n_prefix and layer < n_layers else {}
     ends = lengths or [entering.shape[1]] * len(starts)
     length = max(end - start for start, end in zip(starts, ends, strict=True))
     onward = (first[:, None] + torch.arange(length, device=entering.device)[None]).clamp(max=entering.shape[1] - 1)
@@ -212,13 +232,17 @@ def suffixes(
 
 
 def _prefix(
-    model: HookedTransformer, entering: Float[Tensor, "row token d_model"], starts: Sequence[int], layer: int
+    model: HookedTransformer,
+    entering: Float[Tensor, "row token d_model"],
+    starts: Sequence[int],
+    layer: int,
+    max_batch_tokens: int | None,
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Keys and values of the tokens before the starts in the blocks from ``layer`` on, padded on the left."""
     check_decoder(model)
     blocks, n_prefix = range(layer, model.cfg.n_layers), max(starts)
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for members in passes(starts, entering.device):
+    for members in passes(starts, entering.device, max_batch_tokens):
         longest = max(starts[row] for row in members)
         if not longest:
             continue

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from interp.errors import ModelError, OptionError, excerpt
 from interp.models.families.family import Family
 
-__all__ = ["check_vocabulary", "check_weights", "has_tokenizer", "model_source"]
+__all__ = ["check_vocabulary", "check_weights", "config_source", "has_tokenizer", "model_source"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Files of which one holds a tokenizer's vocabulary."""
@@ -34,6 +34,29 @@ def model_source(name: str | Path) -> str | Path:
         ModelError: If it does not exist, holds no model, or one in a form that is not read: pickled weights.
         OptionError: If the name is neither a text nor a path.
     """
+    source = _folder_or_name(name)
+    if isinstance(source, Path) and source.is_dir():
+        check_folder(source)
+    return source
+
+
+def config_source(name: str | Path) -> str | Path:
+    """As :func:`model_source`, of which the config alone will be read: a folder needs no more than that.
+
+    Raises:
+        ModelError: If the folder does not exist, or holds no readable ``config.json``.
+        OptionError: If the name is neither a text nor a path.
+    """
+    source = _folder_or_name(name)
+    if isinstance(source, Path):
+        label = f"model folder {excerpt(str(source), 240)}"
+        if not (source / "config.json").is_file():
+            raise ModelError(f"{label} has no config.json")
+        _check_config(source / "config.json", label)
+    return source
+
+
+def _folder_or_name(name: str | Path) -> str | Path:
     if not isinstance(name, (str, os.PathLike)):
         raise OptionError(f"a model is a name or a folder, got {excerpt(name)}")
     if not str(name).strip():
@@ -43,10 +66,7 @@ def model_source(name: str | Path) -> str | Path:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such home
         path, is_folder, exists = Path(name), False, False
-    if is_folder:
-        check_folder(path)
-        return path
-    if exists and path.suffix.lower() == ".gguf":
+    if is_folder or (exists and path.suffix.lower() == ".gguf"):
         return path
     if path.is_absolute() or str(name).startswith((".", "~")) or exists:
         raise ModelError(f"model folder {excerpt(str(name), 240)} does not exist or is not a folder")

@@ -36,7 +36,7 @@ from interp.models.source import Opened, keep_source
 from interp.models.tokens import front_tokens
 from interp.models.weights import as_matmul_wants, share_buffers, weights_hash
 
-__all__ = ["default_device", "from_hugging_face", "load_hugging_face", "load_model"]
+__all__ = ["checked_device", "default_device", "from_hugging_face", "load_hugging_face", "load_model"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -90,7 +90,7 @@ def load_model(
     if dtype != "auto" and dtype not in _DTYPES:
         known = ", ".join(map(str, _DTYPES))
         raise OptionError(f'dtype must be one of {known} or "auto", got {excerpt(dtype)}')
-    target = _checked_device(device)
+    target = checked_device(device)
     if isinstance(name, nn.Module):
         if base is not None:
             raise OptionError("base would do nothing: a model that is loaded already is no adapter")
@@ -301,7 +301,12 @@ def from_hugging_face(
     return model.eval()
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device:
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """A device by name, :func:`default_device` without one.
+
+    Raises:
+        OptionError: If it does not exist or holds no weights.
+    """
     if device is None:
         return default_device()
     try:

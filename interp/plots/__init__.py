@@ -12,6 +12,7 @@ from interp.plots.save import save_figure
 from interp.plots.scores_by_layer import scores_by_layer, scores_by_layer_csv
 from interp.plots.style import DIVERGING, WIDTHS, paper_style, sequential
 from interp.plots.table1 import PAPER_TABLE1, PaperRow, table1_csv, table1_html, table1_latex, table1_markdown
+from interp.plots.where import where_models_markdown, where_report, where_table_markdown
 
 __all__ = [
     "DIVERGING",
@@ -37,4 +38,7 @@ __all__ = [
     "table1_html",
     "table1_latex",
     "table1_markdown",
+    "where_models_markdown",
+    "where_report",
+    "where_table_markdown",
 ]

@@ -203,7 +203,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval:
 
 def harmonic(means: Float[np.ndarray, "part resample"]) -> Float[np.ndarray, "resample"]:
     """The harmonic mean of means that are not negative; 0 where one is 0."""
-    with np.errstate(divide="ignore"):  # 1/0 is infinite, and the score 0
+    with np.errstate(divide="ignore", over="ignore"):  # 1/0 is infinite, and the score 0
         return len(means) / (1 / means).sum(0)
 
 

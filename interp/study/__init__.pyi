@@ -11,11 +11,16 @@ from .precision import PrecisionDistance, precision_distances, precision_line
 from .settings import PRESETS, EditStudySettings, LocateSettings
 from .shard import Shard
 from .stage import Stage
+from .where import where_to_edit
+from .where_found import WhereResults, read_where
+from .where_settings import BUDGETS, Budget, WhereSettings
 from .workers import Workers
 
 __all__ = [
+    "BUDGETS",
     "PAPER_LAYERS",
     "PRESETS",
+    "Budget",
     "EditResults",
     "EditStudySettings",
     "LocateSettings",
@@ -26,6 +31,8 @@ __all__ = [
     "Shard",
     "Stage",
     "Strength",
+    "WhereResults",
+    "WhereSettings",
     "Workers",
     "class_averages",
     "count_located",
@@ -40,6 +47,8 @@ __all__ = [
     "precision_line",
     "ray_workers",
     "read_edit_results",
+    "read_where",
     "relocated",
     "selection",
+    "where_to_edit",
 ]

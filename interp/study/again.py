@@ -52,6 +52,7 @@ def locate_again(work: Work, noise: float) -> None:
     if not work.locates_again():
         return
     run, plan = work.run, work.plan
+    assert isinstance(plan, Plan)
     case = plan.case_located_again(work.skips)
     request = work.cases[case].request
     old = request.fact

@@ -17,7 +17,7 @@ from interp.statistics.estimates import Interval, rank_correlation
 from interp.study.layers import LAST_SUBJECT
 from interp.study.plan import CONTROL, Plan, PlannedRow, finished, layers_of, read_plan, unit_name
 
-__all__ = ["EditResults", "Strength", "read_edit_results"]
+__all__ = ["EditResults", "Strength", "read_edit_results", "strength"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,24 +169,35 @@ class _Reader:
 
 
 def _strengths(plan: Plan, by_layer: Mapping[int, TableRow], averages: Sequence[ClassAverage]) -> Iterator[Strength]:
-    scores = [row.scores["teacher-forced"]["score"].mean for row in by_layer.values()]
     maps = {average.method: average for average in averages}
     names = {row.locator: row.located_by for row in plan.rows()}
     for name, chosen in plan.chosen.items():
-        shown = maps[name]
-        mean, low, high = (
-            tuple(float(x) for x in values[LAST_SUBJECT]) for values in (shown.mean, shown.low, shown.high)
-        )
-        yield Strength(
-            locator=names[name],
-            title=shown.title,
-            unit=shown.unit,
-            mean=mean,
-            low=low,
-            high=high,
-            chosen=chosen,
-            correlation=rank_correlation([mean[layer] for layer in by_layer], scores),
-        )
+        yield strength(maps[name], names[name], chosen, by_layer)
+
+
+def strength(average: ClassAverage, locator: str, chosen: int, by_layer: Mapping[int, TableRow]) -> Strength:
+    """How strongly a locator points to each layer, against what editing there did.
+
+    Args:
+        average: Its map.
+        locator: As tables name it.
+        chosen: The layer that it chose.
+        by_layer: The layer sweep.
+    """
+    mean, low, high = (
+        tuple(float(x) for x in values[LAST_SUBJECT]) for values in (average.mean, average.low, average.high)
+    )
+    scores = [row.scores["teacher-forced"]["score"].mean for row in by_layer.values()]
+    return Strength(
+        locator=locator,
+        title=average.title,
+        unit=average.unit,
+        mean=mean,
+        low=low,
+        high=high,
+        chosen=chosen,
+        correlation=rank_correlation([mean[layer] for layer in by_layer], scores),
+    )
 
 
 def _in_both(

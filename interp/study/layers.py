@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import EditConfig
-from interp.editing.defaults import check_config, default_config
+from interp.editing.config import EditConfig, window
+from interp.editing.defaults import check_config
 from interp.editing.methods import editor_named
 from interp.errors import OptionError
 from interp.locate.class_average import ClassAverage
@@ -72,13 +72,13 @@ def placed_editors(editors: Sequence[str]) -> tuple[str, ...]:
 def layers_around(locator: str, editor: str, peak: int, n_layers: int) -> Layers:
     """The layers that an editor edits where a locator points to ``peak``."""
     width = editor_named(editor).config.width
-    return _window(peak if locator_named(locator).window == "from" else peak - width + 1, width, n_layers)
+    return window(peak if locator_named(locator).window == "from" else peak - width + 1, width, n_layers)
 
 
 def swept_layers(editor: str, n_layers: int, stride: int) -> dict[int, Layers]:
     """The layer sweep: every such layer, and which layers an editor edits whose last one it is."""
     width = min(editor_named(editor).config.width, n_layers)
-    return {last: _window(last - width + 1, width, n_layers) for last in range(width - 1, n_layers, stride)}
+    return {last: window(last - width + 1, width, n_layers) for last in range(width - 1, n_layers, stride)}
 
 
 def drawn_layers(
@@ -92,7 +92,7 @@ def drawn_layers(
         for width in sorted(set(widths.values()))
     }
     return [
-        {name: _window(starts[width][case], width, n_layers) for name, width in widths.items()}
+        {name: window(starts[width][case], width, n_layers) for name, width in widths.items()}
         for case in range(n_cases)
     ]
 
@@ -103,7 +103,7 @@ def config_at(model: HookedTransformer, editor: str, layers: Layers) -> EditConf
     Raises:
         OptionError: If a layer does not exist.
     """
-    config = default_config(model, editor)
+    config = editor_named(editor).default(model)
     if layers:
         config = config.at(layers)
     check_config(model, editor, config)
@@ -117,9 +117,3 @@ def layer_span(layers: Sequence[int]) -> str:
     if list(layers) != list(range(layers[0], layers[-1] + 1)):
         return ",".join(map(str, layers))
     return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
-
-
-def _window(first: int, width: int, n_layers: int) -> Layers:
-    """So many layers from the first, moved into the model."""
-    first = max(0, min(first, n_layers - width))
-    return tuple(range(first, min(first + width, n_layers)))

@@ -67,10 +67,9 @@ def rows_begun(run: RunFolder) -> tuple[int, int]:
 
 
 def _cases(plan: Plan, skips: Skips) -> Iterator[str]:
-    for row in (*plan.rows(), *map(plan.sweep_row, plan.swept)):
-        for case, layers in enumerate(row.layers):
-            if plan.why_not(skips, row.editor, layers, case) is None:
-                yield unit_name("case", row.editor, layers, case)
+    for editor, layers, case in plan.to_edit():
+        if plan.why_not(skips, editor, layers, case) is None:
+            yield unit_name("case", editor, layers, case)
 
 
 def _again(plan: Plan) -> Iterator[str]:

@@ -31,6 +31,7 @@ __all__ = [
     "planned",
     "read_plan",
     "unit_name",
+    "why_not",
     "write_plan",
 ]
 
@@ -115,6 +116,12 @@ class Plan:
             if editor not in self.placed:
                 yield PlannedRow(locator="", editor=editor, layers=((),) * len(self.cases))
 
+    def to_edit(self) -> Iterator[tuple[str, Layers, int]]:
+        """Every unit: editor, layers and case; one that several rows share comes several times."""
+        for row in (*self.rows(), *map(self.sweep_row, self.swept)):
+            for case, layers in enumerate(row.layers):
+                yield row.editor, layers, case
+
     def sweep_row(self, layer: int) -> PlannedRow:
         """The cases of the layer sweep at one layer."""
         return PlannedRow(locator="", editor=self.placed[0], layers=(self.swept[layer],) * len(self.cases))
@@ -126,8 +133,7 @@ class Plan:
 
     def why_not(self, skips: Skips, editor: str, layers: Layers, case: int) -> str | None:
         """Why a case was not edited at these layers; None if it was."""
-        units = (case_unit(case), unit_name("case", editor, layers, case))
-        return next((skips.reasons[unit] for unit in units if unit in skips), None)
+        return why_not(skips, editor, layers, case)
 
     def case_located_again(self, skips: Skips) -> int:
         """The first case that was edited with what is located again.
@@ -179,6 +185,12 @@ def unit_name(kind: str, editor: str, layers: Layers, case: int) -> str:
 def case_unit(case: int) -> str:
     """The name under which a case is left out of everything."""
     return f"case-{case:04d}"
+
+
+def why_not(skips: Skips, editor: str, layers: Layers, case: int) -> str | None:
+    """Why a case was not edited at some layers; None if it was."""
+    units = (case_unit(case), unit_name("case", editor, layers, case))
+    return next((skips.reasons[unit] for unit in units if unit in skips), None)
 
 
 def again_unit(plan: Plan, locator: str, when: str) -> str:

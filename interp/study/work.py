@@ -30,8 +30,10 @@ from interp.results.run_folder import RunFolder
 from interp.results.skips import SKIPPABLE, Skips
 from interp.study.layers import config_at, layer_span
 from interp.study.plan import LOCATED_AGAIN, Plan, case_unit, layers_of, unit_name
+from interp.study.rounds import Round
 from interp.study.settings import EditStudySettings
 from interp.study.stage import Stage
+from interp.study.where_settings import WhereSettings
 from interp.study.workers import Bench, Job, Ledger, StudyProgress, Workers
 
 __all__ = ["Work"]
@@ -51,8 +53,8 @@ class Work:
     model: HookedTransformer
     cases: list[EditCase]
     run: RunFolder
-    settings: EditStudySettings
-    plan: Plan
+    settings: EditStudySettings | WhereSettings
+    plan: Plan | Round
     skips: Skips
     workers: Workers
     report: StudyProgress
@@ -65,8 +67,11 @@ class Work:
     def total(self) -> int:
         """The shard's units in all; the last ones are locating before and after an edit, where that is the shard's."""
         edit = self.plan.edit_located_again
+        own = sum(map(_n_cases, self._own()))
+        if edit is None:
+            return own
         first = next(place for place, bundle in enumerate(self.bundles) if any(group[:2] == edit for group in bundle))
-        return sum(map(_n_cases, self._own())) + len(LOCATED_AGAIN) * self.workers.shard.owns(first)
+        return own + len(LOCATED_AGAIN) * self.workers.shard.owns(first)
 
     def do_all(self) -> None:
         """Edit and evaluate what is missing of the shard."""
@@ -147,9 +152,8 @@ class Work:
     def _groups(self) -> list[Group]:
         """Each unit once, in groups that do not depend on what is finished."""
         units: dict[tuple[str, tuple[int, ...]], set[int]] = {}
-        for row in (*self.plan.rows(), *map(self.plan.sweep_row, self.plan.swept)):
-            for case, layers in enumerate(row.layers):
-                units.setdefault((row.editor, layers), set()).add(case)
+        for editor, layers, case in self.plan.to_edit():
+            units.setdefault((editor, layers), set()).add(case)
         usable = set(self._usable)
         groups = []
         for (method, layers), members in units.items():
