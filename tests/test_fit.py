@@ -81,8 +81,8 @@ def test_a_random_model_has_the_shape_that_was_asked_for() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux alone")
-def test_estimates_are_within_a_quarter_of_measured_peaks(tmp_path: Path) -> None:
-    """Each step in a process of its own, on a random model of a middle size."""
+def test_measured_peaks_are_at_most_a_quarter_above_the_estimates(tmp_path: Path) -> None:
+    """Each step in a process of its own, on a random model of a middle size; large ones are not far below either."""
     command = [sys.executable, "-m", "benchmarks.large_model", "--shape", MIDDLE, "--json", str(tmp_path / "x.json")]
     options = [
         "--steps",
@@ -96,7 +96,9 @@ def test_estimates_are_within_a_quarter_of_measured_peaks(tmp_path: Path) -> Non
     rows = json.loads((tmp_path / "x.json").read_text())
     assert [row["step"] for row in rows] == ["trace", "attribution scores", "edit", "second moments"]
     for row in rows:
-        assert row["more"] == pytest.approx(row["estimate_more"], rel=0.25), row
+        assert row["more"] <= 1.25 * row["estimate_more"], row
+        if row["estimate_more"] > 128 * 2**20:  # below that, what the libraries take themselves decides
+            assert row["more"] >= 0.75 * row["estimate_more"], row
 
 
 @given(

@@ -146,7 +146,7 @@ def test_what_is_there_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = (folder / "where.json").read_bytes(), (folder / "where-cost.json").read_bytes()
-    monkeypatch.setattr(Work, "_edit", None)
+    monkeypatch.setattr(Work, "_job", None)
     where_to_edit(tiny, facts, cases, folder, SETTINGS)
     assert ((folder / "where.json").read_bytes(), (folder / "where-cost.json").read_bytes()) == before
 

@@ -13,7 +13,10 @@ from interp.cli.progress import bar
 from interp.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
+
     from interp.locate.knowledge import TopAnswer
+    from interp.models.shape import Shape
 
 
 @app.command("facts")
@@ -107,11 +110,21 @@ def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: i
         place = checked_device(device)
         shape = model_shape(name, getattr(torch, dtype))
         free = free_bytes(place)
-        found = needs(shape, Work(tokens=tokens, samples=samples))
+        most = [_at_once(shape, place, free, gradients=gradients) for gradients in (False, True)]
+        found = needs(shape, Work(tokens=tokens, samples=samples, batch_tokens=most[0], gradient_tokens=most[1]))
     totals = {need.step: shape.weight_bytes + need.more for need in found}
     if as_json:
         steps = {need.step: {"total": totals[need.step], "above_the_weights": dict(need.parts)} for need in found}
-        print_json({"model": name, "dtype": dtype, "weights": shape.weight_bytes, "free": free, "steps": steps})
+        print_json(
+            {
+                "model": name,
+                "dtype": dtype,
+                "weights": shape.weight_bytes,
+                "free": free,
+                "max_batch_tokens": most,
+                "steps": steps,
+            }
+        )
         return
     told = "what is free is not known" if free is None else f"{_gb(free)} are free"
     screen.print(
@@ -128,10 +141,24 @@ def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: i
         )
     screen.print(table)
     screen.print(
-        f"Prompts of {tokens} tokens, {samples} samples; estimates are within a quarter of measured peaks. A step that"
-        " does not fit runs in smaller batches where it can (max_batch_tokens is halved); weights and second moments"
-        " cannot.",
+        f"Prompts of {tokens} tokens, {samples} samples, {most[0]} tokens at once ({most[1]} with gradients);"
+        " measured peaks are at most a quarter above the estimates. A step that does not fit runs in smaller batches"
+        " where it can (max_batch_tokens is halved); weights and second moments cannot.",
         soft_wrap=True,
+    )
+
+
+def _at_once(shape: Shape, place: torch.device, free: int | None, *, gradients: bool) -> int:
+    """The batch limit that would be chosen."""
+    from interp.engine.batches import tokens_that_fit
+
+    return tokens_that_fit(
+        n_layers=shape.n_layers,
+        widths=12 * shape.d_model + 4 * shape.d_mlp,
+        bytes_each=shape.bytes_each,
+        device=place.type,
+        free=free,
+        gradients=gradients,
     )
 
 

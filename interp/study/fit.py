@@ -12,7 +12,7 @@ Each step holds the weights and, at its highest:
 - **text** that the model writes itself for them: keys and values of a batch of rows.
 
 How many numbers a block keeps of a token, and how often a second moment is there at once, was measured
-(``python -m benchmarks.large_model``): with it the estimates are within a quarter of the peaks. What is in the
+(``python -m benchmarks.large_model``): peaks are at most a quarter above the estimates. What is in the
 thousandth of the memory of a machine, the allocator's and the libraries' own, is counted once.
 """
 
@@ -57,7 +57,7 @@ class Work:
     tokens: int = 16
     samples: int = 10
     contexts: int = 7
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     gradient_tokens: int = 1024
 
 
