@@ -85,6 +85,11 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+_GEMMA = {**_GROUPED, "head_dim": 8, "query_pre_attn_scalar": 12}
+_GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", _GPT),
     "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
@@ -95,6 +100,27 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3-rope": ("LlamaForCausalLM", {**_GROUPED, "rope_parameters": _LLAMA3}),
     "mistral": ("MistralForCausalLM", {**_GROUPED, "sliding_window": None}),
     "qwen2": ("Qwen2ForCausalLM", {**_GROUPED, "tie_word_embeddings": True}),
+    # a norm after each MLP; windows shorter, and longer, than the prompts of most tests; caps that bend what they cap
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **_GEMMA,
+            "sliding_window": 4,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **_GEMMA,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": _GEMMA3_ROPE,
+        },
+    ),
+    "olmo2": ("Olmo2ForCausalLM", {**_HIDDEN, "num_key_value_heads": 4}),
+    "olmo2-grouped": ("Olmo2ForCausalLM", _GROUPED),
 }
 ARCHITECTURES = {name: architecture for name, (architecture, _) in _FAMILIES.items()}
 FAMILIES = tuple(_FAMILIES)

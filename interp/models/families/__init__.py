@@ -25,6 +25,9 @@ FAMILIES: dict[str, str | Family] = {
     "LlamaForCausalLM": "llama.FAMILY",
     "MistralForCausalLM": "mistral.FAMILY",
     "Qwen2ForCausalLM": "qwen2.FAMILY",
+    "Gemma2ForCausalLM": "gemma2.FAMILY",
+    "Gemma3ForCausalLM": "gemma3.FAMILY",
+    "Olmo2ForCausalLM": "olmo2.FAMILY",
 }
 """In the order in which their models are listed."""
 
