@@ -1,7 +1,8 @@
 """Integrated gradients of the answer's probability along scaled MLP activations, for all layers in one sweep.
 
 The arithmetic of :mod:`interp.locate.methods.attribution`, which has the formula: nodes and weights of the quadrature,
-the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales.
+the rows that join (resid + (a - 1) * (mlp_out - b_out), or through the norm after the MLP: both in
+:mod:`interp.engine.mlp_outputs`), one backward pass for all layers and scales.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from interp.engine.base_runs import BaseRun, base_run
 from interp.engine.batches import batch_cost, groups
 from interp.engine.forward import unembed, wide
+from interp.engine.mlp_outputs import mlp_output
 from interp.engine.sweep import Join, sweep
 from interp.models.tokens import TokenizedFact
 from interp.options import Progress, check_choice, whole_number
@@ -146,21 +148,22 @@ def integrate(
     """
     path, n_layers = _path(run, scaled), run.model.cfg.n_layers
     # in the wider format: bfloat16 would round the nodes to 3 digits
-    scales, weights = (torch.tensor([*values], **run.exact) for values in points)
+    nodes, weights = (torch.tensor([*values], **run.exact) for values in points)
     activations = wide(run.w[:, scaled.tokens.start : scaled.tokens.stop])
+    placed = {layer: mlp_output(run.model, layer).placed(path.w(layer), nodes, weights) for layer in path.layers}
     change = _change(path, max_batch_tokens, lambda: progress(0, n_layers))
 
     scores = torch.zeros(activations.shape, **run.exact)
-    chunks = [(layer, part) for layer in path.layers for part in _chunks(len(scales), path.cost, max_batch_tokens)]
-    sizes = [len(range(*part.indices(len(scales)))) for _, part in chunks]
+    chunks = [(layer, part) for layer in path.layers for part in _chunks(len(nodes), path.cost, max_batch_tokens)]
+    sizes = [len(range(*part.indices(len(nodes)))) for _, part in chunks]
     done = 0.0
     for pieces in groups(chunks, sizes, path.cost, max_batch_tokens):
-        gradients = path.gradients([(layer, scales[part]) for layer, part in pieces])
+        gradients = path.gradients([(layer, placed[layer][0][part]) for layer, part in pieces])
         for (layer, part), gradient in zip(pieces, gradients, strict=True):
-            mean = torch.einsum("r,rtm->tm", weights[part], wide(gradient))
+            mean = torch.einsum("r,rtm->tm", placed[layer][1][part], wide(gradient))
             W_out: Any = run.model.blocks[layer].mlp.W_out
             scores[layer] += mean @ wide(W_out.detach()).T
-            done += len(gradient) / len(scales)
+            done += len(gradient) / len(nodes)
         progress(round(done), n_layers)
         arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
@@ -196,14 +199,17 @@ class _Path:
         is_read = max(tokens.start, self.read.start) < min(tokens.stop, self.read.stop)
         return layers if is_read else layers[:-1]
 
+    def w(self, layer: int) -> Float[Tensor, "scaled neuron"]:
+        """What enters W_out at the scaled tokens."""
+        return self.run.w[layer, self.scaled.tokens.start : self.scaled.tokens.stop]
+
     def rows(self, layer: int, scales: Float[Tensor, "scale"]) -> Float[Tensor, "scale token d_model"]:
         """The residual stream after a layer with the scaled tokens' w there times each of some scales."""
         start, stop = self.scaled.tokens.start, self.scaled.tokens.stop
-        mlp: Any = self.run.model.blocks[layer].mlp
         after = self.base.resid[layer + 1, :, start:]
-        contribution = wide(self.base.output("mlp_out")[layer, 0, start:stop]) - wide(mlp.b_out.detach())
         resid = wide(after).expand(len(scales), -1, -1).clone()
-        resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
+        mlp_out = self.base.output("mlp_out")[layer, 0, start:stop]
+        resid[:, : stop - start] += mlp_output(self.run.model, layer).moved(self.w(layer), mlp_out, scales)
         return resid.to(after.dtype)
 
     def probability(self, layers: Sequence[int], rows: Sequence[Tensor]) -> Float[Tensor, "row"]:
@@ -222,12 +228,15 @@ class _Path:
         return log_probability.exp().sum(-1) / len(self.run.answer_ids)
 
     def gradients(self, pieces: Sequence[tuple[int, Float[Tensor, "_"]]]) -> list[Float[Tensor, "_ scaled d_model"]]:
-        """dP/d(mlp_out) of the scaled tokens at some scales of some layers: one sweep, one backward pass."""
+        """dP/d(w W_out) of the scaled tokens at some scales of some layers: one sweep, one backward pass."""
         leaves = [self.rows(layer, scales).requires_grad_() for layer, scales in pieces]
         with torch.enable_grad():
             probability = self.probability([layer for layer, _ in pieces], leaves)
             gradients = torch.autograd.grad(probability.sum(), leaves)
-        return [gradient[:, : len(self.scaled.tokens)] for gradient in gradients]
+        return [
+            mlp_output(self.run.model, layer).before(gradient[:, : len(self.scaled.tokens)], self.w(layer), scales)
+            for (layer, scales), gradient in zip(pieces, gradients, strict=True)
+        ]
 
 
 def _path(run: AnsweredRun, scaled: Scaled) -> _Path:

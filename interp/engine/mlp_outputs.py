@@ -1,0 +1,166 @@
+"""From what W_out returns to what enters the residual stream: the same, or its norm.
+
+Of most models an MLP adds u = w W_out + b_out to the stream as it is. Where a norm stands behind it (Gemma 2 and 3,
+OLMo 2), it adds
+
+    norm(u) = g * u / rho(u),    rho(u) = sqrt(mean(u^2) + eps)
+
+What ``hook_mlp_out`` shows is what enters the stream; what a patch of W_out changes is u. No hook shows u itself, but
+the norm's own two hooks do: ``hook_normalized`` (u / rho) times ``hook_scale`` (rho). A change of u is made there too:
+(u + change) / rho(u + change) goes on in place of u / rho(u), as if W_out had returned it.
+
+What enters the stream lies on the ellipsoid of all g * x with mean(x^2) = 1, or less by eps / rho^2: no other value can
+be reached, and none that differs from 0 where g is 0. The length of u says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
+
+from interp.engine.base_runs import Hook
+from interp.engine.forward import wide
+from interp.models.weights import norm_after_mlp
+
+__all__ = ["MlpOutput", "mlp_output"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MlpOutput:
+    """The end of one layer's MLP; of a layer without a norm there every method does what it says without one.
+
+    Args:
+        model: The model.
+        layer: The layer.
+        norm: The name of the norm within the block; None without one.
+    """
+
+    model: HookedTransformer
+    layer: int
+    norm: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hooks that :meth:`returned` reads."""
+        block = f"blocks.{self.layer}."
+        if self.norm is None:
+            return (f"{block}hook_mlp_out",)
+        return (f"{block}{self.norm}.hook_normalized", f"{block}{self.norm}.hook_scale")
+
+    def returned(self, seen: Mapping[str, Tensor]) -> Float[Tensor, "*batch d_model"]:
+        """u, what W_out returned, from what the hooks :attr:`names` saw."""
+        first, *scale = (seen[name] for name in self.names)
+        return (first * scale[0]).to(self.model.cfg.dtype) if scale else first
+
+    def entering(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What enters the stream if W_out returns u, in the model's format. Differentiable."""
+        if self.norm is None:
+            return u
+        return self._unit(u).to(self.model.cfg.dtype) * self._module.w
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> list[Hook]:
+        """Hooks under which W_out returns ``change(u)`` in place of u."""
+        if self.norm is None:
+            return [(self.names[0], lambda value, hook: change(value))]
+        scales: list[Tensor] = []
+
+        def keep(value: Tensor, hook: HookPoint) -> None:
+            scales[:] = [value]
+
+        def put(value: Tensor, hook: HookPoint) -> Tensor:
+            return self._unit(change((value * scales.pop()).to(self.model.cfg.dtype)))
+
+        normalized, scale = self.names
+        return [(scale, keep), (normalized, put)]
+
+    def gain(self) -> Float[Tensor, "d_model"]:
+        """g; ones without a norm."""
+        b_out = self._mlp.b_out.detach()
+        return torch.ones_like(wide(b_out)) if self.norm is None else wide(self._module.w.detach())
+
+    def rho(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """What the norm divides u by; 1 without one."""
+        if self.norm is None:
+            return torch.ones_like(wide(u)[..., :1])
+        return (wide(u).pow(2).mean(-1, keepdim=True) + self._module.eps).sqrt()
+
+    # along the path from 0 to w
+
+    def moved(
+        self,
+        w: Float[Tensor, "token neuron"],
+        mlp_out: Float[Tensor, "token d_model"],
+        scales: Float[Tensor, "scale"],
+    ) -> Float[Tensor, "scale token d_model"]:
+        """What enters the stream if w is multiplied by some scales, minus what does (``mlp_out``)."""
+        if self.norm is None:
+            return (scales - 1)[:, None, None] * (wide(mlp_out) - wide(self._mlp.b_out.detach()))
+        return self._unit(self._scaled(w, scales)) * self.gain() - wide(mlp_out)
+
+    def before(
+        self,
+        gradient: Float[Tensor, "scale token d_model"],
+        w: Float[Tensor, "token neuron"],
+        scales: Float[Tensor, "scale"],
+    ) -> Float[Tensor, "scale token d_model"]:
+        """Gradients with respect to what W_out returns, from those with respect to what enters the stream."""
+        if self.norm is None:
+            return gradient
+        u = self._scaled(w, scales).requires_grad_()
+        with torch.enable_grad():
+            entering = self._unit(u) * self.gain()
+            return torch.autograd.grad(entering, u, wide(gradient))[0]
+
+    def placed(
+        self, w: Float[Tensor, "token neuron"], nodes: Float[Tensor, "step"], weights: Float[Tensor, "step"]
+    ) -> tuple[Float[Tensor, "step"], Float[Tensor, "step"]]:
+        """Nodes and weights of an integral over the scale a from 0 to 1, set where norm(a u) turns.
+
+        norm(a u) has all of its length as soon as a is some times c = sqrt(eps) / rms(u), about a thousandth; from there
+        on it stays where it is, and its gradient falls as 1 / a. With a = c sinh(t) the integrand is smooth in t, from 0
+        to asinh(1 / c), so that nodes in t do what nodes in a do without a norm. c is the geometric mean over the tokens:
+        it moves nodes, not the integral.
+        """
+        if self.norm is None:
+            return nodes, weights
+        u = self._scaled(w, nodes.new_ones(1))[0].double()
+        eps = float(self._module.eps)
+        rms = float(u.pow(2).mean(-1).clamp(min=1e-6 * eps).log().mean().mul(0.5).exp())
+        c = math.sqrt(eps) / rms
+        end = math.asinh(1 / c)
+        t = end * nodes.double()
+        return (c * t.sinh()).to(nodes), (weights.double() * end * c * t.cosh()).to(weights)
+
+    def _scaled(
+        self, w: Float[Tensor, "token neuron"], scales: Float[Tensor, "scale"]
+    ) -> Float[Tensor, "scale token d_model"]:
+        product = wide(w) @ wide(self._mlp.W_out.detach())
+        return scales[:, None, None] * product + wide(self._mlp.b_out.detach())
+
+    def _unit(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        return wide(u) / self.rho(u)
+
+    @property
+    def _mlp(self) -> Any:
+        return self.model.blocks[self.layer].mlp
+
+    @property
+    def _module(self) -> Any:
+        return getattr(self.model.blocks[self.layer], str(self.norm))
+
+
+def mlp_output(model: HookedTransformer, layer: int) -> MlpOutput:
+    """The end of a layer's MLP.
+
+    Raises:
+        OptionError: If the model's MLPs end in something else.
+    """
+    return MlpOutput(model=model, layer=layer, norm=norm_after_mlp(model))
