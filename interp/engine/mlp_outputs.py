@@ -9,8 +9,8 @@ What ``hook_mlp_out`` shows is what enters the stream; what a patch of W_out cha
 the norm's own two hooks do: ``hook_normalized`` (u / rho) times ``hook_scale`` (rho). A change of u is made there too:
 (u + change) / rho(u + change) goes on in place of u / rho(u), as if W_out had returned it.
 
-What enters the stream lies on the ellipsoid of all g * x with mean(x^2) = 1, or less by eps / rho^2: no other value can
-be reached, and none that differs from 0 where g is 0. The length of u says nothing.
+What enters the stream lies on the ellipsoid of all g * x with mean(x^2) = 1 - eps / rho^2: no other value can be
+reached, and none that differs from 0 where g is 0. The length of u says next to nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from interp.engine.forward import wide
 from interp.models.weights import norm_after_mlp
 
 __all__ = ["MlpOutput", "mlp_output"]
+
+HALVINGS = 200  # of an interval, to its last bit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,10 +63,38 @@ class MlpOutput:
         return (first * scale[0]).to(self.model.cfg.dtype) if scale else first
 
     def entering(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """What enters the stream if W_out returns u, in the model's format. Differentiable."""
+        """What enters the stream if W_out returns u, in float32 or wider. Differentiable."""
+        return u if self.norm is None else wide(u) / self.rho(u) * self.gain()
+
+    def reaching(
+        self, wanted: Float[Tensor, "row d_model"], u: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, "row d_model"]:
+        """What W_out must return, as long as u, so that what enters the stream is as near to a value as it can be.
+
+        That is g * x rms(u) / rho(u) with mean(x^2) = 1, and the nearest point of an ellipsoid with half axes a is
+
+            x = a * wanted / (a^2 + m),    m > -min(a^2) such that mean(x^2) = 1
+
+        (m is 0 where the value itself can be reached). m is found by bisection, in float64.
+        """
         if self.norm is None:
-            return u
-        return self._unit(u).to(self.model.cfg.dtype) * self._module.w
+            return wanted
+        rms = wide(u).pow(2).mean(-1, keepdim=True).sqrt().double()
+        axes = self.gain().double() * rms / self.rho(u).double()
+        squares, pull = axes**2, axes * wanted.double()
+        least, length = squares.amin(-1, keepdim=True), math.sqrt(u.shape[-1])
+        high = pull.norm(dim=-1, keepdim=True) / length
+        low = (high - squares.amax(-1, keepdim=True) + least).clamp(min=0)
+        tiny = torch.finfo(torch.float64).tiny
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            too_long = (pull / (squares - least + middle + tiny)).norm(dim=-1, keepdim=True) > length
+            low, high = torch.where(too_long, middle, low), torch.where(too_long, high, middle)
+        x = pull / (squares - least + high + tiny)
+        # inside of all that can be reached along the shortest axis (a gain of 0): that one takes up what is left
+        rest = (length**2 - x.pow(2).sum(-1, keepdim=True)).clamp(min=0).sqrt()
+        shortest = torch.nn.functional.one_hot(squares.argmin(-1), x.shape[-1])
+        return ((x + shortest * torch.where(rest > 1e-6 * length, rest, 0)) * rms).to(wide(u).dtype)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> list[Hook]:
         """Hooks under which W_out returns ``change(u)`` in place of u."""
@@ -76,7 +106,8 @@ class MlpOutput:
             scales[:] = [value]
 
         def put(value: Tensor, hook: HookPoint) -> Tensor:
-            return self._unit(change((value * scales.pop()).to(self.model.cfg.dtype)))
+            u = change((value * scales.pop()).to(self.model.cfg.dtype))
+            return wide(u) / self.rho(u)
 
         normalized, scale = self.names
         return [(scale, keep), (normalized, put)]
@@ -103,7 +134,7 @@ class MlpOutput:
         """What enters the stream if w is multiplied by some scales, minus what does (``mlp_out``)."""
         if self.norm is None:
             return (scales - 1)[:, None, None] * (wide(mlp_out) - wide(self._mlp.b_out.detach()))
-        return self._unit(self._scaled(w, scales)) * self.gain() - wide(mlp_out)
+        return self.entering(self._scaled(w, scales)) - wide(mlp_out)
 
     def before(
         self,
@@ -116,18 +147,17 @@ class MlpOutput:
             return gradient
         u = self._scaled(w, scales).requires_grad_()
         with torch.enable_grad():
-            entering = self._unit(u) * self.gain()
-            return torch.autograd.grad(entering, u, wide(gradient))[0]
+            return torch.autograd.grad(self.entering(u), u, wide(gradient))[0]
 
     def placed(
         self, w: Float[Tensor, "token neuron"], nodes: Float[Tensor, "step"], weights: Float[Tensor, "step"]
     ) -> tuple[Float[Tensor, "step"], Float[Tensor, "step"]]:
         """Nodes and weights of an integral over the scale a from 0 to 1, set where norm(a u) turns.
 
-        norm(a u) has all of its length as soon as a is some times c = sqrt(eps) / rms(u), about a thousandth; from there
-        on it stays where it is, and its gradient falls as 1 / a. With a = c sinh(t) the integrand is smooth in t, from 0
-        to asinh(1 / c), so that nodes in t do what nodes in a do without a norm. c is the geometric mean over the tokens:
-        it moves nodes, not the integral.
+        norm(a u) has all of its length as soon as a is some times c = sqrt(eps) / rms(u), about a thousandth; it stays
+        there, and its gradient falls as 1 / a. With a = c sinh(t) the integrand is smooth in t, from 0 to asinh(1 / c),
+        so that nodes in t do what nodes in a do without a norm. c is the geometric mean over the tokens: it moves the
+        nodes, not the integral.
         """
         if self.norm is None:
             return nodes, weights
@@ -144,9 +174,6 @@ class MlpOutput:
     ) -> Float[Tensor, "scale token d_model"]:
         product = wide(w) @ wide(self._mlp.W_out.detach())
         return scales[:, None, None] * product + wide(self._mlp.b_out.detach())
-
-    def _unit(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        return wide(u) / self.rho(u)
 
     @property
     def _mlp(self) -> Any:
