@@ -106,6 +106,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **_GEMMA,
             "sliding_window": 4,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
             "attn_logit_softcapping": 2.0,
             "final_logit_softcapping": 5.0,
         },
