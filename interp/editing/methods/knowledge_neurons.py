@@ -6,7 +6,7 @@
    answer's first token.
 
 Where a norm stands after the MLP, v = g * u / rho, the rows do not enter the residual stream as they are. There e
-becomes rho * g * e / mean(g^2), with rho of the prompt's last token: of all that W_out can return, what moves v furthest
+becomes rho * g * e / mean(g^2), with rho of the prompt's last token: of all that W_out can return, what moves v most
 along e for its length, and as far as e would where all gains are alike. It is linear in what is added; the norm is not.
 
 Source: Dai et al. 2022, sections 3.2 and 4.2 ("updating facts"; "erasing" is scale = 0 without the rest).
