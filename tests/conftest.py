@@ -115,6 +115,8 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3ForCausalLM",
         {
             **_GEMMA,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
             "sliding_window": 24,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
             "rope_parameters": _GEMMA3_ROPE,

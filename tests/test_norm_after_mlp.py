@@ -263,7 +263,7 @@ def test_targets_of_several_facts_are_reached(model, method, make, site, sites, 
         found = torch.stack([at_subject(model, request, f"blocks.2.hook_{site}") for request in requests])
     missing = (found - wanted).norm() / (before - wanted).norm()
     exact = method == "pmet" or len(layers) == 1
-    assert missing < (1e-3 if exact else 0.06)
+    assert missing < (1e-3 if exact else 0.1)
     assert distance(found, wanted) < (1e-4 if exact else 5e-3)
 
 

@@ -40,7 +40,14 @@ def brute_force(model, request, contexts, *, layer, sites, config):
     essence_at = len(ids_of(model, request.fact.subject)) - 1
     norm = norm_after(model, layer)  # only what passes it can be moved: u for the MLP's output and for the stream
     moved = [site if norm is None or site == "attn_out" else "mlp_out" for site in sites]
-    units = [1.0] * len(sites)
+    units, initial = [1.0] * len(sites), None
+
+    def added(i, deltas):
+        if norm is None or moved[i] != "mlp_out" or initial is None:
+            return deltas[i]
+        was = units[i] * initial[i]
+        aimed = was + units[i] * deltas[i]
+        return aimed * was.norm() / aimed.norm() - was
 
     def forward(ids, at, deltas):
         seen = {}
@@ -48,7 +55,7 @@ def brute_force(model, request, contexts, *, layer, sites, config):
         def change(value, site):
             seen[site] = value[0, at].detach().clone()
             value = value.clone()
-            value[0, at] += units[moved.index(site)] * deltas[moved.index(site)]
+            value[0, at] += added(moved.index(site), deltas)
             return value
 
         hooks = [
@@ -101,7 +108,7 @@ def brute_force(model, request, contexts, *, layer, sites, config):
                 delta.data *= radius / delta.norm()
                 clamped = True
     loss, divergence = loss.detach(), divergence.detach()
-    deltas = [unit * delta.detach() for unit, delta in zip(units, deltas, strict=True)]
+    deltas = [added(i, deltas).detach() for i in range(len(sites))]
     initial = [unit * value for unit, value in zip(units, initial, strict=True)]
     if norm is not None and sites == ("resid_post",):
         deltas = [norm((initial[0] + deltas[0])[None])[0] - norm(initial[0][None])[0]]

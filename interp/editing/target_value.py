@@ -11,14 +11,16 @@
 Where a norm stands after the MLP, what enters the residual stream is norm(u) = g * u / sqrt(mean(u^2) + eps) of what
 W_out returns, u = w W_out + b_out, and only a value of that form can be reached by writing W_out: one with v / g of
 length sqrt(d_model), all but, and 0 where g is 0. So delta is added to u, before the norm, and passes it in the
-optimisation as it will in the patched model:
+optimisation as it will in the patched model. The norm takes the length of u away; it keeps the one that it had, as a
+longer change of W_out would do nothing more here, and more to other tokens:
 
-    v = norm(u + delta)                for ``mlp_out``,
-    z = resid_mid + norm(u + delta)    for ``resid_post``.
+    u* = |u| (u + delta) / |u + delta|
+    v = norm(u*)                for ``mlp_out``,
+    z = resid_mid + norm(u*)    for ``resid_post``.
 
-What W_out must return is then u + delta itself, exactly. v0 is u too; as the norm takes its length away, u and delta
-are measured in units in which u of the bare prompt is as long as norm(u), so that learning rate, decay and clamp mean
-what they mean without a norm. To the attention's output, for which nothing is written, delta is added after its norm.
+What W_out must return is then u* itself, exactly. v0 is u too; u and delta are measured in units in which u of the bare
+prompt is as long as norm(u), so that learning rate, decay and clamp mean what they mean without a norm. To the
+attention's output, for which nothing is written, delta is added after its norm.
 
 Nothing below the edited layer and nothing before the last subject token depends on delta, and logits are needed
 only where a target token is predicted: one step runs the suffixes through the upper blocks, no more
@@ -197,6 +199,18 @@ class _Optimisation:
             )
         return units
 
+    def _added(self, deltas: Float[Tensor, "site request d_model"]) -> Float[Tensor, "site request d_model"]:
+        """What is added: the deltas, or what turns u to where they point (see the module)."""
+        if self.output.norm is None:
+            return deltas
+        added = []
+        for site, was, delta in zip(self._moved, self.v0, deltas * self.unit, strict=True):
+            if site == "mlp_out":
+                aimed = was + delta
+                delta = aimed * (was.norm(dim=-1, keepdim=True) / aimed.norm(dim=-1, keepdim=True)) - was
+            added.append(delta)
+        return torch.stack(added)
+
     def run(self, advance: Any) -> list[TargetValue]:
         """Minimise; the requests' values in their order."""
         config, n = self.config, len(self.rows.targets)
@@ -274,6 +288,7 @@ class _Optimisation:
         the row's reads."""
         per, device = self.rows.n_contexts + 1, deltas.device
         finals, rows, places = [], [], []
+        added = self._added(deltas)
         for part in self.passes:
             kept = [i for i, row in enumerate(part.rows) if row // per in active]
             if not kept:
@@ -281,7 +296,7 @@ class _Optimisation:
             index = torch.tensor([part.rows[i] for i in kept], device=device)
             suffix = part.suffix if len(kept) == len(part.rows) else part.suffix.rows(torch.tensor(kept, device=device))
             request = torch.div(index, per, rounding_mode="floor")
-            entering = self._entering(suffix, (deltas * self.unit)[:, request], index)
+            entering = self._entering(suffix, added[:, request], index)
             reads = [(row, place, token) for row, i in enumerate(kept) for place, token in enumerate(part.reads[i])]
             finals.append(suffix.run(self.model, entering, [row for row, *_ in reads], [token for *_, token in reads]))
             rows += [part.rows[kept[row]] for row, *_ in reads]
@@ -348,7 +363,8 @@ class _Optimisation:
         return torch.cat([first[:, None], suffix.resid[:, 1:]], 1)
 
     def _finish(self, request: int, deltas: Tensor, **measured: Any) -> TargetValue:
-        delta = {site: (deltas * self.unit)[i, request] for i, site in enumerate(self.sites)}
+        added = self._added(deltas)
+        delta = {site: added[i, request] for i, site in enumerate(self.sites)}
         initial = {site: self.v0[i, request] for i, site in enumerate(self.sites)}
         if self._moved != self.sites:
             u = initial["resid_post"]
