@@ -79,16 +79,22 @@ def attribute_layers(
     *,
     steps: int,
     positions: slice,
+    along: Int[Tensor, "longer"] | None = None,
 ) -> Float[Tensor, "layer token neuron"]:
-    """Equation (3) by one batched full forward and backward pass per layer, right Riemann sum."""
-    scales = torch.arange(1, steps + 1, device=ids.device) / steps
+    """Equation (3) by one batched full forward and backward pass per layer, right Riemann sum.
+
+    Where a norm stands after the MLP, the sum is over steps of t, with scale c sinh(t); c is that of the positions in
+    ``along`` (what is read, if None).
+    """
     batch = ids.expand(steps, -1)
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
     with torch.no_grad():
-        _, clean = model.run_with_cache(ids[None], prepend_bos=False, names_filter=lambda name: name in names)
+        _, clean = model.run_with_cache(ids[None], prepend_bos=False)
+        _, longer = model.run_with_cache((ids if along is None else along)[None], prepend_bos=False)
     scores = []
-    for name in names:
+    for layer, name in enumerate(names):
         w = clean[name][0, positions]
+        scales, weights = _riemann(model, longer, layer, positions, steps)
         leaf = (scales[:, None, None] * w).requires_grad_()
 
         def put(value: Tensor, hook: HookPoint, *, leaf: Tensor = leaf) -> Tensor:
@@ -99,8 +105,22 @@ def attribute_layers(
         logits = model.run_with_hooks(batch, prepend_bos=False, fwd_hooks=[(name, put)])
         probability = logits[:, -1].softmax(-1)[:, answer_id]
         (gradient,) = torch.autograd.grad(probability.sum(), leaf)
-        scores.append(w * gradient.mean(0))
+        scores.append(w * (weights[:, None, None] * gradient).sum(0))
     return torch.stack(scores)
+
+
+def _riemann(
+    model: HookedTransformer, clean: Any, layer: int, positions: slice, steps: int
+) -> tuple[Float[Tensor, "step"], Float[Tensor, "step"]]:
+    """Scales from 0 to 1 and what each counts."""
+    even = torch.arange(1, steps + 1, device=model.W_E.device) / steps
+    norm = "ln2" if model.cfg.original_architecture == "Olmo2ForCausalLM" else "ln2_post"
+    if norm == "ln2_post" and not model.cfg.use_normalization_before_and_after:
+        return even, torch.full_like(even, 1 / steps)
+    scale, eps = clean[f"blocks.{layer}.{norm}.hook_scale"][0, positions], model.cfg.eps
+    rms = (scale**2 - eps).sqrt().prod() ** (1 / len(scale))
+    width = torch.arcsinh(rms / eps**0.5)
+    return eps**0.5 / rms * torch.sinh(width * even), eps**0.5 / rms * torch.cosh(width * even) * width / steps
 
 
 def rome_value(

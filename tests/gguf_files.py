@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quants
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quants
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-KINDS = {"qwen2": MODEL_ARCH.QWEN2, "llama": MODEL_ARCH.LLAMA, "gpt2": MODEL_ARCH.GPT2}
+KINDS = {
+    "qwen2": MODEL_ARCH.QWEN2,
+    "llama": MODEL_ARCH.LLAMA,
+    "gpt2": MODEL_ARCH.GPT2,
+    "gemma3_text": MODEL_ARCH.GEMMA3,
+}
 BLOCK = 32
 
 
@@ -30,7 +35,8 @@ def written(
 
     Args:
         path: Where to.
-        folder: The model, a Llama, a Qwen2 or a GPT-2 with a byte-level tokenizer.
+        folder: The model, a Llama, a Qwen2 or a GPT-2 with a byte-level tokenizer; of a Gemma 3 the tokenizer is of
+            pieces (:func:`_pieces`), with as many tokens.
         quantised: The format of matrices; rows that its blocks do not fit, and vectors, stay as float16 and float32.
         settings, tokenizer: Settings to add or, as None, to leave out, by their names after the architecture and
             ``tokenizer.ggml``.
@@ -50,13 +56,15 @@ def written(
     if config.tie_word_embeddings:
         arrays.pop("output.weight", None)
     tensors(arrays)
-    writer = GGUFWriter(path, kind)
+    named = MODEL_ARCH_NAMES[KINDS[kind]]
+    writer = GGUFWriter(path, named)
     for name, value in {**_settings(config), **(settings or {})}.items():
-        _add(writer, f"{kind}.{name}", value)
-    for name, value in {**_tokenizer(folder), **(tokenizer or {})}.items():
+        _add(writer, f"{named}.{name}", value)
+    own = _pieces(config.vocab_size) if kind == "gemma3_text" else _tokenizer(folder)
+    for name, value in {**own, **(tokenizer or {})}.items():
         _add(writer, f"tokenizer.ggml.{name}", value)
-    for name, (data, own) in arrays.items():
-        writer.add_tensor(name, data, raw_dtype=own)
+    for name, (data, raw) in arrays.items():
+        writer.add_tensor(name, data, raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -80,12 +88,16 @@ def _heads(config: Any, name: str) -> int | None:
 def _as_written(kind: str, config: Any, name: str, weight: Tensor) -> Tensor:
     if kind == "llama" and (heads := _heads(config, name)):
         return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
+    if kind == "gemma3_text" and name.endswith("norm.weight"):
+        return weight + 1
     return weight.T.contiguous() if kind == "gpt2" and _is_conv1d(name) else weight.contiguous()
 
 
 def _as_read(kind: str, config: Any, name: str, weight: Tensor) -> Tensor:
     if kind == "llama" and (heads := _heads(config, name)):
         return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+    if kind == "gemma3_text" and name.endswith("norm.weight"):
+        return weight - 1
     return weight.T.contiguous() if kind == "gpt2" and _is_conv1d(name) else weight
 
 
@@ -102,13 +114,23 @@ def _settings(config: Any) -> dict[str, Any]:
     }
     if config.model_type == "gpt2":
         return {**found, "feed_forward_length": 4 * config.n_embd, "attention.layer_norm_epsilon": 1e-5}
-    return {
-        **found,
+    found |= {
         "feed_forward_length": config.intermediate_size,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
     }
+    if config.model_type == "gemma3_text":
+        rope = config.rope_parameters["full_attention"]
+        return {
+            **found,
+            "attention.key_length": config.head_dim,
+            "attention.value_length": config.head_dim,
+            "attention.sliding_window": config.sliding_window,
+            "rope.freq_base": rope["rope_theta"],
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": rope["factor"],
+        }
+    return {**found, "rope.freq_base": config.rope_parameters["rope_theta"]}
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
@@ -126,6 +148,29 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
         "bos_token_id": 0,
         "eos_token_id": 0,
         "add_bos_token": False,
+    }
+
+
+def _pieces(size: int) -> dict[str, Any]:
+    """Tokens as Gemma has them: five of control, all bytes, letters and some pairs of them, and what is never used."""
+    letters = [chr(place) for place in range(ord("a"), ord("z") + 1)]
+    pieces = ["\u2581", *letters, "ei", "el", "to"]
+    control, each = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], [f"<0x{byte:02X}>" for byte in range(256)]
+    unused = [f"<unused{place}>" for place in range(size - len(control) - len(each) - len(pieces))]
+    kinds = [*[3] * len(control), *[6] * len(each), *[1] * len(pieces), *[3] * len(unused)]
+    return {
+        "model": "llama",
+        "pre": "default",
+        "tokens": [*control, *each, *pieces, *unused],
+        "scores": [-float(place) if kind == 1 else -1000.0 for place, kind in enumerate(kinds)],
+        "token_type": kinds,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "unknown_token_id": 3,
+        "padding_token_id": 0,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "add_space_prefix": False,
     }
 
 

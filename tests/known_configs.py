@@ -130,6 +130,103 @@ def _qwen2(layers: int, width: int, heads: int, mlp: int, **others: Any) -> dict
     }
 
 
+def _gemma2(layers: int, width: int, heads: int, groups: int, mlp: int) -> dict[str, Any]:
+    return {
+        "architectures": ["Gemma2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0,
+        "bos_token_id": 2,
+        "cache_implementation": "hybrid",
+        "eos_token_id": 1,
+        "final_logit_softcapping": 30.0,
+        "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": width,
+        "initializer_range": 0.02,
+        "intermediate_size": mlp,
+        "max_position_embeddings": 8192,
+        "model_type": "gemma2",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": groups,
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "sliding_window_size": 4096,
+        "torch_dtype": "float32",
+        "transformers_version": "4.42.0.dev0",
+        "use_cache": True,
+        "vocab_size": 256000,
+    }
+
+
+def _gemma3(layers: int, width: int, mlp: int, **others: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Gemma3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attn_logit_softcapping": None,
+        "bos_token_id": 2,
+        "cache_implementation": "hybrid",
+        "eos_token_id": 1,
+        "final_logit_softcapping": None,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": width,
+        "initializer_range": 0.02,
+        "intermediate_size": mlp,
+        "max_position_embeddings": 32768,
+        "model_type": "gemma3_text",
+        "num_attention_heads": 4,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": 512,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.50.0.dev0",
+        "use_cache": True,
+        "vocab_size": 262144,
+        **others,
+    }
+
+
+def _olmo2(layers: int, width: int, heads: int, groups: int, mlp: int) -> dict[str, Any]:
+    return {
+        "architectures": ["Olmo2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "eos_token_id": 100257,
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "initializer_range": 0.02,
+        "intermediate_size": mlp,
+        "max_position_embeddings": 4096,
+        "model_type": "olmo2",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": groups,
+        "pad_token_id": 100277,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 500000,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.47.0.dev0",
+        "use_cache": True,
+        "vocab_size": 100352,
+    }
+
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
 _SMOLLM2 = {"is_llama_config": True, "rope_interleaved": False}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -225,7 +322,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2-0.5B": _qwen2(24, 896, 14, 4864),
     "Qwen/Qwen2.5-1.5B": _qwen2(28, 1536, 12, 8960, use_mrope=False),
     **LATER,
+    "google/gemma-2-2b": _gemma2(26, 2304, 8, 4, 9216),
+    "google/gemma-2-9b": _gemma2(42, 3584, 16, 8, 14336),
+    "google/gemma-3-270m": _gemma3(
+        *(18, 640, 2048),
+        _sliding_window_pattern=6,
+        layer_types=[_FULL if (layer + 1) % 6 == 0 else _SLIDING for layer in range(18)],
+        use_bidirectional_attention=False,
+    ),
+    "google/gemma-3-1b-pt": _gemma3(26, 1152, 6912, sliding_window_pattern=6),
+    "allenai/OLMo-2-0425-1B": _olmo2(16, 2048, 16, 16, 8192),
+    "allenai/OLMo-2-1124-7B": _olmo2(32, 4096, 32, 32, 11008),
     # not to start from, but of other tools
+    "allenai/OLMo-2-0325-32B": _olmo2(64, 5120, 40, 8, 27648),
     "HuggingFaceTB/SmolLM2-135M-Instruct": {
         **_llama(30, 576, 9, 3, 1536, rope_theta=100000, **_SMOLLM2, pad_token_id=2),
         "initializer_range": 0.041666666666666664,

@@ -120,7 +120,8 @@ def test_targets_of_several_tokens_equal_full_passes_in_every_layer(family_model
     found = attribute(model, fact, tokens=tokens, steps=steps)
 
     def part(j, positions):
-        return attribute_layers(model, extended[: n_prompt + j], targets[j], steps=steps, positions=positions)
+        ids = extended[: n_prompt + j]
+        return attribute_layers(model, ids, targets[j], steps=steps, positions=positions, along=extended)
 
     if tokens == "all":
         expected = torch.zeros_like(found.scores)

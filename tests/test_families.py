@@ -58,6 +58,7 @@ def set_config(folder: Path, **changes: Any) -> None:
         ("llama", "llama3-rope"),
         ("llama", "llama-mha"),
         ("llama", "smollm3"),
+        ("olmo2", "olmo2-grouped"),
         ("stablelm", "stablelm-parallel"),
     ],
 )
@@ -66,6 +67,37 @@ def test_settings_matter(one: str, other: str, family_hf: Callable[[str], PreTra
     tokens = some_tokens(tiny, 64)
     with torch.inference_mode():
         assert (family_hf(one)(tokens).logits - family_hf(other)(tokens).logits).abs().max() > 100 * TOLERANCE
+
+
+GEMMA_2: tuple[dict[str, Any], ...] = (
+    {"attn_logit_softcapping": None},
+    {"final_logit_softcapping": None},
+    {"query_pre_attn_scalar": 8},
+    {"sliding_window": 64},
+    {"layer_types": ["full_attention"] * 3},
+)
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+GEMMA_3: tuple[dict[str, Any], ...] = (
+    {"final_logit_softcapping": 5.0},
+    {"rope_parameters": {"sliding_attention": ROPE, "full_attention": {**ROPE, "rope_theta": 1000000.0}}},
+    {"rope_parameters": {"sliding_attention": ROPE, "full_attention": {**ROPE, "rope_type": "linear", "factor": 8.0}}},
+    {"rope_parameters": {"sliding_attention": {**ROPE, "rope_theta": 500.0}, "full_attention": ROPE}},
+    {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [*(("gemma2", each) for each in GEMMA_2), *(("gemma3", each) for each in GEMMA_3)], ids=str
+)
+def test_each_setting_acts_as_in_transformers(
+    name: str, changes: dict[str, Any], family_folder: Callable[[str], Path], tmp_path: Path, family_model: Factory
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder(name), folder)
+    set_config(folder, **changes)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    assert difference(load_model(folder, device="cpu"), reference, 64) < TOLERANCE
+    assert difference(family_model(name), reference, 64) > 20 * TOLERANCE
 
 
 def test_logits_of_tiny(tiny: HookedTransformer, golden: Path) -> None:
@@ -289,9 +321,6 @@ def test_a_setting_of_the_config_class_that_nobody_read_is_refused_where_it_says
         checked_family(config_of(**settings, is_encoder_decoder=True))
 
 
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -346,6 +375,42 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
         ("bloom", {"skip_bias_add_qkv": True}, "skip_bias_add_qkv of BloomForCausalLM must be False, got True"),
         ("olmoe", {"attention_bias": True}, "attention_bias of OlmoeForCausalLM must be False, got True"),
         ("mixtral", {"num_experts_per_tok": 0}, "num_experts_per_tok must be a positive whole number, got 0"),
+        ("gemma2", {"attention_bias": True}, "attention_bias of Gemma2ForCausalLM must be False, got True"),
+        *(
+            (
+                name,
+                {"use_bidirectional_attention": True},
+                f"use_bidirectional_attention of {architecture} must be False",
+            )
+            for name, architecture in (("gemma2", "Gemma2ForCausalLM"), ("gemma3", "Gemma3ForCausalLM"))
+        ),
+        ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types must be a list of sliding_attention and"),
+        ("gemma2", {"sliding_window": None}, "setting sliding_window must be a positive whole number, got None"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "setting query_pre_attn_scalar must be a positive number, got 0"),
+        (
+            "gemma2",
+            {"final_logit_softcapping": 0.0},
+            "setting final_logit_softcapping must be a positive number, got 0",
+        ),
+        (
+            *("gemma2", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 8.0}}),
+            "rope_parameters: setting rope_type of Gemma2ForCausalLM must be 'default', got 'linear'",
+        ),
+        (
+            "gemma3",
+            {"attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping of Gemma3ForCausalLM must be None, got 50",
+        ),
+        (
+            *("gemma3", {"rope_parameters": {"sliding_attention": {**ROPE, "rope_type": "linear", "factor": 8.0}}}),
+            "rope_parameters: sliding_attention: setting rope_type of Gemma3ForCausalLM must be 'default'",
+        ),
+        (
+            *("gemma3", {"rope_parameters": {"full_attention": {**ROPE, "rope_type": "dynamic", "factor": 2.0}}}),
+            "rope_parameters: full_attention: setting rope_type of Gemma3ForCausalLM must be 'default', got 'dynamic'",
+        ),
+        ("olmo2", {"attention_bias": True}, "attention_bias of Olmo2ForCausalLM must be False, got True"),
+        ("olmo2", {"head_dim": 4}, "head_dim must be hidden_size / num_attention_heads in Olmo2ForCausalLM, got 4"),
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """GGUF files: the model that they hold, exactly, or what in them would be dropped."""
 
+import json
 import math
 import shutil
 from collections import Counter
@@ -75,6 +76,28 @@ def test_gpt2(tmp_path: Path, golden: Path) -> None:
     model = load_model(tmp_path / "model.gguf", device="cpu")
     assert difference(model, reference) < TOLERANCE
     assert (model.cfg.n_ctx, model.cfg.d_vocab) == (64, 600)
+
+
+@pytest.mark.parametrize(("layers_of_27b", "scalar"), [(62, 12), (3, 8)])
+def test_gemma_3(
+    tmp_path: Path,
+    family_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    layers_of_27b: int,
+    scalar: int,
+) -> None:
+    """Norms hold the 1 that is added to them; no file says by what queries are divided, or which layers slide."""
+    monkeypatch.setattr("interp.models.gguf_settings.GEMMA_27B_LAYERS", layers_of_27b)
+    folder = tmp_path / "model"
+    shutil.copytree(family_folder("gemma3"), folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"layer_types": ["sliding_attention"] * 3, "sliding_window": 8, "query_pre_attn_scalar": scalar}
+    (folder / "config.json").write_text(json.dumps(settings))
+    reference = written(tmp_path / "model.gguf", folder, "Q8_0")
+    model = load_model(tmp_path / "model.gguf", device="cpu")
+    assert difference(model, reference) < TOLERANCE
+    pieces = model.tokenizer.convert_ids_to_tokens(model.tokenizer("to eiel")["input_ids"])
+    assert pieces == ["<bos>", "to", "\u2581", "ei", "el"]
 
 
 def test_provenance_says_where_the_weights_are_from(tmp_path: Path, family_folder: Callable[[str], Path]) -> None:
@@ -221,7 +244,11 @@ def test_an_epsilon_and_a_base_are_taken(tmp_path: Path, family_folder: Callable
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("blk.0.attn_q.bias", "attention_bias"), ("blk.0.ffn_down.bias", "mlp_bias"), ("blk.1.attn_q_norm.weight", "")],
+    [
+        ("blk.0.attn_q.bias", "self_attn.k_proj.bias"),
+        ("blk.0.ffn_down.bias", "mlp_bias"),
+        ("blk.1.attn_q_norm.weight", ""),
+    ],
 )
 def test_tensors_without_a_place(tmp_path: Path, family_folder: Callable[[str], Path], name: str, kind: str) -> None:
     file, extra = tmp_path / "model.gguf", (np.ones(32, dtype=np.float32), F32)

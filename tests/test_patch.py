@@ -601,7 +601,7 @@ def test_row_hooks_equal_the_patched_model_row_by_row(family_model, family):
     tokens = torch.randint(1, 599, (len(of_row), 7), generator=torch.Generator().manual_seed(0))
     tokens[5], tokens[6], tokens[7] = tokens[2], tokens[4], tokens[3]
     with torch.no_grad():
-        found = model.run_with_hooks(tokens, prepend_bos=False, fwd_hooks=row_hooks(of_row))
+        found = model.run_with_hooks(tokens, prepend_bos=False, fwd_hooks=row_hooks(model, of_row))
         plain = model(tokens, prepend_bos=False)
         for row, patch in enumerate(of_row):
             if patch is None:
@@ -612,7 +612,7 @@ def test_row_hooks_equal_the_patched_model_row_by_row(family_model, family):
                 assert (expected - plain[row]).abs().max() > 0.1
             torch.testing.assert_close(found[row], expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
     assert weights_hash(model) == before
-    assert row_hooks([None, None]) == []
+    assert row_hooks(model, [None, None]) == []
 
 
 # how requests ended

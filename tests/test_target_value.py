@@ -1,5 +1,6 @@
 """Target values against full forward passes of whole prompts, against the published numbers, and batched."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from interp.editing import MemitConfig, PmetConfig, RomeConfig, TargetConfig, target_values
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest, Fact
+from tests.mlp_norms import changing, norm_after, returned_by_w_out
 
 CONTEXTS = (("{}",), ("The. {}", "It is so. {}"))
 TOWER = EditRequest(Fact(template="The {} is located in the city of", subject="Eiffel Tower"), new_target=" Rome")
@@ -36,22 +38,45 @@ def brute_force(model, request, contexts, *, layer, sites, config):
         rows.append(([*ids, *target[:-1]], len(ids_of(model, text[:end])) - 1, len(ids) - 1))
     essence = ids_of(model, f"{request.fact.subject} is a")
     essence_at = len(ids_of(model, request.fact.subject)) - 1
+    norm = norm_after(model, layer)  # only what passes it can be moved: u for the MLP's output and for the stream
+    moved = [site if norm is None or site == "attn_out" else "mlp_out" for site in sites]
+    units, initial = [1.0] * len(sites), None
+
+    def added(i, deltas):
+        if norm is None or moved[i] != "mlp_out" or initial is None:
+            return deltas[i]
+        was = units[i] * initial[i]
+        aimed = was + units[i] * deltas[i]
+        return aimed * was.norm() / aimed.norm() - was
 
     def forward(ids, at, deltas):
-        seen = []
+        seen = {}
 
-        def change(value, hook):
-            seen.append(value[0, at].detach().clone())
+        def change(value, site):
+            seen[site] = value[0, at].detach().clone()
             value = value.clone()
-            value[0, at] += deltas[sites.index(hook.name.split("hook_")[1])]
+            value[0, at] += added(moved.index(site), deltas)
             return value
 
-        hooks = [(f"blocks.{layer}.hook_{site}", change) for site in sites]
-        logits = model.run_with_hooks(torch.tensor([ids]), prepend_bos=False, fwd_hooks=hooks)
-        return logits[0].log_softmax(-1), seen
+        hooks = [
+            (f"blocks.{layer}.hook_{site}", lambda value, hook, site=site: change(value, site))
+            for site in moved
+            if site != "mlp_out"
+        ]
+        before_norm = contextlib.nullcontext()
+        if "mlp_out" in moved:
+            before_norm = changing(model, layer, lambda value: change(value, "mlp_out"))
+        with before_norm:
+            logits = model.run_with_hooks(torch.tensor([ids]), prepend_bos=False, fwd_hooks=hooks)
+        return logits[0].log_softmax(-1), [seen[site] for site in moved]
 
     zero = [torch.zeros(model.cfg.d_model) for _ in sites]
     initial = forward(rows[0][0], rows[0][1], zero)[1]
+    if norm is not None:
+        for i, site in enumerate(moved):
+            if site == "mlp_out":
+                units[i] = initial[i].norm() / norm(initial[i][None])[0].norm()
+        initial = [value / unit for value, unit in zip(initial, units, strict=True)]
     before = forward(essence, essence_at, zero)[0][essence_at].detach()
     deltas = [z.clone().requires_grad_() for z in zero]
     adam = torch.optim.Adam(deltas, lr=config.learning_rate)
@@ -83,8 +108,14 @@ def brute_force(model, request, contexts, *, layer, sites, config):
                 delta.data *= radius / delta.norm()
                 clamped = True
     loss, divergence = loss.detach(), divergence.detach()
+    deltas = [added(i, deltas).detach() for i in range(len(sites))]
+    initial = [unit * value for unit, value in zip(units, initial, strict=True)]
+    if norm is not None and sites == ("resid_post",):
+        deltas = [norm((initial[0] + deltas[0])[None])[0] - norm(initial[0][None])[0]]
+        _, cache = model.run_with_cache(torch.tensor([rows[0][0]]), prepend_bos=False)
+        initial = [cache[f"blocks.{layer}.hook_resid_post"][0, rows[0][1]]]
     return {
-        "delta": {site: d.detach() for site, d in zip(sites, deltas, strict=True)},
+        "delta": dict(zip(sites, deltas, strict=True)),
         "initial": dict(zip(sites, initial, strict=True)),
         "loss": float(loss),
         "divergence": float(divergence),
@@ -214,7 +245,8 @@ def test_keys_and_outputs_are_those_of_the_last_subject_token(family_model, fami
             at = len(ids_of(model, text[: text.index(request.fact.subject) + len(request.fact.subject)])) - 1
             _, cache = model.run_with_cache(torch.tensor([ids_of(model, text)]), prepend_bos=False)
             torch.testing.assert_close(value.keys[i], cache["blocks.1.mlp.hook_post"][0, at], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(value.outputs[i], cache["blocks.1.hook_mlp_out"][0, at], atol=1e-4, rtol=1e-4)
+            u = returned_by_w_out(model, 1, torch.tensor([ids_of(model, text)]))
+            torch.testing.assert_close(value.outputs[i], u[0, at], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("method", "sites"), [("memit", ("resid_post",)), ("pmet", ("attn_out", "mlp_out"))])

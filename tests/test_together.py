@@ -152,7 +152,7 @@ def test_attribution_together_is_that_of_one_by_one(
     family_model: Callable[[str], HookedTransformer], tokens: Any, rule: Any
 ) -> None:
     """Prompts and answers of several lengths, some alike."""
-    for model in map(family_model, ("gpt2", "llama")):
+    for model in map(family_model, ("gpt2", "llama", "gemma2")):  # the last with nodes of each fact's own
         alike = [replace(PROMPTS[0], subject="Tower Eiffel"), replace(PROMPTS[0], target=" Paris in")]
         facts = [*PROMPTS, *alike, replace(PROMPTS[3], target=None)]
         options = {"tokens": tokens, "steps": 3, "rule": rule}

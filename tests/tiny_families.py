@@ -28,6 +28,11 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+_GEMMA = {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 12}
+_GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
 CORE: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", _GPT),
     "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
@@ -38,6 +43,29 @@ CORE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3-rope": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": _LLAMA3}),
     "mistral": ("MistralForCausalLM", {**GROUPED, "sliding_window": None}),
     "qwen2": ("Qwen2ForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    # a norm after each MLP; windows shorter, and longer, than the prompts of most tests; caps that bend what they cap
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **_GEMMA,
+            "sliding_window": 4,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **_GEMMA,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": _GEMMA3_ROPE,
+        },
+    ),
+    "olmo2": ("Olmo2ForCausalLM", {**_HIDDEN, "num_key_value_heads": 4}),
 }
 """Those that the tests of every floor run over: they differ in what the floors look at."""
 
@@ -75,6 +103,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3ForCausalLM", {**GROUPED, **_PAD, "sliding_window": 64}),
     "phi3-longrope": ("Phi3ForCausalLM", {**GROUPED, **_PAD, **_LONG}),
     "olmo": ("OlmoForCausalLM", {**GROUPED, "clip_qkv": 0.8}),
+    "olmo2-grouped": ("Olmo2ForCausalLM", GROUPED),
     "smollm3": ("SmolLM3ForCausalLM", {**GROUPED, **_PAD, "no_rope_layers": [1, 0, 1]}),
     "stablelm": ("StableLmForCausalLM", {**GROUPED, "use_qkv_bias": True, "rope_parameters": _PART}),
     "stablelm-parallel": ("StableLmForCausalLM", {**GROUPED, "use_parallel_residual": True}),

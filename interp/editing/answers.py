@@ -75,7 +75,7 @@ def _asked(
                 tokens,
                 prepend_bos=False,
                 stop_at_layer=model.cfg.n_layers,
-                fwd_hooks=list(row_hooks([of_row[row] for row in batch])),
+                fwd_hooks=list(row_hooks(model, [of_row[row] for row in batch])),
             )
             nll, misses = rows.scores(unembed(model, final[places, positions]), batch)
         for row, loss, missed in zip(batch, nll.tolist(), misses.tolist(), strict=True):

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.contexts import Contexts
+from interp.engine.mlp_outputs import mlp_output
 from interp.engine.suffix import padded, passes, run_rows
 from interp.errors import FactError, OptionError
 from interp.facts.records import EditRequest, Fact
@@ -130,10 +131,10 @@ def subject_keys(
 
     Returns:
         The residual stream after the block; the keys (what enters W_out); and at the same token by name
-        ``attn_out``, ``mlp_out``, ``resid_pre`` and ``resid_post``.
+        ``attn_out``, ``mlp_out`` (what W_out returns, before any norm), ``resid_pre`` and ``resid_post``.
     """
-    block, device = f"blocks.{layer}.", model.W_E.device
-    hooks = {name: f"{block}hook_{name}" for name in ("attn_out", "mlp_out", "resid_pre")}
+    block, device, output = f"blocks.{layer}.", model.W_E.device, mlp_output(model, layer)
+    hooks = {name: f"{block}hook_{name}" for name in ("attn_out", "resid_pre")}
     hooks["key"] = f"{block}mlp.hook_post"
     lengths = [len(ids) for ids in rows.ids]
     after = torch.zeros(len(lengths), max(lengths), model.cfg.d_model, dtype=model.cfg.dtype, device=device)
@@ -141,10 +142,11 @@ def subject_keys(
     order: list[int] = []
     for members in passes(lengths, device, max_batch_tokens):
         tokens, _ = padded([rows.ids[row] for row in members], device)
-        until, seen = run_rows(model, tokens, stop=layer + 1, record=[*hooks.values()])
+        until, seen = run_rows(model, tokens, stop=layer + 1, record=[*hooks.values(), *output.names])
         after[members, : tokens.shape[1]] = until
         at = (list(range(len(members))), [rows.subject_last[row] for row in members])
-        for name, states in ({name: seen[hook] for name, hook in hooks.items()} | {"resid_post": until}).items():
+        found = {name: seen[hook] for name, hook in hooks.items()}
+        for name, states in (found | {"mlp_out": output.returned(seen), "resid_post": until}).items():
             read.setdefault(name, []).append(states[at])
         order += members
     back = torch.tensor(order, device=device).argsort()

@@ -2,12 +2,26 @@
 
 1. For layer l of the edited layers, in order: K = keys of all facts there (mean within each kind of context, then
    over kinds), read with the layers below already changed.
-2. R = (target - current state at the last edited layer) / divisor(layers left).
+2. R = (target - current state at the last edited layer) / divisor(layers left). Behind a norm R is what W_out must
+   return for it, see below.
 3. dW_l = (weight C_l + K K^T)^-1 K R^T, before the next layer's keys are read. Editors that solve otherwise give a
    solve of their own (:func:`spread_editor`): what it returns takes the place of (...)^-1 K.
 
-The weights of the model stay as they are: what a change of W_out adds to the residual stream is the layer's keys
-times the change, so one pass up the network carries all of it. Rows that do not fit one batch wait in main memory
+Where a norm stands after the MLPs, what a layer brings to the stream lies on an ellipsoid
+(:mod:`interp.engine.mlp_outputs`), and
+
+    R = nearest(norm(u) + share) - u,    share = (target - state) / divisor,
+
+where u is what W_out returns and nearest(v) the u' of u's length whose norm comes nearest to v. A single layer so
+reaches the targets of :mod:`interp.editing.target_value` exactly. With several, of a target in the stream each but the
+last takes, beside its share, what would leave the rest beyond the reach of the last one:
+
+    share = need - norm(nearest(need - (target - state) / divisor)),
+
+need being what the last MLP would have to bring by itself. What stays open is what those layers miss of that.
+
+The weights of the model stay as they are: what a change of W_out adds to what it returns is the layer's keys times the
+change, so one pass up the network carries all of it. Rows that do not fit one batch wait in main memory
 between their turns.
 """
 
@@ -15,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,6 +42,7 @@ from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
 from interp.engine.batches import groups, halving
 from interp.engine.forward import wide
+from interp.engine.mlp_outputs import MlpOutput, mlp_output
 from interp.engine.suffix import padded, run_rows
 
 __all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
@@ -98,9 +114,11 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> F
         factors: Factors = {}
         for index, layer in enumerate(layers):
             read = [batch.climb(model, layer) for batch in batches]
-            current = [batch.current(model, layer, layers[-1], how.site) for batch in batches]
+            current = [batch.current(model, layers[-1]) for batch in batches]
+            state = _State(*(_in_order(batches, parts, bare=True) for parts in zip(*current, strict=True)))
             keys = torch.einsum("c,fck->kf", weights, _in_order(batches, read).unflatten(0, (-1, rows.n_contexts)))
-            residual = (targets - _in_order(batches, current, bare=True)) / how.divisor(len(layers) - index)
+            ends = mlp_output(model, layer), mlp_output(model, layers[-1])
+            residual = _residual(*ends, state, targets, how, layers_left=len(layers) - index)
             left = how.solve(Keys(layer=layer, keys=keys, config=task.config, whitening=task.whitening)).float()
             factors[layer] = (left, residual)
             for batch in batches:
@@ -108,6 +126,37 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> F
         return factors
 
     return halving(work, task.max_batch_tokens)
+
+
+class _State(NamedTuple):
+    """The present state in the bare prompts: what W_out returns in the layer whose turn it is and in the last edited
+    one, and the residual stream after that."""
+
+    own: Float[Tensor, "fact d_model"]
+    last: Float[Tensor, "fact d_model"]
+    stream: Float[Tensor, "fact d_model"]
+
+
+def _residual(
+    own: MlpOutput,
+    last: MlpOutput,
+    state: _State,
+    targets: Float[Tensor, "fact d_model"],
+    how: Spread,
+    *,
+    layers_left: int,
+) -> Float[Tensor, "fact d_model"]:
+    """What the W_out of a layer is to return beside what it does; see the module for what a norm makes of it."""
+    divisor, in_stream = how.divisor(layers_left), how.site == "resid_post"
+    if own.norm is None:
+        return (targets - (state.stream if in_stream else state.last)) / divisor
+    brings = last.entering(state.last)
+    missing = targets - state.stream if in_stream else last.entering(targets) - brings
+    share = missing / divisor
+    if in_stream and own.layer != last.layer:
+        rest = last.reaching(brings + missing - share, state.last)
+        share = brings + missing - last.entering(rest)
+    return own.reaching(own.entering(state.own) + share, state.own) - state.own
 
 
 class _Batch:
@@ -125,31 +174,40 @@ class _Batch:
         self.index, self.bare, self.x, self.place, self.reached = index, bare, x, place, 0
         self.device = x.device
         self.at = (torch.arange(len(index), device=self.device), torch.tensor(lengths, device=self.device) - 1)
-        self.entering = self.after = self.mlp_out = x  # what the last layer saw
+        self.entering = self.after = self.returned = x  # what the last layer saw
 
     def climb(self, model: HookedTransformer, layer: int) -> Float[Tensor, "row d_mlp"]:
         """Run up to a layer, with its W_out as it is; the keys there."""
-        block = f"blocks.{layer}."
-        record = [f"{block}mlp.hook_post", f"{block}hook_mlp_out"]
+        self.output = mlp_output(model, layer)
+        record = [f"blocks.{layer}.mlp.hook_post", *self.output.names]
         after, seen = run_rows(model, self.x.to(self.device), start=self.reached, stop=layer + 1, record=record)
         self.reached = layer + 1
-        self.after, self.mlp_out = after.to(self.place), seen[record[1]][self.bare].to(self.place)
+        returned = self.output.returned(seen)
+        if self.output.norm is None:  # else its change depends on what was there, in all rows
+            returned = returned[self.bare]
+        self.after, self.returned = after.to(self.place), returned.to(self.place)
         self.entering = seen[record[0]].to(self.place)
         return seen[record[0]][self.at].float()
 
-    def current(self, model: HookedTransformer, layer: int, last: int, site: str) -> Float[Tensor, "bare d_model"]:
-        """The site's present state at the last edited layer in the bare prompts, what is above ``layer`` unchanged."""
+    def current(self, model: HookedTransformer, last: int) -> tuple[Float[Tensor, "bare d_model"], ...]:
+        """The present :class:`_State` in the bare prompts, what is above the layer as it is."""
         if not self.bare:
-            return self.after.new_zeros(0, model.cfg.d_model, device=self.device, dtype=torch.float32)
-        after, mlp_out = self.after.to(self.device)[self.bare], self.mlp_out.to(self.device)
-        states = _current(model, after, mlp_out, layer, last, site)
-        return states[torch.arange(len(self.bare)), self.at[1][self.bare]].float()
+            return (self.after.new_zeros(0, model.cfg.d_model, device=self.device, dtype=torch.float32),) * 3
+        after = self.after.to(self.device)[self.bare]
+        own = (self.returned if self.output.norm is None else self.returned[self.bare]).to(self.device)
+        states = (own, own, after) if self.output.layer == last else (own, *_until(model, after, self.reached, last))
+        at = (torch.arange(len(self.bare)), self.at[1][self.bare])
+        own, returned, stream = (state[at].float() for state in states)
+        return own, returned, stream
 
     def change(self, left: Tensor, right: Tensor) -> None:
-        """Add what the layer's change of W_out adds to its output."""
+        """Add what the layer's change of W_out adds to what it returns."""
         added = self.entering.to(self.device).float() @ left @ right
+        if self.output.norm is not None:
+            returned = wide(self.returned.to(self.device))
+            added = self.output.entering(returned + added) - self.output.entering(returned)
         self.x = (wide(self.after.to(self.device)) + added).to(self.after.dtype).to(self.place)
-        self.entering = self.after = self.mlp_out = self.x[:0]
+        self.entering = self.after = self.returned = self.x[:0]
 
 
 def _batches(
@@ -177,15 +235,14 @@ def _in_order(batches: Sequence[_Batch], parts: Sequence[Tensor], *, bare: bool 
     return torch.cat(list(parts))[torch.tensor(index, device=parts[0].device).argsort()]
 
 
-def _current(
-    model: HookedTransformer, after: Tensor, mlp_out: Tensor, layer: int, last: int, site: str
-) -> Float[Tensor, "fact token d_model"]:
-    """The site's present state at the last edited layer, the layers from ``layer`` on unchanged."""
-    if layer == last:
-        return after if site == "resid_post" else mlp_out
-    hook = f"blocks.{last}.hook_mlp_out"
-    final, seen = run_rows(model, after, start=layer + 1, stop=last + 1, record=[hook])
-    return final if site == "resid_post" else seen[hook]
+def _until(
+    model: HookedTransformer, after: Tensor, start: int, last: int
+) -> tuple[Float[Tensor, "fact token d_model"], Float[Tensor, "fact token d_model"]]:
+    """What W_out returns in the last edited layer and the residual stream after it, the layers from ``start`` on as
+    they are."""
+    output = mlp_output(model, last)
+    final, seen = run_rows(model, after, start=start, stop=last + 1, record=output.names)
+    return output.returned(seen), final
 
 
 def spread_editor(

@@ -1,12 +1,26 @@
 """Target values: what a layer should return at the last subject token, so that the model gives the new answer.
 
 1. Run every row (each request in each context, with its target; and "{subject} is a") once up to the edited layer.
-2. Add delta to the layer's output at the last subject token of every row and minimise, with Adam,
+2. Add delta to what the layer returns at the last subject token of every row and minimise, with Adam,
 
        mean over contexts of NLL(target) / tokens + kl_weight * KL(current || initial) + decay * |delta| / |v0|^2
 
-   where v0 is that output in the bare prompt and the divergence is taken after "{subject}" of "{subject} is a".
+   where v0 is what it returns in the bare prompt and the divergence is taken after "{subject}" of "{subject} is a".
 3. Stop below ``stop_loss``; after each step project delta onto the ball of radius clamp * |v0|.
+
+Where a norm stands after the MLP, what enters the residual stream is norm(u) = g * u / sqrt(mean(u^2) + eps) of what
+W_out returns, u = w W_out + b_out, and only a value of that form can be reached by writing W_out: one with v / g of
+length sqrt(d_model), all but, and 0 where g is 0. So delta is added to u, before the norm, and passes it in the
+optimisation as it will in the patched model. The norm takes the length of u away; it keeps the one that it had, as a
+longer change of W_out would do nothing more here, and more to other tokens:
+
+    u* = |u| (u + delta) / |u + delta|
+    v = norm(u*)                for ``mlp_out``,
+    z = resid_mid + norm(u*)    for ``resid_post``.
+
+What W_out must return is then u* itself, exactly. v0 is u too; u and delta are measured in units in which u of the bare
+prompt is as long as norm(u), so that learning rate, decay and clamp mean what they mean without a norm. To the
+attention's output, for which nothing is written, delta is added after its norm.
 
 Nothing below the edited layer and nothing before the last subject token depends on delta, and logits are needed
 only where a target token is predicted: one step runs the suffixes through the upper blocks, no more
@@ -33,6 +47,7 @@ from interp.editing.contexts import Contexts
 from interp.editing.rows import EditRows, edit_rows, subject_keys
 from interp.engine.batches import groups, halving
 from interp.engine.forward import unembed, wide
+from interp.engine.mlp_outputs import mlp_output
 from interp.engine.suffix import Suffixes, passes, suffixes
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
@@ -46,8 +61,9 @@ class TargetValue:
     """The optimised output of one request, and what was read beside it.
 
     Args:
-        delta, initial: What is added and v0, by site (``mlp_out``, ``resid_post``, ``attn_out``).
-        keys, outputs: What enters W_out and what the MLP returns at the last subject token, in each context.
+        delta, initial: What is added and what there was, by site: ``mlp_out`` (what W_out returns, before any norm),
+            ``resid_post`` and ``attn_out``.
+        keys, outputs: What enters W_out and what it returns at the last subject token, in each context.
         loss, probability, divergence: At the last evaluation; the probability of the target is a mean over contexts,
             that of several tokens their geometric mean.
         steps: Evaluations.
@@ -65,7 +81,7 @@ class TargetValue:
     converged: bool
 
     def value(self, site: str) -> Float[Tensor, "d_model"]:
-        """What the layer should return."""
+        """What there should be at a site."""
         return self.initial[site] + self.delta[site]
 
 
@@ -87,7 +103,8 @@ def target_values(
         requests: The edits.
         contexts: Kinds of context, the bare prompt first.
         layer: The edited layer.
-        sites: ``("mlp_out",)``, ``("resid_post",)`` or ``("attn_out", "mlp_out")``.
+        sites: ``("mlp_out",)``, ``("resid_post",)`` or ``("attn_out", "mlp_out")``; behind a norm the first two move
+            the same.
         config: Of the optimisation.
         max_batch_tokens: The most tokens that go up the network at once; with gradients, those from the subject's end
             on. The rows of one request are not cut there.
@@ -95,7 +112,7 @@ def target_values(
 
     Raises:
         FactError: If a row does not fit the model.
-        NumericalError: If a loss or the logits are not finite.
+        NumericalError: If a loss or the logits are not finite, or nothing that W_out returns would enter the stream.
     """
     rows = [edit_rows(model, [request], contexts) for request in requests]
     tokens = [sum(len(ids) - last for ids, last in zip(row.ids, row.subject_last, strict=True)) for row in rows]
@@ -153,10 +170,49 @@ class _Optimisation:
         after, keys, outputs = subject_keys(model, rows, layer, max_batch_tokens)
         self.keys = keys.reshape(n, per, -1)[:, :-1]
         self.outputs = outputs
+        self.resid_post = outputs["resid_post"].reshape(n, per, -1)[:, 0].float()
         self.mlp_out = outputs["mlp_out"].reshape(n, per, -1)[:, :-1]
-        self.initial = torch.stack([outputs[site].reshape(n, per, -1)[:, 0].float() for site in sites])
+        self.output = mlp_output(model, layer)
+        self.v0 = torch.stack([outputs[site].reshape(n, per, -1)[:, 0].float() for site in self._moved])
+        self.unit = self._units()
+        self.initial = self.v0 / self.unit
         self.passes = list(self._plan(after))
         self.initial_essence: Tensor | None = None
+
+    @property
+    def _moved(self) -> tuple[str, ...]:
+        """What the deltas are added to, by site: behind a norm the MLP moves the stream through it alone."""
+        behind = {} if self.output.norm is None else {"resid_post": "mlp_out"}
+        return tuple(behind.get(site, site) for site in self.sites)
+
+    def _units(self) -> Float[Tensor, "site request 1"]:
+        """What deltas are measured in."""
+        units = torch.ones_like(self.v0[..., :1])
+        if self.output.norm is None:
+            return units
+        for index, site in enumerate(self._moved):
+            if site == "mlp_out":
+                u = self.v0[index]
+                units[index] = u.norm(dim=-1, keepdim=True) / self.output.entering(u).norm(dim=-1, keepdim=True)
+        if not torch.isfinite(units).all():
+            bad = self.members[int((~torch.isfinite(units)).nonzero()[0][1])]
+            raise NumericalError(
+                f"layer {self.layer} cannot be edited for request {bad}: what its MLP returns at the subject, or the"
+                " gain of the norm behind it, is 0"
+            )
+        return units
+
+    def _added(self, deltas: Float[Tensor, "site request d_model"]) -> Float[Tensor, "site request d_model"]:
+        """What is added: the deltas, or what turns u to where they point (see the module)."""
+        if self.output.norm is None:
+            return deltas
+        added = []
+        for site, was, delta in zip(self._moved, self.v0, deltas * self.unit, strict=True):
+            if site == "mlp_out":
+                aimed = was + delta
+                delta = aimed * (was.norm(dim=-1, keepdim=True) / aimed.norm(dim=-1, keepdim=True)) - was
+            added.append(delta)
+        return torch.stack(added)
 
     def run(self, advance: Any) -> list[TargetValue]:
         """Minimise; the requests' values in their order."""
@@ -236,13 +292,15 @@ class _Optimisation:
         the row's reads."""
         per, device = self.rows.n_contexts + 1, deltas.device
         finals, rows, places = [], [], []
+        added = self._added(deltas)
         for part in self.passes:
             kept = [i for i, row in enumerate(part.rows) if row // per in active]
             if not kept:
                 continue
             index = torch.tensor([part.rows[i] for i in kept], device=device)
             suffix = part.suffix if len(kept) == len(part.rows) else part.suffix.rows(torch.tensor(kept, device=device))
-            entering = self._entering(suffix, deltas[:, torch.div(index, per, rounding_mode="floor")], index)
+            request = torch.div(index, per, rounding_mode="floor")
+            entering = self._entering(suffix, added[:, request], index)
             reads = [(row, place, token) for row, i in enumerate(kept) for place, token in enumerate(part.reads[i])]
             finals.append(suffix.run(self.model, entering, [row for row, *_ in reads], [token for *_, token in reads]))
             rows += [part.rows[kept[row]] for row, *_ in reads]
@@ -281,41 +339,51 @@ class _Optimisation:
     def _entering(
         self, suffix: Suffixes, deltas: Float[Tensor, "site row d_model"], index: Int[Tensor, "row"]
     ) -> Tensor:
-        """What enters the block above if the layer's outputs at the last subject token are moved by the deltas.
+        """What enters the block above if what the layer returns at the last subject token is moved by the deltas.
 
         The deltas stay in float32; in a narrower format it is the sum that is rounded, once.
         """
-        if "attn_out" not in self.sites:  # an MLP output or the residual stream: it is added as it is
-            first = _moved(suffix.resid[:, 0], deltas[0])
+        if "attn_out" not in self.sites and self.output.norm is None:  # it is added to the stream as it is
+            first = _plus(suffix.resid[:, 0], deltas[0])
+        elif "attn_out" not in self.sites:
+            u = wide(self.outputs["mlp_out"][index])
+            first = _plus(suffix.resid[:, 0], self.output.entering(u + deltas[0]) - self.output.entering(u))
         else:
-            attn_out = _moved(self.outputs["attn_out"][index], deltas[self.sites.index("attn_out")])
+            attn_out = _plus(self.outputs["attn_out"][index], deltas[self.sites.index("attn_out")])
             mlp_delta = deltas[self.sites.index("mlp_out")]
 
             def put(value: Tensor, hook: HookPoint) -> Tensor:
                 return attn_out[:, None].expand(value.shape).contiguous()
 
-            def add(value: Tensor, hook: HookPoint) -> Tensor:
-                return _moved(value, mlp_delta[:, None])
+            def add(value: Tensor) -> Tensor:
+                return _plus(value, mlp_delta[:, None])
 
             block = f"blocks.{self.layer}.hook_"
             first = self.model.run_with_hooks(
                 self.outputs["resid_pre"][index][:, None],
                 start_at_layer=self.layer,
                 stop_at_layer=self.layer + 1,
-                fwd_hooks=[(block + "attn_out", put), (block + "mlp_out", add)],
+                fwd_hooks=[(block + "attn_out", put), *self.output.changed(add)],
             )[:, 0]
         return torch.cat([first[:, None], suffix.resid[:, 1:]], 1)
 
     def _finish(self, request: int, deltas: Tensor, **measured: Any) -> TargetValue:
+        added = self._added(deltas)
+        delta = {site: added[i, request] for i, site in enumerate(self.sites)}
+        initial = {site: self.v0[i, request] for i, site in enumerate(self.sites)}
+        if self._moved != self.sites:
+            u = initial["resid_post"]
+            initial["resid_post"] = self.resid_post[request]
+            delta["resid_post"] = self.output.entering(u + delta["resid_post"]) - self.output.entering(u)
         return TargetValue(
-            delta={site: deltas[i, request] for i, site in enumerate(self.sites)},
-            initial={site: self.initial[i, request] for i, site in enumerate(self.sites)},
+            delta=delta,
+            initial=initial,
             keys=self.keys[request],
             outputs=self.mlp_out[request],
             **measured,
         )
 
 
-def _moved(value: Tensor, delta: Tensor) -> Tensor:
+def _plus(value: Tensor, delta: Tensor) -> Tensor:
     """A value of the model plus a change that may be finer than its number format."""
     return (wide(value) + delta).to(value.dtype)

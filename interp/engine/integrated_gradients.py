@@ -1,8 +1,9 @@
 """Integrated gradients of the answer's probability along scaled MLP activations, for all layers in one sweep.
 
 The arithmetic of :mod:`interp.locate.methods.attribution`, which has the formula: nodes and weights of the quadrature,
-the rows that join (resid + (a - 1) * (mlp_out - b_out)), one backward pass for all layers and scales. Facts whose
-prompts and answers are equally long share the sweeps: the score is a sum over rows, so their gradients stay apart.
+the rows that join (resid + (a - 1) * (mlp_out - b_out), or through the norm after the MLP: both in
+:mod:`interp.engine.mlp_outputs`), one backward pass for all layers and scales. Facts whose prompts and answers are
+equally long share the sweeps: the score is a sum over rows, so their gradients stay apart.
 
 At a node of scale 1 nothing is scaled, in whichever layer: one row of each fact goes all the way up, and its gradient
 where it enters each block is that of every layer.
@@ -24,6 +25,7 @@ from transformer_lens.hook_points import HookPoint
 from interp.engine.base_runs import BaseRun, base_run
 from interp.engine.batches import batch_cost, filled
 from interp.engine.forward import unembed, wide
+from interp.engine.mlp_outputs import Placed, mlp_output
 from interp.engine.sweep import Join, sweep
 from interp.models.tokens import TokenizedFact
 from interp.options import Progress, check_choice, whole_number
@@ -169,21 +171,23 @@ def integrate(
         W_out: Any = run.model.blocks[layer].mlp.W_out
         scores[:, layer] += torch.einsum("fr,rtm->ftm", shares, wide(gradient)) @ wide(W_out.detach()).T
 
-    whole, scaled_by = weights[scales == 1].sum(), scales != 1
-    everyone = torch.arange(n_facts if whole and path.layers else 0, device=scales.device)
-    nodes, of_node = scales[scaled_by].repeat(n_facts), weights[scaled_by].repeat(n_facts)
-    of_fact = torch.arange(n_facts, device=nodes.device).repeat_interleave(int(scaled_by.sum()))
+    placed = {layer: path.placed(layer, scales, weights) for layer in path.layers}
+    whole, scaled_by = ((scales == 1).nonzero()[:, 0], (scales != 1).nonzero()[:, 0])
+    of_fact = torch.arange(n_facts, device=scales.device).repeat_interleave(len(scaled_by))
+    everyone = torch.arange(n_facts if len(whole) and path.layers else 0, device=scales.device)
     done = 0.0
     # first, a row of each fact with nothing scaled; then those of each layer
-    for batch in filled([len(everyone), *[len(nodes)] * len(path.layers)], path.cost, max_batch_tokens):
+    for batch in filled([len(everyone), *[len(of_fact)] * len(path.layers)], path.cost, max_batch_tokens):
         unscaled = torch.cat([everyone[part] for item, part in batch if not item] or [everyone[:0]])
         parts = [(path.layers[item - 1], part) for item, part in batch if item]
-        found = path.gradients([(layer, of_fact[part], nodes[part]) for layer, part in parts], unscaled)
+        nodes = [placed[layer].nodes[:, scaled_by].flatten()[part] for layer, part in parts]
+        pieces = [(layer, of_fact[part], at) for (layer, part), at in zip(parts, nodes, strict=True)]
+        found = path.gradients(pieces, unscaled)
         for (layer, part), gradient in zip(parts, found.scaled, strict=True):
-            add(layer, gradient, of_fact[part], of_node[part])
-            done += len(gradient) / len(nodes)
+            add(layer, gradient, of_fact[part], placed[layer].weights[:, scaled_by].flatten()[part])
+            done += len(gradient) / len(of_fact)
         for layer, gradient in found.unscaled.items():
-            add(layer, gradient, unscaled, whole)
+            add(layer, gradient, unscaled, placed[layer].weights[unscaled][:, whole].sum(1))
         progress(round(done), n_layers)
         arrived(*_until_layer(scores * activations, change, int(done + 1e-6)))
     progress(n_layers, n_layers)
@@ -191,7 +195,7 @@ def integrate(
 
 
 class _Gradients(NamedTuple):
-    """dP/d(mlp_out) of the scaled tokens: of each piece, row by row; and of each layer with nothing scaled, by fact."""
+    """dP/d(w W_out) of the scaled tokens: of each piece, row by row; and of each layer with nothing scaled, by fact."""
 
     scaled: list[Float[Tensor, "_ scaled d_model"]]
     unscaled: dict[int, Float[Tensor, "fact scaled d_model"]]
@@ -226,16 +230,23 @@ class _Path:
         is_read = max(tokens.start, self.read.start) < min(tokens.stop, self.read.stop)
         return layers if is_read else layers[:-1]
 
+    def w(self, layer: int) -> Float[Tensor, "fact scaled neuron"]:
+        """What enters W_out at the scaled tokens."""
+        return self.run.w[layer, :, self.scaled.tokens.start : self.scaled.tokens.stop]
+
+    def placed(self, layer: int, nodes: Float[Tensor, "step"], weights: Float[Tensor, "step"]) -> Placed:
+        """Nodes and weights where each fact's path through a layer turns."""
+        return mlp_output(self.run.model, layer).placed(self.w(layer), nodes, weights)
+
     def rows(
         self, layer: int, facts: Int[Tensor, "row"], scales: Float[Tensor, "row"]
     ) -> Float[Tensor, "row token d_model"]:
         """The residual stream after a layer with the scaled tokens' w there times some scale, of some facts."""
         start, stop = self.scaled.tokens.start, self.scaled.tokens.stop
-        mlp: Any = self.run.model.blocks[layer].mlp
         after = self.base.resid[layer + 1][facts, start:]
-        contribution = wide(self.base.output("mlp_out")[layer][facts, start:stop]) - wide(mlp.b_out.detach())
+        mlp_out = self.base.output("mlp_out")[layer][:, start:stop]
         resid = wide(after).clone()
-        resid[:, : stop - start] += (scales - 1)[:, None, None] * contribution
+        resid[:, : stop - start] += mlp_output(self.run.model, layer).moved(self.w(layer), mlp_out, facts, scales)
         return resid.to(after.dtype)
 
     def probability(
@@ -275,10 +286,17 @@ class _Path:
             above = [layer for layer in self.layers if layer + 1 in entering]
             sources = [*(rows for *_, rows in joining), *(entering[layer + 1] for layer in above)]
             found = torch.autograd.grad(probability.sum(), sources)
-        own = [gradient[:, :n_scaled] for gradient in found[len(joining) - len(pieces) : len(joining)]]
-        # these joined first, so they stand first
-        whole = [gradient[: len(unscaled)] for gradient in found[len(joining) :]]
-        return _Gradients(own, dict(zip(above, map(self._of_scaled, above, whole), strict=True)))
+        first = len(joining) - len(pieces)
+        own = [
+            mlp_output(self.run.model, layer).before(gradient[:, :n_scaled], self.w(layer), facts, scales)
+            for (layer, facts, scales), gradient in zip(pieces, found[first : len(joining)], strict=True)
+        ]
+        ones, whole = torch.ones(len(unscaled), **self.run.exact), {}
+        for layer, gradient in zip(above, found[len(joining) :], strict=True):
+            # these joined first, so they stand first
+            of_scaled = self._of_scaled(layer, gradient[: len(unscaled)])
+            whole[layer] = mlp_output(self.run.model, layer).before(of_scaled, self.w(layer), unscaled, ones)
+        return _Gradients(own, whole)
 
     def _of_scaled(self, layer: int, gradient: Float[Tensor, "fact _ d_model"]) -> Float[Tensor, "fact scaled d_model"]:
         """The scaled tokens' part of a gradient; at the unembedding there are only the tokens that are read."""

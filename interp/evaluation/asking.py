@@ -52,7 +52,7 @@ def teacher_forced(
                 tokens,
                 prepend_bos=False,
                 stop_at_layer=model.cfg.n_layers,
-                fwd_hooks=list(row_hooks([patches[members[b][1][0]] for b in batch])),
+                fwd_hooks=list(row_hooks(model, [patches[members[b][1][0]] for b in batch])),
             )
             logits = unembed(model, final[[r for r, _ in at], [p for _, p in at]])
         wanted = torch.tensor([token for _, i in reading for token in pairs[i][1]], device=logits.device)
@@ -79,7 +79,7 @@ def greedy(
         members = [i for i, own in enumerate(lengths) if own == length]
         for batch in _batches([len(prompts[i]) + length for i in members], max_batch_tokens):
             rows = [members[b] for b in batch]
-            hooks = row_hooks([patches[i] for i in rows])
+            hooks = row_hooks(model, [patches[i] for i in rows])
             added = generate(model, [prompts[i] for i in rows], length, hooks=hooks)
             for i, ids in zip(rows, added.tolist(), strict=True):
                 generated[i] = tuple(ids)
@@ -103,7 +103,7 @@ def sampled(
             n_tokens,
             top_k=TOP_K,
             seeds=[seeds[i] for i in batch],
-            hooks=row_hooks([patches[i] for i in batch]),
+            hooks=row_hooks(model, [patches[i] for i in batch]),
         )
         for i, ids in zip(batch, added.tolist(), strict=True):
             texts[i] = decode(model, ids, special=False)

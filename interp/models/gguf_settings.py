@@ -49,6 +49,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 """Settings of the file, by their names after the architecture, and the names that a config may have for each."""
 
 WITHOUT_EFFECT = frozenset(("rope.scaling.finetuned", "tensor_data_layout", "attention.causal"))
+GEMMA_27B_LAYERS = 62
+"""By which llama.cpp knows the one Gemma 3 whose queries are not scaled by the width of a head."""
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The ends between which its frequencies are scaled, in every published model."""
 
@@ -108,6 +110,9 @@ def set_settings(config: PreTrainedConfig, said: Metadata, reader: GGUFReader) -
         _set(config, name, value)
     if hasattr(config, "head_dim"):  # which transformers may have taken from rope.dimension_count
         config.head_dim = own.get("attention.key_length", config.hidden_size // config.num_attention_heads)
+    if hasattr(config, "query_pre_attn_scalar"):  # which no file says
+        whole = config.num_hidden_layers == GEMMA_27B_LAYERS
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if whole else config.head_dim
     names = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" in names:
         config.vocab_size = int(names["token_embd.weight"].shape[-1])

@@ -8,6 +8,8 @@ import torch
 import xxhash
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.components import RMSNorm
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from interp.errors import OptionError
 
@@ -15,6 +17,7 @@ __all__ = [
     "as_matmul_wants",
     "check_differentiable",
     "check_linear_output",
+    "norm_after_mlp",
     "processing",
     "share_buffers",
     "weights_hash",
@@ -37,15 +40,40 @@ def weights_hash(model: HookedTransformer) -> str:
 
 
 def check_linear_output(model: HookedTransformer) -> None:
-    """Refuse a model whose MLP output is not ``w @ W_out + b_out``, added to the residual stream as it is.
+    """Refuse a model whose MLPs do not return ``w @ W_out + b_out``, which enters the residual stream as it is or
+    through an RMS norm.
 
     Raises:
         OptionError: Naming the model.
     """
     cfg = model.cfg
-    if cfg.attn_only or cfg.use_normalization_before_and_after or cfg.num_experts:
+    if cfg.attn_only or cfg.num_experts:
         has = f" has {cfg.num_experts} experts a layer" if cfg.num_experts else ""
         raise OptionError(f"{cfg.model_name}{has}: attribution and editing need MLPs whose output is w @ W_out + b_out")
+    norm_after_mlp(model)
+
+
+def norm_after_mlp(model: HookedTransformer) -> str | None:
+    """The name, within a block, of the norm between W_out and the residual stream; None if there is none.
+
+    Raises:
+        OptionError: If there is one of another kind than RMS norm.
+    """
+    cfg = model.cfg
+    if cfg.use_normalization_before_and_after:
+        name = "ln2_post"
+    elif cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        name = "ln2"
+    else:
+        return None
+    for block in model.blocks:
+        norm = getattr(block, name)
+        if not isinstance(norm, RMSNorm):
+            raise OptionError(
+                f"{cfg.model_name}: attribution and editing need an RMS norm with a gain, or none, after the MLP, got a"
+                f" {type(norm).__name__}"
+            )
+    return name
 
 
 def processing(model: HookedTransformer) -> tuple[str, ...]:

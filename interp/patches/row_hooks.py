@@ -1,8 +1,9 @@
 """Patches as hooks: every row of a batch under a patch of its own, the weights as they are.
 
-What a patch adds to an MLP's output is what enters W_out times its delta: in float32 that is the patched model, but for
-last bits. In a narrower format W_out + delta is rounded when the patch is applied, which can be as much as the delta
-itself; there :func:`under_patches` applies each patch in its turn, so that what is asked is what would be used.
+What a patch adds to what W_out returns, before any norm, is what enters W_out times its delta: in float32 that is the
+patched model, but for last bits. In a narrower format W_out + delta is rounded when the patch is applied, which can be
+as much as the delta itself; there :func:`under_patches` applies each patch in its turn, so that what is asked is what
+would be used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp.engine.base_runs import Hook
+from interp.engine.mlp_outputs import MlpOutput, mlp_output
 from interp.patches.patch import Patch
 
 __all__ = ["row_hooks", "under_patches"]
@@ -61,10 +63,10 @@ def under_patches(
     return [found[place] for place in range(len(patches))]
 
 
-def row_hooks(patches: Sequence[Patch | None]) -> list[Hook]:
+def row_hooks(model: HookedTransformer, patches: Sequence[Patch | None]) -> list[Hook]:
     """Hooks under which row r of a batch sees the model with ``patches[r]`` (None: as it is), weights untouched.
 
-    What a patch adds to an MLP's output is what enters W_out times its delta, so different edits share a batch.
+    What a patch adds to what W_out returns is what enters W_out times its delta, so different edits share a batch.
     """
     layers = sorted({layer for patch in patches if patch is not None for layer in patch.layers})
     hooks: list[Hook] = []
@@ -73,17 +75,18 @@ def row_hooks(patches: Sequence[Patch | None]) -> list[Hook]:
         for row, patch in enumerate(patches):
             if patch is not None and layer in patch.layers:
                 groups.setdefault(id(patch), (patch, []))[1].append(row)
-        hooks += _layer_hooks(layer, list(groups.values()))
+        hooks += _layer_hooks(mlp_output(model, layer), list(groups.values()))
     return hooks
 
 
-def _layer_hooks(layer: int, groups: list[tuple[Patch, list[int]]]) -> list[Hook]:
+def _layer_hooks(output: MlpOutput, groups: list[tuple[Patch, list[int]]]) -> list[Hook]:
     entering: list[Tensor] = []
+    layer = output.layer
 
     def keep(value: Tensor, hook: HookPoint) -> None:
         entering[:] = [value]
 
-    def add(value: Tensor, hook: HookPoint) -> Tensor:
+    def add(value: Tensor) -> Tensor:
         value, w = value.clone(), entering.pop()
         for patch, rows in groups:
             at = torch.tensor(rows, device=value.device)
@@ -94,4 +97,4 @@ def _layer_hooks(layer: int, groups: list[tuple[Patch, list[int]]]) -> list[Hook
                 value[at] += w[at] @ patch.dense[layer].to(w)
         return value
 
-    return [(f"blocks.{layer}.mlp.hook_post", keep), (f"blocks.{layer}.hook_mlp_out", add)]
+    return [(f"blocks.{layer}.mlp.hook_post", keep), *output.changed(add)]

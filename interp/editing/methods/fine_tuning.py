@@ -10,7 +10,8 @@ In a narrow number format W_out + D is rounded, by as much as D is large: the lo
 gradient is taken as if they were not), and the patch is what the rounding leaves, so that what is optimised is what is
 applied. Rounding may carry an entry beyond the limit by half a unit in its last place.
 
-All requests of a call are trained on together. The patch is dense.
+All requests of a call are trained on together. The patch is dense. A norm after the MLP is passed as it is in the
+patched model: D is added to what W_out returns, before it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from interp.editing.method import Change, Editor, Task
 from interp.editing.published import published_or_rule
 from interp.engine.batches import halving
 from interp.engine.forward import unembed
+from interp.engine.mlp_outputs import mlp_output
 from interp.engine.suffix import padded, run_rows
 from interp.errors import NumericalError
 from interp.facts.records import EditRequest
@@ -167,14 +169,14 @@ def _logits(
     def keep(value: Tensor, hook: HookPoint) -> None:
         seen[:] = [value]
 
-    def add(value: Tensor, hook: HookPoint) -> Tensor:
+    def add(value: Tensor) -> Tensor:
         return value + (seen.pop().float() @ change).to(value.dtype)
 
     final = model.run_with_hooks(
         batch.entering,
         start_at_layer=layer,
         stop_at_layer=model.cfg.n_layers,
-        fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", keep), (f"blocks.{layer}.hook_mlp_out", add)],
+        fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", keep), *mlp_output(model, layer).changed(add)],
     )
     places, positions = rows.reads(batch.rows)
     return unembed(model, final[places, positions])

@@ -5,6 +5,10 @@
 3. Their rows of W_out become scale * row - remove * e(old) + insert * e(new), with e the unembedding direction of the
    answer's first token.
 
+Where a norm stands after the MLP, v = g * u / rho, the rows do not enter the residual stream as they are. There e
+becomes rho * g * e / mean(g^2), with rho of the prompt's last token: of all that W_out can return, what moves v most
+along e for its length, and as far as e would where all gains are alike. It is linear in what is added; the norm is not.
+
 Source: Dai et al. 2022, sections 3.2 and 4.2 ("updating facts"; "erasing" is scale = 0 without the rest).
 """
 
@@ -21,6 +25,8 @@ from transformer_lens import HookedTransformer
 
 from interp.editing.config import EditConfig, check_numbers
 from interp.editing.method import Change, Editor, Task
+from interp.engine.mlp_outputs import mlp_output
+from interp.engine.suffix import run_rows
 from interp.errors import ModelError, NumericalError, OptionError
 from interp.facts.records import EditRequest
 from interp.locate.methods.attribution import attribute
@@ -118,8 +124,21 @@ def scale_neurons(
         rows = block.mlp.W_out.detach()[which].float()
         left[layer] = torch.zeros(block.mlp.W_out.shape[0], len(which), device=rows.device)
         left[layer][which, range(len(which))] = 1
-        right[layer] = (config.scale - 1) * rows + moved
+        right[layer] = (config.scale - 1) * rows + _before_norm(model, request, layer, moved)
     return left, right
+
+
+def _before_norm(
+    model: HookedTransformer, request: EditRequest, layer: int, moved: Float[Tensor, "d_model"]
+) -> Float[Tensor, "d_model"]:
+    """What W_out has to add for the stream to be moved; without a norm after the MLP that itself."""
+    output = mlp_output(model, layer)
+    if output.norm is None:
+        return moved
+    ids = tokenize(model, request.fact).ids[None]
+    _, seen = run_rows(model, ids, stop=layer + 1, record=output.names)
+    rho, gain = output.rho(output.returned(seen)[0, -1]), output.gain()
+    return rho * gain * moved / gain.pow(2).mean()
 
 
 def _top_id(model: HookedTransformer, request: EditRequest) -> tuple[int]:

@@ -8,14 +8,21 @@ Transformers", equation 2):
 
 1. Clean run; keep the residual stream, keys, values and w of every block.
 2. Scaling w by a changes block l's output linearly, to resid + (a - 1) * (mlp_out - b_out): no block has to run to
-   find the row that joins above block l with scale a.
+   find the row that joins above block l with scale a. Where a norm stands after the MLP (Gemma 2 and 3, OLMo 2) it is
+   resid - mlp_out + norm(a (w W_out) + b_out), the norm's real output (:mod:`interp.engine.mlp_outputs`).
 3. One :func:`interp.engine.sweep.sweep` carries the rows of all layers and scales to the answer; one backward pass
-   gives dP/d(mlp_out) of each. The probability is unembedded where the answer stands and nowhere else.
-4. dP/dw = dP/d(mlp_out) W_out^T is linear too: the weighted sum over k comes first, one product per layer after.
+   gives dP/d(mlp_out) of each, and through the norm dP/du of u = w W_out + b_out. The probability is unembedded where
+   the answer stands and nowhere else.
+4. dP/dw = dP/du W_out^T is linear too: the weighted sum over k comes first, one product per layer after.
 5. Completeness: summed over all scaled components, Attr approaches P(w) - P(0). What is missing is the error of the
    quadrature and is reported as the completeness gap.
 
 Gauss-Legendre nodes reach a given error with far fewer steps than the right Riemann sum of the paper.
+
+Behind a norm the integral is the same, its nodes are not: norm(a u) grows to its full length while a is below about a
+thousandth, where no node of the paper's sum is, and stays there. So both rules take their nodes in t, a = c sinh(t),
+c = sqrt(eps) / rms(u). Scores of single neurons then mostly say how each *turns* what enters the stream: large, of both
+signs, and summing to a small P(w) - P(0).
 
 Answers of several tokens: P is the mean over the answer's tokens of each one's probability given those before it.
 """
