@@ -94,7 +94,7 @@ def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
         raise ModelError(f"{label}: {error}") from error
     except Exception as error:  # files of others make the libraries that read them raise anything
         raise ModelError(unreadable(str(source), label, is_folder, error)) from error
-    tied = bool(getattr(config, "tie_word_embeddings", False))
+    tied = bool(getattr(config, "tie_word_embeddings", False)) and not family.own_unembedding
     try:
         return _counted(fields, str(name), dtype, tied)
     except (InterpError, MemoryError):

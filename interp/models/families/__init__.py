@@ -48,6 +48,10 @@ FAMILIES: dict[str, str | Family] = {
 """In the order in which their models are listed."""
 
 
+CAUSAL = "ForCausalLM"
+"""How the names of most end."""
+
+
 def family_named(architecture: str) -> Family:
     """The family of an architecture.
 
@@ -55,7 +59,7 @@ def family_named(architecture: str) -> Family:
         ModelError: If it is not supported, with those that are.
     """
     if architecture not in FAMILIES:
-        supported = ", ".join(FAMILIES)
+        supported = ", ".join(name.removesuffix(CAUSAL) for name in FAMILIES)
         raise ModelError(f"architecture {excerpt(architecture)[1:-1]} is not supported; supported are {supported}")
     found: Family = entry_named(architecture, FAMILIES, __name__)
     return found

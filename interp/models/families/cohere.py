@@ -49,4 +49,5 @@ FAMILY = Family(
     convert=_convert,
     block="model.layers.{}",
     down_projection="mlp.down_proj",
+    own_unembedding=True,
 )

@@ -38,6 +38,8 @@ class Family:
     of such a family are not exported."""
     d_in_first: bool = False
     """Whether that weight is [d_in, d_out], as of a Conv1D, and not [d_out, d_in], as of a Linear."""
+    own_unembedding: bool = False
+    """Whether W_U is a matrix of its own even where a model ties it to its embedding, as one of them is scaled."""
 
     def layer_of(self, weight: str) -> int | None:
         """The layer that the name of a weight speaks of, with or without what a file leaves out in front."""

@@ -45,4 +45,5 @@ FAMILY = Family(
     convert=convert_gemma_weights,
     block="model.layers.{}",
     down_projection="mlp.down_proj",
+    own_unembedding=True,
 )
