@@ -24,7 +24,7 @@ FIGURES ?= figures
 SEED ?= 0
 NBFLAGS ?=
 JOBS ?= 2
-OUT ?= runs/reproduce-$(LIMIT)-$(CASES)
+OUT ?= runs/reproduce-$(LIMIT)-$(CASES)-$(STRIDE)
 
 # threads that wait give their core away, as in the commands (docs/how-to/long-runs.md); notebooks' kernels inherit it
 ifndef OMP_WAIT_POLICY

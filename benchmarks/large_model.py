@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -185,7 +184,7 @@ def main() -> None:
     rows = []
     for step in options.steps.split(","):
         command = [sys.executable, "-m", "benchmarks.large_model", *sys.argv[1:], "--one", step]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             console.print(f"{step} failed: {done.stderr[-2000:]}")
             continue

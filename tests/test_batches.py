@@ -167,7 +167,7 @@ def test_the_time_is_measured_on_the_model_itself(tiny, monkeypatch, sizes):
     monkeypatch.setattr(batches, "MEASURED_FROM", 0)
     monkeypatch.setattr(batches, "LONG", 0)
     with pytest.warns(InterpWarning):
-        batches.warn_if_long("it", tiny, 1e9, 10, 4096)
+        batches.warn_if_long("it", tiny, 1e9, 10, 4096, stacklevel=1)
     assert [tuple(size) for size in sizes] == [(51, 10), (51, 10)]
 
 

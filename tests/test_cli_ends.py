@@ -20,10 +20,11 @@ import torch
 import interp.cli
 from interp.cli import console
 from interp.cli.ending import Ended, ended_by_signals, keeping, line_of
-from interp.cli.progress import Meter, bar, duration
+from interp.cli.progress import Meter, bar
 from interp.errors import InterpWarning
 from interp.facts.records import Fact
 from interp.study.stage import Stage
+from interp.system.readable import duration
 from tests.test_cli import FIGURE, JAPAN, MODEL, PROMPT, SMALL, Call, cache, call, facts_file, refused, write_facts  # noqa: F401
 
 ROOT = Path(__file__).parents[1]

@@ -28,6 +28,7 @@ from interp.editing import Corpus, second_moments
 from interp.errors import InterpWarning, ModelError, NumericalError, OptionError, WorkerError
 from interp.facts.records import Fact
 from interp.models.load import load_model
+from interp.results.record import provenance
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study import editing_left, locating_left
@@ -151,10 +152,10 @@ def test_the_address_of_a_client_is_refused(tiny: HookedTransformer) -> None:
 
 
 @pytest.fixture(scope="module")
-def worker() -> RayWorker:
+def worker(tiny: HookedTransformer) -> RayWorker:
     """One that has begun, in this process."""
     one = RayWorker()
-    place = one.begin(partial(load_model, f"{TINY}/."), "cpu", 1, "highest", TINY)
+    place = one.begin(partial(load_model, f"{TINY}/."), "cpu", 1, replace(provenance(tiny), model=TINY))
     assert place.described.model == TINY
     assert str(place) == f"process {os.getpid()} on {place.host}"
     return one

@@ -213,7 +213,8 @@ def test_windows_that_begin_alike_go_up_as_one(tiny: HookedTransformer, window: 
 
 def test_runs_side_by_side_are_the_runs_of_each(tiny: HookedTransformer) -> None:
     options: dict[str, Any] = {"samples": 2, "noise": 0.4, "seed": 2}
-    pool = pooled_runs(tiny, PROMPTS, Corrupting(**options), max_batch_tokens=30)
+    tokenized = [tokenize(tiny, fact) for fact in PROMPTS]
+    pool = pooled_runs(tiny, PROMPTS, tokenized, Corrupting(**options), record=None, max_batch_tokens=30)
     for fact, found in zip(PROMPTS, pool.pairs, strict=True):
         alone = clean_and_corrupted(tiny, fact, **options)
         for one, other in ((found.source, alone.source), (found.base, alone.base)):
@@ -263,7 +264,7 @@ def test_batches_hold_everything_once_in_order(items: list[tuple[int, int]], len
     assert len({*sizes[:-1]}) <= 1
 
 
-GPT2_XL = {"n_layers": 48, "widths": 12 * 1600 + 4 * 6400, "bytes_each": 4}
+GPT2_XL = {"n_layers": 48, "d_model": 1600, "d_mlp": 6400, "bytes_each": 4}
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.sampled_from(["cpu", "cuda", "mps"]), st.booleans())

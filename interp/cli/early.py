@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from interp.locate.class_average import ClassAverage
     from interp.report.contents import Contents
     from interp.report.page import Page
-    from interp.study.locating import StudyProgress
+    from interp.study.workers import StudyProgress
 
 __all__ = ["REPORT", "Early", "say_report"]
 
@@ -73,6 +73,7 @@ class Early:
         self._spent, self._cost, self._drawn = 0.0, 0.0, 0
         self._status = ""
         self._said: set[str] = set()
+        self._told = False
 
     def locating(self, advance: Advance) -> StudyProgress:
         """Watch facts being located; what is returned calls ``advance``."""
@@ -111,8 +112,10 @@ class Early:
     def _look(self, draw: Callable[[], None]) -> None:
         if self._page is None:
             self._anew()
+        if not self._told:
             where = self._place / REPORT
             messages.print(f"report: {where}; open it in a browser, it follows the study", soft_wrap=True)
+            self._told = True
         draw()
         if time.monotonic() - self._wrote >= SAY:
             self._write()

@@ -97,7 +97,8 @@ def edit(
     editing.check_config(network, method, config)
     if not sequential:  # in turn, a later request may answer a prompt otherwise
         editing.check_requests(network, requests)
-    key = digest([repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential])
+    given = [repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential]
+    key = digest(given if base is None else [*given, base])
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
     patch = _made(network, requests, method, config, text, identity, sequential)

@@ -115,7 +115,7 @@ def figure1(
 
 def _run_figure1(
     model: str,
-    beginning: AbstractContextManager[tuple[HookedTransformer, Shard | Workers | None]],
+    beginning: AbstractContextManager[tuple[HookedTransformer, Workers]],
     facts: str,
     settings: LocateSettings,
     shard: Shard | None,

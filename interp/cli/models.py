@@ -154,7 +154,8 @@ def _at_once(shape: Shape, place: torch.device, free: int | None, *, gradients: 
 
     return tokens_that_fit(
         n_layers=shape.n_layers,
-        widths=12 * shape.d_model + 4 * shape.d_mlp,
+        d_model=shape.d_model,
+        d_mlp=shape.d_mlp,
         bytes_each=shape.bytes_each,
         device=place.type,
         free=free,

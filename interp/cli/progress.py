@@ -14,9 +14,9 @@ from functools import partial
 
 from interp.cli.console import messages
 from interp.study.stage import Stage
-from interp.system.readable import neutral
+from interp.system.readable import duration, neutral
 
-__all__ = ["Advance", "Meter", "bar", "duration"]
+__all__ = ["Advance", "Meter", "bar"]
 
 FIRST_LINE, EVERY = 10.0, 30.0
 """Seconds until a log hears of a stage that says nothing of itself, and between its lines."""
@@ -77,14 +77,6 @@ class Watch:
         if seconds is None or meter.done >= meter.total:
             return ""
         return f"{duration(seconds)} left{'' if self._stage is None else ' of this'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as one says them: ``40 s``, ``3 min``, ``2 h 5 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 Show = Callable[[str, bool], None]

@@ -75,10 +75,16 @@ def typed_sharing(shard: str | None, address: str | None, count: int | None) -> 
 @contextmanager
 def at_work(
     sharing: Sharing, name: str, device: str | None, dtype: str, base: str | None = None
-) -> Iterator[tuple[HookedTransformer, Shard | Workers | None]]:
+) -> Iterator[tuple[HookedTransformer, Workers]]:
     """The model, and who does the work; the driver of workers does not run it, so for them it stays on the CPU."""
     if sharing.address is None:
-        yield load(name, device, dtype, base), sharing.shard
+        network = load(name, device, dtype, base)
+        with bar("the hash of the weights"):
+            from interp.study.shard import WHOLE
+            from interp.study.workers import Here
+
+            who = Here(network, sharing.shard or WHOLE)
+        yield network, who
         return
     import torch
 

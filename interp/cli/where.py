@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import (
+    Base,
     Cases,
     Device,
     DType,
@@ -42,6 +43,7 @@ Budget = Annotated[
 @app.command()
 def where(
     model: Model = "smollm2-135m",
+    base: Base = None,
     method: Method = DEFAULT_EDITOR,
     budget: Budget = "small",
     facts: Facts = "builtin",
@@ -69,7 +71,7 @@ def where(
         if not corpus.startswith("hub:"):
             text.revision()  # a missing file is found now, not after the locating
         place = out or Path("runs") / f"where-{slug(model)}-{digest([repr(settings), facts, cases, dtype])}"
-    network = load(model, device, dtype)
+    network = load(model, device, dtype, base)
     with keeping(place), bar("where to edit", units="units") as advance:
         where_to_edit(network, known, to_edit, place, settings, sources=(facts, cases), progress=advance)
     _show(read_where(place), place, place / WHERE_FILE, as_json)

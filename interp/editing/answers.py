@@ -102,7 +102,7 @@ def warn_of_missed(patches: Sequence[Patch], *, stacklevel: int) -> None:
         )
 
 
-def warn_of_rounding(patches: Sequence[Patch], dtype: torch.dtype, *, stacklevel: int) -> None:
+def warn_of_rounding(patches: Sequence[Patch], *, stacklevel: int) -> None:
     """One warning for all patches of which rounding changes more than :data:`MUCH` in a layer."""
     worst = [
         max((found.changed, layer) for layer, found in patch.rounding.items()) for patch in patches if patch.rounding
@@ -110,10 +110,10 @@ def warn_of_rounding(patches: Sequence[Patch], dtype: torch.dtype, *, stacklevel
     lost = [(share, layer) for share, layer in worst if share > MUCH]
     if lost:
         share, layer = max(lost)
-        format_ = str(dtype).removeprefix("torch.")
         warnings.warn(
-            f"{format_} is too narrow for {len(lost)} of {len(patches)} patches: rounding W_out + delta changes"
-            f" {share:.0%} of what is added to layer {layer} (see Patch.rounding): edit the model in float32",
+            f"{patches[0].provenance.dtype} is too narrow for {len(lost)} of {len(patches)} patches: rounding"
+            f" W_out + delta changes {share:.0%} of what is added to layer {layer} (see Patch.rounding): edit"
+            " the model in float32",
             InterpWarning,
             stacklevel=stacklevel + 1,
         )

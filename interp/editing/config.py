@@ -39,7 +39,8 @@ class EditConfig:
 
     Attributes:
         origin: Where the settings come from: ``"given"``, ``"rule"`` (a guess for a model that nobody published any
-            for), or which model they were published for. It does not count when configs are compared.
+            for), which model they were published for, or with what layers were measured. It does not count when
+            configs are compared.
         width: How many layers a study gives the editor; 0: it chooses its layers.
     """
 

@@ -69,7 +69,8 @@ def edit(
         OptionError: If an argument is of the wrong type, the method, the config or the contexts do not fit, requests
             contradict each other, the method takes one request, or it cannot use what it is given.
         FactError: If a request does not fit the model.
-        ModelError: If the second moments are those of other weights.
+        ModelError: If the second moments are those of other weights, or the editor cannot edit a model whose weights
+            were processed.
         NumericalError: If a loss is not finite or a second moment is singular.
 
     Warns:
@@ -94,7 +95,7 @@ def edit(
     made = maker.patch(requests, maker.targets(requests, progress), progress)
     (patch,) = answered(model, [made], max_batch_tokens=max_batch_tokens)
     warn_of_missed([patch], stacklevel=3)
-    warn_of_rounding([patch], model.W_E.dtype, stacklevel=3)
+    warn_of_rounding([patch], stacklevel=3)
     return patch
 
 
@@ -137,5 +138,5 @@ def edit_each(
     ]
     patches = answered(model, made, max_batch_tokens=max_batch_tokens)
     warn_of_missed(patches, stacklevel=3)
-    warn_of_rounding(patches, model.W_E.dtype, stacklevel=3)
+    warn_of_rounding(patches, stacklevel=3)
     return patches

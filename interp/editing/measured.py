@@ -237,7 +237,8 @@ def at_measured(
 ) -> Config:
     """An editor's settings at the layers that were measured to be best.
 
-    An editor of another width than the one that was measured edits as many layers as it does, up to the same last one.
+    An editor of another width than the one that was measured edits as many layers as it does, up to the same last
+    one; near the bottom the first ones, as in a study.
 
     Args:
         model: The model.

@@ -121,7 +121,7 @@ def key_weights(contexts: Contexts, device: torch.device | str) -> Float[Tensor,
 
 
 def subject_keys(
-    model: HookedTransformer, rows: EditRows, layer: int, max_batch_tokens: int | None = None
+    model: HookedTransformer, rows: EditRows, layer: int, max_batch_tokens: int | None
 ) -> tuple[
     Float[Tensor, "row token d_model"],
     Float[Tensor, "row d_mlp"],

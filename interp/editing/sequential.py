@@ -90,7 +90,7 @@ def edit_sequentially(
         running.close()
     (whole,) = answered(model, [compose(patches)], max_batch_tokens=max_batch_tokens)
     warn_of_missed([whole], stacklevel=3)
-    warn_of_rounding([whole], model.W_E.dtype, stacklevel=3)
+    warn_of_rounding([whole], stacklevel=3)
     return whole
 
 

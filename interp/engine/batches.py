@@ -34,6 +34,8 @@ PREFIX_SHARE = 4
 """A token that is only attended to (its key and value are there) takes about a quarter of what others take."""
 MOST_TOKENS = {"cpu": (2048, 1024), "cuda": (2**17, 2**15)}
 """The most tokens that help, without and with gradients. On a CPU more of them fall out of its caches (measured)."""
+KEPT = (12, 4)
+"""Numbers that a block holds of a token while it runs, in widths of the residual stream and of the MLP (measured)."""
 LONG = 3600.0
 """Seconds from which on a piece of work is announced."""
 MEASURED_FROM = 1e13
@@ -58,7 +60,8 @@ def batch_tokens(model: HookedTransformer, *, gradients: bool = False) -> int:
     hidden = cfg.d_model if cfg.attn_only or cfg.d_mlp is None else cfg.d_mlp
     return tokens_that_fit(
         n_layers=cfg.n_layers,
-        widths=12 * cfg.d_model + 4 * hidden,
+        d_model=cfg.d_model,
+        d_mlp=hidden,
         bytes_each=model.W_E.element_size(),
         device=model.W_E.device.type,
         free=free_bytes(model.W_E.device),
@@ -67,15 +70,14 @@ def batch_tokens(model: HookedTransformer, *, gradients: bool = False) -> int:
 
 
 def tokens_that_fit(
-    *, n_layers: int, widths: int, bytes_each: int, device: str, free: int | None, gradients: bool
+    *, n_layers: int, d_model: int, d_mlp: int, bytes_each: int, device: str, free: int | None, gradients: bool
 ) -> int:
     """The power of two that :func:`batch_tokens` chooses, from the model's shape and what is free alone.
 
     A quarter of the memory is for it, for base runs and results take memory too.
 
     Args:
-        n_layers: Of the model.
-        widths: Numbers that a block keeps of a token while it runs.
+        n_layers, d_model, d_mlp: Of the model; d_model again if it has no MLPs.
         bytes_each: Of a number.
         device: Its type.
         free: Bytes; None where nothing tells.
@@ -85,7 +87,7 @@ def tokens_that_fit(
     if free is None:
         return most
     # half of the blocks, in the mean, run on a row
-    per_token = widths * bytes_each * (max(1, n_layers / 2) if gradients else 1)
+    per_token = (KEPT[0] * d_model + KEPT[1] * d_mlp) * bytes_each * (max(1, n_layers / 2) if gradients else 1)
     fit = max(1, int(free / 4 / per_token))
     return int(min(most, 2 ** (fit.bit_length() - 1)))
 
@@ -270,7 +272,14 @@ def _lines(path: str) -> list[str]:
 
 
 def warn_if_long(
-    what: str, model: HookedTransformer, block_tokens: float, length: int, max_batch_tokens: int, *, passes: float = 1
+    what: str,
+    model: HookedTransformer,
+    block_tokens: float,
+    length: int,
+    max_batch_tokens: int,
+    *,
+    stacklevel: int,
+    passes: float = 1,
 ) -> None:
     """Say beforehand that some work will take hours.
 
@@ -280,6 +289,7 @@ def warn_if_long(
         block_tokens: On how many tokens blocks will be run, each time counted.
         length: Tokens of a typical row.
         max_batch_tokens: The most of them at once.
+        stacklevel: Of who called the locator, counted from this function.
         passes: What each costs, in runs of a block on it (a backward pass costs about two more).
     """
     blocks = sum(parameter.numel() for parameter in model.blocks.parameters())
@@ -292,7 +302,7 @@ def warn_if_long(
             f"{what} will take about {seconds / 3600:.1f} h here: a block runs on {block_tokens:.2g} tokens in all;"
             " a shorter prompt, fewer samples or steps, or a GPU makes it shorter",
             InterpWarning,
-            stacklevel=5,  # who called the locator
+            stacklevel=stacklevel,
         )
 
 

@@ -132,7 +132,13 @@ def clean_and_corrupted(
     corrupting = Corrupting(
         samples=samples, noise=noise, seed=seed, corruption=corruption, replace=replace, reference_facts=reference_facts
     )
-    return pooled_runs(model, [fact], corrupting, record=record, max_batch_tokens=max_batch_tokens).pairs[0]
+    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
+    check_decoder(model)
+    given, weights = [tokenize(model, fact)], weights_checksum(model)
+    pool = pooled_runs(
+        model, [fact], given, corrupting, record=record, max_batch_tokens=max_batch_tokens, weights=weights
+    )
+    return pool.pairs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,22 +193,27 @@ class Pool:
 def pooled_runs(
     model: HookedTransformer,
     facts: Sequence[Fact],
+    tokenized: Sequence[TokenizedFact],
     corrupting: Corrupting,
     *,
-    record: Sequence[Site] | None = None,
-    max_batch_tokens: int = 4096,
+    record: Sequence[Site] | None,
+    max_batch_tokens: int,
+    weights: str = "",
 ) -> Pool:
     """As :func:`clean_and_corrupted`, of several facts at once; prompts of different lengths need
     :func:`~interp.engine.base_runs.can_be_padded`.
+
+    Args:
+        model: A decoder.
+        facts, tokenized: The facts.
+        corrupting: How.
+        record, max_batch_tokens: As there.
+        weights: The checksum of the weights, where somebody will come back to the runs.
     """
-    max_batch_tokens = whole_number("max_batch_tokens", max_batch_tokens)
-    check_decoder(model)
     record = sublayers(model) if record is None else record
-    tokenized = [tokenize(model, fact) for fact in facts]
     rows = corrupting.rows(model, facts, tokenized, max_batch_tokens)
     together = side_by_side(rows)
-    _check_memory(model, together.ids, record)
-    weights = weights_checksum(model)
+    _check_memory(model, together.ids, record, len(facts))
     runs = halving(
         lambda limit: base_run(
             model, together.ids, hooks=together.hooks, record=record, begins=together.begins, max_batch_tokens=limit
@@ -241,11 +252,14 @@ def _given_or_built_in(facts: Sequence[Fact] | None) -> Sequence[Fact]:
     return load_facts("builtin") if facts is None else facts
 
 
-def _check_memory(model: HookedTransformer, ids: Int[Tensor, "row token"], record: Sequence[Site]) -> None:
+def _check_memory(
+    model: HookedTransformer, ids: Int[Tensor, "row token"], record: Sequence[Site], n_facts: int
+) -> None:
     """Refuse prompts whose runs and logits do not fit."""
     n_rows, n_tokens = ids.shape
     check_fits(
-        f"the clean and the corrupted run of {n_tokens} tokens with {n_rows - 1} samples",
+        f"the clean and the corrupted run of {n_tokens} tokens with {n_rows - n_facts} samples"
+        + (f" of {n_facts} facts" if n_facts > 1 else ""),
         run_bytes(model, n_rows, n_tokens, record) + 4 * n_rows * model.cfg.d_vocab,
         model.W_E.device,
         "take fewer samples, a shorter prompt or a narrower number format",

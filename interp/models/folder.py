@@ -36,7 +36,7 @@ def model_source(name: str | Path) -> str | Path:
     """
     source = _folder_or_name(name)
     if isinstance(source, Path) and source.is_dir():
-        check_folder(source)
+        _check_folder(source)
     return source
 
 
@@ -73,7 +73,7 @@ def _folder_or_name(name: str | Path) -> str | Path:
     return str(name)
 
 
-def check_folder(path: Path) -> None:
+def _check_folder(path: Path) -> None:
     label = f"model folder {excerpt(str(path), 240)}"
     try:
         names = set(os.listdir(path))

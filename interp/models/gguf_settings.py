@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map, quants
+from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map, quants
 from transformers import PreTrainedConfig
 
 from interp.errors import ModelError, excerpt
@@ -66,11 +66,9 @@ def quantisation(reader: GGUFReader) -> dict[str, int]:
         kind = tensor.tensor_type
         if kind.name in plain:
             continue
-        traits = quants._type_traits.get(kind)
+        _, type_size = GGML_QUANT_SIZES[kind]
         try:
-            if traits is None:
-                raise NotImplementedError
-            quants.dequantize(np.zeros((1, traits.type_size), dtype=np.uint8), kind)
+            quants.dequantize(np.zeros((1, type_size), dtype=np.uint8), kind)
         except NotImplementedError:
             raise ModelError(
                 f"tensor {tensor.name} is stored as {kind.name}, which the package gguf cannot dequantise: take a file"
@@ -102,8 +100,7 @@ def set_settings(config: PreTrainedConfig, said: Metadata, reader: GGUFReader) -
         raise ModelError("attention.head_count_kv is missing: how its queries and keys are permuted is not said")
     if hasattr(config, "num_key_value_heads"):
         own.setdefault("attention.head_count_kv", own.get("attention.head_count"))
-    for stray in ("feed_forward_length",):  # what transformers takes as it is called in the file
-        config.__dict__.pop(stray, None)
+    config.__dict__.pop("feed_forward_length", None)  # which transformers takes as it is called in the file
     for name, value in own.items():
         if name in WITHOUT_EFFECT or name.startswith("rope."):
             continue

@@ -25,7 +25,7 @@ from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
 from interp.models.adapter import ADAPTER, adapter_settings, adapter_source, merged
 from interp.models.config import checked_family, hooked_config
-from interp.models.families import family_named
+from interp.models.families import FAMILIES, family_named
 from interp.models.families.rope import rotary_tables
 from interp.models.folder import check_vocabulary, check_weights, has_tokenizer, model_source
 from interp.models.gguf_file import converted_gguf, gguf_source
@@ -256,7 +256,8 @@ def from_hugging_face(
         ModelError: If the architecture or one of its settings is not supported.
     """
     dtype = dtype or hf_model.dtype
-    family = family_named((hf_model.config.architectures or [type(hf_model).__name__])[0])
+    kind = type(hf_model).__name__
+    family = family_named(kind if kind in FAMILIES else (hf_model.config.architectures or [kind])[0])
     cfg = HookedTransformerConfig(
         **hooked_config(family, hf_model.config),
         original_architecture=family.architecture,

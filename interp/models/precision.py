@@ -99,7 +99,11 @@ def in_float32(model: HookedTransformer) -> HookedTransformer:
         wide = HookedTransformer(cfg, move_to_device=False)
     wide.tokenizer, wide.cfg.tokenizer_prepends_bos = model.tokenizer, model.cfg.tokenizer_prepends_bos
     weights = {name: parameter.detach().float() for name, parameter in model.named_parameters()}
-    wide.load_state_dict(weights, strict=False, assign=True)  # all but the buffers, which it has made itself
+    for name, table in model.named_buffers(remove_duplicate=False):
+        # those of scaled positions are not made from the config; all others it has made itself
+        if name.endswith(("rotary_sin", "rotary_cos")) and not torch.equal(wide.get_buffer(name).to(table), table):
+            weights[name] = table.float()
+    wide.load_state_dict(weights, strict=False, assign=True)
     wide.to(model.W_E.device, print_details=False)
     share_buffers(wide)
     wide.requires_grad_(False)

@@ -24,8 +24,8 @@ from interp.errors import DataError, ModelError, OptionError
 from interp.models.families import FAMILIES, family_of
 from interp.models.load import from_hugging_face, load_hugging_face
 from interp.models.source import Opened, said_of, source_of
-from interp.models.weights import weights_hash
-from interp.patches.patch import Patch, applied_patches, check_fits, check_unprocessed
+from interp.models.weights import processing, weights_hash
+from interp.patches.patch import Patch, applied_patches, check_fits
 from interp.system.files import reason, temporary_folder
 
 __all__ = ["export_hugging_face", "export_lora"]
@@ -144,7 +144,7 @@ def _checked(patch: Patch, model: HookedTransformer) -> tuple[str, bool]:
     """If the patch can be exported, of the modules that hold W_out: their name with a gap for the layer, and whether
     they keep it as [d_in, d_out].
     """
-    check_unprocessed(model)
+    _check_unprocessed(model)
     current = weights_hash(model) if applied_patches(model) else None
     check_fits(patch, model, current)
     if current == patch.provenance.weights_hash:
@@ -207,3 +207,16 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             os.replace(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be written: {reason(error)}") from error
+
+
+def _check_unprocessed(model: HookedTransformer) -> None:
+    """Refuse to give a patch away of a model whose weights were folded or centred: it would mean nothing elsewhere.
+
+    Raises:
+        ModelError: If it was processed.
+    """
+    if done := processing(model):
+        raise ModelError(
+            f"{model.cfg.model_name} was processed ({', '.join(done)}): its W_out is not that of the published model;"
+            " load it with interp.load_model and edit that"
+        )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp.engine.forward import wide
 from interp.errors import ModelError
 from interp.results.record import ON_MODEL
 
@@ -120,7 +121,7 @@ def take_back(model: HookedTransformer, contents: Collection[str]) -> None:
     touched = sorted({layer for patch in gone for layer in patch.layers})
     sums: dict[int, Tensor] = {}
     for layer in touched:
-        sums[layer] = _wide(on.originals[layer])
+        sums[layer] = wide(on.originals[layer])
         for patch, _ in kept:
             if layer in patch.layers:
                 sums[layer] = sums[layer] + patch.delta(layer).to(sums[layer])
@@ -192,14 +193,10 @@ def _w_out(model: HookedTransformer, layer: int) -> Tensor:
     return block.mlp.W_out.detach()
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _covering(model: HookedTransformer, on: OnModel, layers: Sequence[int]) -> OnModel:
     """The same with the originals of more layers."""
     new = {layer: _w_out(model, layer).clone() for layer in layers if layer not in on.originals}
-    sums = {layer: _wide(original) for layer, original in new.items()}
+    sums = {layer: wide(original) for layer, original in new.items()}
     return replace(on, originals={**on.originals, **new}, sums={**on.sums, **sums})
 
 

@@ -23,7 +23,7 @@ from transformer_lens import HookedTransformer
 
 from interp.errors import ModelError, OptionError
 from interp.facts.records import EditRequest
-from interp.models.weights import processing, weights_hash
+from interp.models.weights import weights_hash
 from interp.patches.on_model import Applied, _w_out, applied_hashes, put_on, state_of, take_back, undisturbed
 from interp.patches.rounding import Rounding
 from interp.results.record import Record, content_hash
@@ -35,7 +35,6 @@ __all__ = [
     "applied_patches",
     "check_fits",
     "check_unpatched",
-    "check_unprocessed",
     "compose",
     "overlap",
     "revert_all",
@@ -345,19 +344,6 @@ def overlap(one: Patch, other: Patch) -> dict[int, float]:
     }
 
 
-def check_unprocessed(model: HookedTransformer) -> None:
-    """Refuse to give a patch away of a model whose weights were folded or centred: it would mean nothing elsewhere.
-
-    Raises:
-        ModelError: If it was processed.
-    """
-    if done := processing(model):
-        raise ModelError(
-            f"{model.cfg.model_name} was processed ({', '.join(done)}): its W_out is not that of the published model;"
-            " load it with interp.load_model and edit that"
-        )
-
-
 def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None = None) -> None:
     """Refuse a patch that was made for other weights.
 
@@ -367,7 +353,7 @@ def check_fits(patch: Patch, model: HookedTransformer, current_hash: str | None 
         current_hash: To spare hashing the weights.
 
     Raises:
-        ModelError: Naming both hashes, or the layer whose shape differs.
+        ModelError: Naming both number formats or both hashes, or the layer whose shape differs.
     """
     on, wanted = state_of(model), patch.provenance.weights_hash
     if on is None or on.base_hash != wanted:
@@ -392,5 +378,5 @@ def _check_format(patch: Patch, model: HookedTransformer) -> None:
     if format_ != wanted:
         raise ModelError(
             f"the patch was made for {patch.provenance.model} in {wanted}; this is {model.cfg.model_name} in {format_}:"
-            f" load it in {wanted}, or edit it in {format_}, where rounding may leave less of the edit"
+            f" load it in {wanted}, or edit it in {format_}"
         )

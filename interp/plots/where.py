@@ -11,6 +11,7 @@ from interp.editing.measured import LayerScore, WhereToEdit
 from interp.editing.methods import editor_title
 from interp.plots.table_forms import MARKDOWN_FORM, markdown_table
 from interp.statistics.estimates import Interval
+from interp.system.readable import duration
 
 __all__ = ["where_models_markdown", "where_report", "where_rows", "where_table_markdown"]
 
@@ -140,7 +141,7 @@ def _cost(found: WhereToEdit, seconds: float) -> str:
     cases = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     facts = max((peak.n_facts for peak in found.peaks), default=0)
     held = found.n_asked if found.held_out is not None else 0
-    took = "" if math.isnan(seconds) else f", {seconds / 60:.0f} min" if seconds >= 90 else f", {seconds:.0f} s"
+    took = "" if math.isnan(seconds) else f", {duration(seconds)}"
     left = f"; {found.left_out} left out" if found.left_out else ""
     layers = len(found.by_layer)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from interp.report.contents import Contents
-from interp.system.readable import number
+from interp.system.readable import duration, number
 
 __all__ = ["settings_tables"]
 
@@ -49,7 +49,7 @@ def _model(provenance: Mapping[str, Any], contents: Contents) -> Rows:
     if provenance.get("patches"):
         rows.append(("patches on the model", _text(provenance["patches"])))
     if contents.began is not None and contents.latest is not None:
-        spent = _duration(contents.latest - contents.began)
+        spent = duration(contents.latest - contents.began)
         rows.append(("time", f"{spent} from the first file to the latest, by their dates; breaks count too"))
     return rows
 
@@ -70,10 +70,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(f"({_text(each)})" if isinstance(each, list | tuple) else _text(each) for each in value)
     return str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -48,7 +48,7 @@ def facts_together(model: HookedTransformer, facts: Sequence[Fact], settings: Lo
         at_once: Tokens of a batch.
     """
     longest = max(len(tokenize(model, fact, quiet=True).ids) for fact in facts)
-    rows = model.cfg.n_layers * settings.samples * len(settings.locators)
+    rows = model.cfg.n_layers * settings.samples * max(map(len, _sharing(settings.locators)))
     fill = -(-at_once // rows)
     free = free_bytes(model.W_E.device)
     # the runs, and as much again for what enters windows and for results

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from interp.engine.batches import KEPT
 from interp.models.shape import Shape
 
 __all__ = ["LIBRARIES", "Need", "Work", "needs"]
@@ -29,8 +30,6 @@ LIBRARIES = 600 * 2**20
 """What Python and the libraries take by themselves on a CPU (measured)."""
 AT_WORK = 32 * 2**20
 """What the first products of a process take besides (measured)."""
-KEPT = (12, 4)
-"""Numbers that a block holds of a token while it runs, in widths of the residual stream and of the MLP (measured)."""
 KEPT_BACKWARD, GATE = (18, 3), 2
 """Those that wait for the backward pass; of a gated MLP so many widths more."""
 LOGITS, LOGITS_BACKWARD, LOGITS_SAMPLED = 12, 16, 32

@@ -36,7 +36,7 @@ from interp.study.shard import Shard
 from interp.study.stage import Stage
 from interp.study.workers import Ledger, StudyProgress, Workers, workers_of
 
-__all__ = ["StudyProgress", "locate_fact", "locate_facts"]
+__all__ = ["locate_fact", "locate_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ def locate_facts(
     """
     settings = settings or LocateSettings()
     report = progress or (lambda *_: None)
-    report(0, 1, "the hash of the weights")
+    if not isinstance(shard, Workers):
+        report(0, 1, "the hash of the weights")
     workers = workers_of(model, shard)
     digest = hashlib.sha256(repr(list(facts)).encode()).hexdigest()[:16]
     run = RunFolder.open(

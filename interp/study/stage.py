@@ -6,7 +6,7 @@ __all__ = ["Stage"]
 
 
 class Stage(str):
-    """A label of :data:`~interp.study.locating.StudyProgress`, for work that comes before the first unit.
+    """A label of :data:`~interp.study.workers.StudyProgress`, for work that comes before the first unit.
 
     Example:
         >>> stage = interp.study.Stage("second moments", 512, 2048, "tokens")

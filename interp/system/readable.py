@@ -1,7 +1,8 @@
 """Texts of files, models and users as people may see them: nothing in them steers a terminal, turns the reading
 direction or hides.
 
-Every place that shows such a text goes through here: the command line's consoles, figures, pages and the explorer.
+Every place that shows such a text goes through here: the command line's consoles, figures, pages and the explorer; and
+numbers and seconds as one reads them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ import html
 import re
 from functools import cache
 
-__all__ = ["UNSAFE", "bytes_of_token", "in_html", "neutral", "number", "probability", "token_label", "with_bytes"]
+__all__ = [
+    "UNSAFE",
+    "bytes_of_token",
+    "duration",
+    "in_html",
+    "neutral",
+    "number",
+    "probability",
+    "token_label",
+    "with_bytes",
+]
 
 LONGEST_LABEL = 22
 SIGNS = {"\n": "↵", "\r": "↵", "\t": "→", " ": "·", "\xa0": "·"}
@@ -95,3 +106,11 @@ def number(value: float) -> str:
 def probability(value: float) -> str:
     """A probability as it is read: three decimals, and no 0 that is none."""
     return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one says them: ``40 s``, ``3 min``, ``2 h 5 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

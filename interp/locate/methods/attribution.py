@@ -200,6 +200,7 @@ def _attributed(
 
         _integrate_parts(run, parts, asked.points, limit, advance, noted)
         before += n_layers * len(members) * len(parts)
+        del run, noted  # or these runs would stand beside the next ones
 
 
 def _integrate_parts(
@@ -237,13 +238,18 @@ def _announce(
         longest = max(longest, *lengths)
     n_tokens = max(n_prompt + n_answers - 1 for n_prompt, n_answers in alike)
     warn_if_long(
-        f"attribution over {n_tokens} tokens with {n_steps} steps",
+        f"attribution over {n_tokens} tokens with {n_steps} steps{_of_facts(sum(map(len, alike.values())))}",
         model,
         tokens * n_steps * n_layers * n_layers / 2,
         longest,
         limit,
+        stacklevel=6,  # of it one is of torch, which wraps what runs without inference mode
         passes=3,
     )
+
+
+def _of_facts(n_facts: int) -> str:
+    return f" for {n_facts} facts" if n_facts > 1 else ""
 
 
 def _check_memory(model: HookedTransformer, n_prompt: int, n_answer: int, n_facts: int, tokens: Tokens) -> None:
@@ -253,7 +259,7 @@ def _check_memory(model: HookedTransformer, n_prompt: int, n_answer: int, n_fact
     n_tokens = n_prompt + n_answer - 1
     copies = 1 if tokens == "last" else 3
     check_fits(
-        f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}",
+        f"attribution with tokens={tokens!r} over {n_tokens} tokens of {cfg.model_name}{_of_facts(n_facts)}",
         run_bytes(model, n_facts, n_tokens, ("mlp_out",)) + 4 * copies * cfg.n_layers * n_facts * n_tokens * cfg.d_mlp,
         model.W_E.device,
         "take a shorter prompt, tokens='last' or a machine with more memory",

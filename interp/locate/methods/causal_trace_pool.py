@@ -100,6 +100,7 @@ def traced(
 
     Raises: See :func:`interp.causal_trace`.
     """
+    check_decoder(model)
     check_states(model, [*states], options.sever)
     limit = options.max_batch_tokens or batch_tokens(model)
     tokenized = [tokenize(model, fact) for fact in facts]
@@ -110,7 +111,12 @@ def traced(
     for members in pools(model, [len(own.ids) for own in tokenized]):
         places = {state: tuple(p for p, i in enumerate(members) if i in asked) for state, asked in states.items()}
         pool = pooled_runs(
-            model, [facts[i] for i in members], options.corrupting, record=record, max_batch_tokens=limit
+            model,
+            [facts[i] for i in members],
+            [tokenized[i] for i in members],
+            options.corrupting,
+            record=record,
+            max_batch_tokens=limit,
         )
         _announce(pool, places, limit)
 
@@ -121,6 +127,7 @@ def traced(
             arrived(state, members[place], make, complete)
 
         _trace(pool, places, options, described, limit, advance, noted)
+        del pool  # or it would stand beside the next one
         before += sum(work[i] for i in members) * model.cfg.n_layers
 
 
@@ -243,4 +250,4 @@ def _announce(pool: Pool, states: Mapping[State, tuple[int, ...]], max_batch_tok
         what = f"the trace of {len(pool.pairs)} facts with {len(first.base_logits)} samples"
     check_fits(what, scores + entered, model.W_E.device, "take fewer samples or a shorter prompt")
     named = ", ".join(repr(state) for state in states)
-    warn_if_long(f"{what} (state={named})", model, block_tokens, longest, max_batch_tokens)
+    warn_if_long(f"{what} (state={named})", model, block_tokens, longest, max_batch_tokens, stacklevel=5)

@@ -11,7 +11,7 @@ from transformer_lens.pretrained.weight_conversions import convert_bloom_weights
 
 from interp.errors import ModelError
 from interp.models.families.family import Family
-from interp.models.families.fields import context
+from interp.models.families.fields import MAX_CONTEXT, context
 from interp.models.families.settings import Settings
 
 __all__ = ["FAMILY"]
@@ -31,7 +31,7 @@ def _settings(given: Settings) -> dict[str, Any]:
         "n_heads": heads,
         "d_mlp": 4 * width,
         "n_layers": given.whole("n_layer"),
-        "n_ctx": context(given.value("seq_length") and given.whole("seq_length")),
+        "n_ctx": context(given.whole("seq_length", MAX_CONTEXT)),
         "eps": given.value("layer_norm_epsilon"),
         "d_vocab": given.whole("vocab_size"),
         "act_fn": "gelu_fast",

@@ -97,14 +97,13 @@ def _kind(rope: Settings) -> str:
 
 
 def rotary_tables(
-    hf: PreTrainedConfig, cfg: HookedTransformerConfig, layers: Iterable[int] | None = None
+    hf: PreTrainedConfig, cfg: HookedTransformerConfig
 ) -> dict[str, Float[Tensor, "position rotary_dim"]]:
     """Sines and cosines for scaling that the fields of ``cfg`` do not say, by the names of HookedTransformer's buffers.
 
     Args:
         hf: The Hugging Face config.
         cfg: What was made of it.
-        layers: The layers that turn; all of them if None.
 
     Returns:
         Nothing for the kinds that the fields say.
@@ -116,7 +115,7 @@ def rotary_tables(
     frequencies, scale = ROPE_INIT_FUNCTIONS[kind](hf)
     angles = torch.arange(cfg.n_ctx, dtype=torch.float32)[:, None] * frequencies[None, :]
     angles = angles.repeat_interleave(2, 1) if cfg.rotary_adjacent_pairs else angles.repeat(1, 2)
-    return _in_layers(angles.sin() * scale, angles.cos() * scale, range(cfg.n_layers) if layers is None else layers)
+    return _in_layers(angles.sin() * scale, angles.cos() * scale, range(cfg.n_layers))
 
 
 def unturned_tables(

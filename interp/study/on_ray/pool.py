@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-import torch
 from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError, InterpWarning, WorkerError
@@ -238,8 +237,8 @@ class RayWorkers(Workers):
         )
         for _ in range(layout.count - len(self) - len(self._starting)):
             actor = actors.remote()
-            given = layout.device, layout.threads, torch.get_float32_matmul_precision(), self._expected.model
-            self._starting[actor.begin.remote(self._load, *given)] = actor
+            begun = actor.begin.remote(self._load, layout.device, layout.threads, self._expected)
+            self._starting[begun] = actor
 
     def _welcome(self, begun: Sequence[Any]) -> None:
         """Those that have begun; they must have the driver's weights.
@@ -279,7 +278,7 @@ class RayWorkers(Workers):
 
         Raises:
             ModelError: If a worker has other weights.
-            WorkerError: If it has other versions, or is on another kind of device than the first.
+            WorkerError: If it has other versions.
         """
         found, expected = place.described, self._expected
         check_same_weights(f"the weights of the worker {place}", found, expected)

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.errors import InterpError, InterpWarning
+from interp.models.source import keep_source
 from interp.results.record import Provenance, Record, provenance
 from interp.study.workers import Bench, Job
 
@@ -57,20 +58,21 @@ class Place:
 class RayWorker:
     """One worker. Its methods are called one at a time."""
 
-    def begin(self, load: Load, device: str, threads: int, precision: str, name: str) -> Place:
+    def begin(self, load: Load, device: str, threads: int, expected: Provenance) -> Place:
         """Load the model.
 
         Args:
             load: How.
             device: Where to.
             threads: That it computes with.
-            precision: Of products of float32 matrices, as the driver has it.
-            name: The model's, as results say it.
+            expected: What the driver says of its model: its name, where its weights come from, and how precise
+                products of float32 matrices are.
         """
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision(expected.matmul_precision)
         self._model = load(device=device)
-        self._model.cfg.model_name = name
+        self._model.cfg.model_name = expected.model
+        keep_source(self._model, expected.source)
         self._described = provenance(self._model)
         return Place(host=socket.gethostname(), process=os.getpid(), described=self._described)
 
