@@ -154,7 +154,7 @@ def shape_named(text: str, dtype: str) -> Shape:
     block = 4 * d_model * d_model + 2 * d_model * d_mlp + 9 * d_model + d_mlp
     return Shape(
         name=text, n_layers=n_layers, d_model=d_model, d_mlp=d_mlp, n_heads=n_heads, kv_heads=n_heads,
-        d_head=d_model // n_heads, d_vocab=d_vocab, n_ctx=1024, gated=False, bytes_each=DTYPES[dtype].itemsize,
+        d_head=d_model // n_heads, d_vocab=d_vocab, n_ctx=1024, gated=False, dtype=DTYPES[dtype],
         weight_bytes=DTYPES[dtype].itemsize * (n_layers * block + (d_vocab + 1024 + 2) * d_model + d_vocab),
     )  # fmt: skip
 

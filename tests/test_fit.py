@@ -19,10 +19,12 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.large_model import random_model, shape_named
 from interp.engine.base_runs import run_bytes
-from interp.errors import ModelError
+from interp.errors import ModelError, OptionError
+from interp.models import converted as cache_of
 from interp.models.shape import PUBLISHED, Shape, model_shape, shape_of
 from interp.study.fit import LIBRARIES, Work, _run, needs
 from tests.conftest import FAMILIES
+from tests.gguf_files import written
 from tests.test_cli import MODEL, Call, cache, call, refused  # noqa: F401
 
 MIDDLE = "6,640,2560,8,6000"
@@ -55,6 +57,47 @@ def test_only_the_config_is_read(family_folder: Callable[[str], Path], tmp_path:
         model_shape(tmp_path)
     with pytest.raises(ModelError, match="did you mean gpt2-xl"):
         model_shape("gpt2-xxl")
+
+
+def test_a_gguf_file_has_the_shape_of_what_it_is_converted_into(
+    family_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is dequantised or kept for it."""
+    monkeypatch.setattr(cache_of, "user_cache_path", lambda name: tmp_path / "cache")
+    file = tmp_path / "model.gguf"
+    written(file, family_folder("llama"), "Q8_0")
+    found = model_shape(file)
+    assert not (tmp_path / "cache").exists()
+    assert replace(found, name="") == replace(model_shape(family_folder("llama")), name="")
+    assert model_shape(file, "auto").dtype == torch.float32
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"GGUF file model\.gguf: it cannot be read"):
+        model_shape(file)
+
+
+def test_an_adapter_has_the_shape_of_its_base(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, settings = family_folder("llama"), {"peft_type": "LORA", "base_model_name_or_path": "no/such-base"}
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert replace(model_shape(tmp_path, base=folder), name="") == replace(model_shape(folder), name="")
+    for below in (str(tmp_path), None):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": below}))
+        with pytest.raises(ModelError, match="is an adapter itself" if below else "name no base"):
+            model_shape(tmp_path)
+    with pytest.raises(OptionError, match="base would do nothing"):
+        model_shape(folder, base=folder)
+
+
+def test_auto_is_the_format_that_the_config_says(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((family_folder("llama") / "config.json").read_text())
+    for said in ("bfloat16", None):
+        config["dtype"] = said
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        if said:
+            assert model_shape(tmp_path, "auto").dtype == torch.bfloat16
+        else:
+            with pytest.raises(ModelError, match="does not say its number format"):
+                model_shape(tmp_path, "auto")
 
 
 def test_published_shapes_have_their_published_sizes() -> None:

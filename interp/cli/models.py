@@ -67,8 +67,11 @@ def list_models(
     context: Context,
     fit: Annotated[
         str | None,
-        path_option(help="A name or folder: what it would need here, from its config alone, without its weights."),
+        path_option(
+            help="A name, folder or file: what it would need here, from its config alone, without its weights."
+        ),
     ] = None,
+    base: Base = None,
     device: Device = None,
     dtype: DType = "float32",
     tokens: Annotated[int, typer.Option(help="Of a prompt, for --fit.")] = 16,
@@ -79,9 +82,9 @@ def list_models(
     from interp.models.hub import KNOWN_MODELS
 
     if fit is not None:
-        _show_fit(fit, device, dtype, tokens, samples, as_json)
+        _show_fit(fit, base, device, dtype, tokens, samples, as_json)
         return
-    refuse_given(context, "it is for --fit", "device", "dtype", "tokens", "samples")
+    refuse_given(context, "it is for --fit", "base", "device", "dtype", "tokens", "samples")
     if as_json:
         print_json(dict(KNOWN_MODELS))
         return
@@ -93,7 +96,9 @@ def list_models(
     screen.print(table)
 
 
-def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: int, as_json: bool) -> None:
+def _show_fit(
+    name: str, base: str | None, device: str | None, dtype: str, tokens: int, samples: int, as_json: bool
+) -> None:
     """What each step would need on this machine, and whether it is free."""
     with bar(f"reading the config of {name}"):
         import torch
@@ -105,20 +110,21 @@ def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: i
         from interp.options import check_choice, check_positive
         from interp.study.fit import Work, needs
 
-        check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
+        check_choice("dtype", dtype, ("float32", "bfloat16", "float16", "auto"))
         check_positive(tokens=tokens, samples=samples)
         place = checked_device(device)
-        shape = model_shape(name, getattr(torch, dtype))
+        shape = model_shape(name, getattr(torch, dtype, "auto"), base=base)
         free = free_bytes(place)
         most = [_at_once(shape, place, free, gradients=gradients) for gradients in (False, True)]
         found = needs(shape, Work(tokens=tokens, samples=samples, batch_tokens=most[0], gradient_tokens=most[1]))
     totals = {need.step: shape.weight_bytes + need.more for need in found}
+    kind = str(shape.dtype).removeprefix("torch.")
     if as_json:
         steps = {need.step: {"total": totals[need.step], "above_the_weights": dict(need.parts)} for need in found}
         print_json(
             {
                 "model": name,
-                "dtype": dtype,
+                "dtype": kind,
                 "weights": shape.weight_bytes,
                 "free": free,
                 "max_batch_tokens": most,
@@ -128,7 +134,7 @@ def _show_fit(name: str, device: str | None, dtype: str, tokens: int, samples: i
         return
     told = "what is free is not known" if free is None else f"{_gb(free)} are free"
     screen.print(
-        f"{name}: {shape.n_layers} layers, d_model {shape.d_model}, d_mlp {shape.d_mlp}; weights in {dtype} take"
+        f"{name}: {shape.n_layers} layers, d_model {shape.d_model}, d_mlp {shape.d_mlp}; weights in {kind} take"
         f" {_gb(shape.weight_bytes)}; on {place} {told}",
         soft_wrap=True,
     )

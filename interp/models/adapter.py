@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import ModelError, excerpt
 
-__all__ = ["ADAPTER", "adapter_settings", "adapter_source", "merged"]
+__all__ = ["ADAPTER", "adapter_base", "adapter_settings", "adapter_source", "merged"]
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -54,6 +55,24 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"it has no {WEIGHTS} (pickled weights run code when they are read, and are not)")
     return dict(settings)
+
+
+def adapter_base(settings: Mapping[str, Any], base: str | Path | None = None) -> str | Path:
+    """The base of an adapter: the one that is given, or the one that its settings name.
+
+    Raises:
+        ModelError: If neither is, or the settings mean one revision of it.
+    """
+    if base is not None:
+        return base
+    below, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not below:
+        raise ModelError("its settings name no base: say which (base=)")
+    if revision not in (None, "main"):
+        raise ModelError(
+            f"its base is the revision {excerpt(revision)} of {excerpt(below)}: load it and name it (base=)"
+        )
+    return str(below)
 
 
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from interp.errors import ModelError, OptionError, excerpt
+from interp.models.adapter import ADAPTER
 from interp.models.families.family import Family
 
 __all__ = ["check_vocabulary", "check_weights", "config_source", "has_tokenizer", "model_source"]
@@ -44,11 +45,11 @@ def config_source(name: str | Path) -> str | Path:
     """As :func:`model_source`, of which the config alone will be read: a folder needs no more than that.
 
     Raises:
-        ModelError: If the folder does not exist, or holds no readable ``config.json``.
+        ModelError: If the folder does not exist, or is neither an adapter's nor holds a readable ``config.json``.
         OptionError: If the name is neither a text nor a path.
     """
     source = _folder_or_name(name)
-    if isinstance(source, Path):
+    if isinstance(source, Path) and source.is_dir() and not (source / ADAPTER).is_file():
         label = f"model folder {excerpt(str(source), 240)}"
         if not (source / "config.json").is_file():
             raise ModelError(f"{label} has no config.json")
@@ -79,8 +80,8 @@ def _check_folder(path: Path) -> None:
         names = set(os.listdir(path))
     except OSError as error:
         raise ModelError(f"{label} cannot be read: {error.strerror or error}") from error
-    if "adapter_config.json" in names:
-        return  # of an adapter: see interp.models.adapter
+    if ADAPTER in names:
+        return
     if not (path / "config.json").is_file():
         raise ModelError(f"{label} has no config.json")
     _check_config(path / "config.json", label)

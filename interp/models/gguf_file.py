@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from gguf import GGUFReader
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from interp.errors import ModelError, excerpt
 from interp.models.config import checked_family
@@ -29,7 +29,7 @@ from interp.models.folder import check_vocabulary, check_weights
 from interp.models.gguf_settings import ARCHITECTURES, Metadata, check_places, own_settings, quantisation, set_settings
 from interp.models.gguf_tokenizer import check_tokenizer, tokenizer_options
 
-__all__ = ["converted_gguf", "gguf_source"]
+__all__ = ["converted_gguf", "gguf_config", "gguf_source"]
 
 
 def converted_gguf(file: Path, name: str | None = None, cache: Path | None = None, *, takes: str = "a minute") -> Path:
@@ -60,12 +60,21 @@ def gguf_source(folder: Path) -> dict[str, Any]:
     }
 
 
-def _convert(source: Path, destination: Path) -> Mapping[str, Any]:
+def gguf_config(file: Path) -> PreTrainedConfig:
+    """The config of the model that a GGUF file holds; its weights are not dequantised.
+
+    Raises:
+        ModelError: See :func:`converted_gguf`, of settings alone.
+    """
+    with _naming(file), _alone(file) as folder:
+        return _config(folder, file.name, *_opened(file))
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Whatever is wrong in a file is said with its name."""
     try:
-        reader, said = _opened(source)
-        formats = quantisation(reader)
-        with _alone(source) as folder:
-            quantised, tokenizer = _read(folder, source.name, reader, said)
+        yield
     except (MemoryError, OSError):
         raise
     except ModelError as error:
@@ -73,6 +82,14 @@ def _convert(source: Path, destination: Path) -> Mapping[str, Any]:
     except Exception as error:  # files of others make the libraries that read them raise anything
         why = " ".join(str(error).split())[:400]
         raise ModelError(f"GGUF file {source.name} cannot be read: {type(error).__name__}: {why}") from error
+
+
+def _convert(source: Path, destination: Path) -> Mapping[str, Any]:
+    with _naming(source):
+        reader, said = _opened(source)
+        formats = quantisation(reader)
+        with _alone(source) as folder:
+            quantised, tokenizer = _read(folder, source.name, reader, said)
     # save_pretrained refuses a model that came from GGUF; a fresh one with the same weights it takes
     config = quantised.config
     if hasattr(config, "quantization_config"):
@@ -87,12 +104,18 @@ def _convert(source: Path, destination: Path) -> Mapping[str, Any]:
     return {"sha256": _sha256(source), "quantisation": formats}
 
 
+def _config(folder: Path, name: str, reader: GGUFReader, said: Metadata) -> PreTrainedConfig:
+    """With all that the file says."""
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, gguf_file=name)
+    config.architectures = [_architecture(config.model_type)]
+    set_settings(config, said, reader)
+    return config
+
+
 def _read(folder: Path, name: str, reader: GGUFReader, said: Metadata) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer of a file, all of which was taken."""
     files: dict[str, Any] = {"pretrained_model_name_or_path": folder, "gguf_file": name}
-    config = AutoConfig.from_pretrained(**files)
-    config.architectures = [_architecture(config.model_type)]
-    set_settings(config, said, reader)
+    config = _config(folder, name, reader, said)
     family = checked_family(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
-from interp.models.adapter import ADAPTER, adapter_settings, adapter_source, merged
+from interp.models.adapter import ADAPTER, adapter_base, adapter_settings, adapter_source, merged
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named
 from interp.models.families.rope import rotary_tables
@@ -182,14 +182,7 @@ def _with_adapter(folder: Path, base: str | Path | None, dtype: torch.dtype | Li
     label = f"adapter {excerpt(str(folder), 240)}"
     try:
         settings = adapter_settings(folder)
-        below = settings.get("base_model_name_or_path") if base is None else base
-        if not below:
-            raise ModelError("its settings name no base: say which (base=)")
-        revision = settings.get("revision")
-        if base is None and revision not in (None, "main"):
-            raise ModelError(
-                f"its base is the revision {excerpt(revision)} of {excerpt(below)}: load it and name it (base=)"
-            )
+        below = adapter_base(settings, base)
         source = embedded.folder() if str(below) == embedded.NAME else fetched(model_source(below))
         if isinstance(source, Path) and (source / ADAPTER).is_file():
             raise ModelError(f"its base {excerpt(str(below), 240)} is an adapter itself: merge that first")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoConfig, PreTrainedConfig
 
-from interp.errors import InterpError, ModelError, excerpt
+from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
+from interp.models.adapter import ADAPTER, adapter_base, adapter_settings
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named
 from interp.models.folder import config_source
-from interp.models.hub import check_reachable, unreadable
+from interp.models.gguf_file import gguf_config
+from interp.models.hub import fetched, unreadable
 
 __all__ = ["Shape", "model_shape", "shape_of"]
 
@@ -44,7 +46,7 @@ class Shape:
         name: Of the model.
         n_layers, d_model, d_mlp, n_heads, kv_heads, d_head, d_vocab, n_ctx: As TransformerLens has them.
         gated: Whether the MLPs are.
-        bytes_each: Of a weight.
+        dtype: Of the weights.
         weight_bytes: Of all of them; what shares its memory counts once.
     """
 
@@ -58,8 +60,13 @@ class Shape:
     d_vocab: int
     n_ctx: int
     gated: bool
-    bytes_each: int
+    dtype: torch.dtype
     weight_bytes: int
+
+    @property
+    def bytes_each(self) -> int:
+        """Of a weight."""
+        return self.dtype.itemsize
 
 
 def shape_of(model: HookedTransformer) -> Shape:
@@ -68,24 +75,32 @@ def shape_of(model: HookedTransformer) -> Shape:
     return _shape(model.cfg, model.cfg.model_name, model.W_E.dtype, sum(held.values()))
 
 
-def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
+def model_shape(
+    name: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32, *, base: str | Path | None = None
+) -> Shape:
     """The shape of a model that may be far too large to load: its config is read, its weights are not.
 
     Args:
-        name: A folder with a ``config.json``, a Hugging Face name, or the embedded model's. The shapes of
-            :data:`PUBLISHED` are known without a network.
-        dtype: In which it would be loaded.
+        name: A folder with a ``config.json``, a GGUF file, the folder of an adapter (whose base's shape it is), a
+            Hugging Face name, or the embedded model's. The shapes of :data:`PUBLISHED` are known without a network; of
+            a GGUF file on the hub the whole file is fetched.
+        dtype: In which it would be loaded; ``"auto"`` for what the config says.
+        base: Of an adapter, in place of the one that its settings name.
 
     Raises:
-        ModelError: If the name is unknown, cannot be reached, or its architecture or a setting is not supported.
+        ModelError: If the name is unknown, cannot be reached, or its architecture or a setting is not supported; or if
+            ``dtype`` is ``"auto"`` and the config says none.
+        OptionError: If there is a base and ``name`` is no adapter.
     """
-    source = embedded.folder() if str(name) == embedded.NAME else config_source(name)
+    source = _source(name)
+    if isinstance(source, Path) and (source / ADAPTER).is_file():
+        return replace(_of_the_base(source, base, dtype), name=str(name))
+    if base is not None:
+        raise OptionError(f"base would do nothing: {excerpt(str(name), 240)} is no adapter")
     is_folder = isinstance(source, Path)
-    if isinstance(source, str) and source not in PUBLISHED:
-        check_reachable(source)
     label = f"model {'folder ' if is_folder else ''}{excerpt(str(source), 240)}"
     try:
-        config = _published(source) or AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = _config(source)
         family = checked_family(config)
         fields = hooked_config(family, config)
     except MemoryError:
@@ -95,12 +110,49 @@ def model_shape(name: str | Path, dtype: torch.dtype = torch.float32) -> Shape:
     except Exception as error:  # files of others make the libraries that read them raise anything
         raise ModelError(unreadable(str(source), label, is_folder, error)) from error
     tied = bool(getattr(config, "tie_word_embeddings", False)) and not family.own_unembedding
+    own = _own_format(config, source) if dtype == "auto" else dtype
     try:
-        return _counted(fields, str(name), dtype, tied)
+        return _counted(fields, str(name), own, tied)
     except (InterpError, MemoryError):
         raise
     except Exception as error:
         raise ModelError(unreadable(str(source), label, True, error)) from error
+
+
+def _source(name: str | Path) -> str | Path:
+    """The folder or file of a model, or its name."""
+    if str(name) == embedded.NAME:
+        return embedded.folder()
+    source = config_source(name)
+    return source if source in PUBLISHED else fetched(source)
+
+
+def _of_the_base(folder: Path, base: str | Path | None, dtype: torch.dtype | Literal["auto"]) -> Shape:
+    label = f"adapter {excerpt(str(folder), 240)}"
+    try:
+        below = adapter_base(adapter_settings(folder), base)
+        source = _source(below)
+        if isinstance(source, Path) and (source / ADAPTER).is_file():
+            raise ModelError(f"its base {excerpt(str(below), 240)} is an adapter itself: merge that first")
+        return model_shape(below, dtype)
+    except ModelError as error:
+        raise ModelError(f"{label}: {error}") from error
+
+
+def _config(source: str | Path) -> PreTrainedConfig:
+    if isinstance(source, Path) and source.is_file():
+        return gguf_config(source)
+    config: PreTrainedConfig = _published(source) or AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return config
+
+
+def _own_format(config: PreTrainedConfig, source: str | Path) -> torch.dtype:
+    """That of the checkpoint, as its config says it; of a GGUF file the one that it is dequantised to."""
+    if isinstance(source, Path) and source.is_file():
+        return torch.float32
+    if not isinstance(config.dtype, torch.dtype):
+        raise ModelError(f"the config of {excerpt(str(source), 240)} does not say its number format: say which (dtype)")
+    return config.dtype
 
 
 def _published(source: str | Path) -> PreTrainedConfig | None:
@@ -134,6 +186,6 @@ def _shape(cfg: HookedTransformerConfig, name: str, dtype: torch.dtype, weight_b
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         gated=cfg.gated_mlp,
-        bytes_each=dtype.itemsize,
+        dtype=dtype,
         weight_bytes=weight_bytes,
     )
