@@ -108,7 +108,7 @@ def _show_fit(
         from interp.models.load import checked_device
         from interp.models.shape import model_shape
         from interp.options import check_choice, check_positive
-        from interp.study.fit import Work, needs
+        from interp.study.fit import LIBRARIES, Work, needs
 
         check_choice("dtype", dtype, ("float32", "bfloat16", "float16", "auto"))
         check_positive(tokens=tokens, samples=samples)
@@ -148,7 +148,8 @@ def _show_fit(
     screen.print(table)
     screen.print(
         f"Prompts of {tokens} tokens, {samples} samples, {most[0]} tokens at once ({most[1]} with gradients);"
-        " measured peaks are at most a quarter above the estimates. A step that does not fit runs in smaller batches"
+        + (f" Python and its libraries take {_gb(LIBRARIES)} besides;" if place.type == "cpu" else "")
+        + " measured peaks are at most a quarter above the estimates. A step that does not fit runs in smaller batches"
         " where it can (max_batch_tokens is halved); weights and second moments cannot.",
         soft_wrap=True,
     )

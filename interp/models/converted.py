@@ -23,7 +23,7 @@ from interp.errors import ModelError
 from interp.system.files import only_one, reason, remove_abandoned, temporary_folder
 from interp.system.quiet import without_bars
 
-__all__ = ["MANIFEST", "converted", "file_hash", "manifest_of", "models_cache"]
+__all__ = ["MANIFEST", "converted", "file_hash", "manifest_of", "models_cache", "write_manifest"]
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from interp.errors import ModelError, OptionError, excerpt
 from interp.models.adapter import ADAPTER
 from interp.models.families.family import Family
 
-__all__ = ["check_vocabulary", "check_weights", "config_source", "has_tokenizer", "model_source"]
+__all__ = ["TOKENIZERS", "check_vocabulary", "check_weights", "config_source", "has_tokenizer", "model_source"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Files of which one holds a tokenizer's vocabulary."""

@@ -15,11 +15,15 @@ from interp.errors import ModelError, excerpt
 from interp.models import embedded
 from interp.models.adapter import ADAPTER
 from interp.models.families import FAMILIES, family_named
+from interp.models.folder import TOKENIZERS
 
 __all__ = ["KNOWN_MODELS", "check_reachable", "fetched", "unreadable"]
 
 HUB = constants.ENDPOINT
-_OF_AN_ADAPTER = ("adapter_*.json", "adapter_model.safetensors", "token*", "vocab*", "merges*", "special*", "*.jinja")
+_OF_AN_ADAPTER = (
+    *("adapter_*.json", "adapter_model.safetensors"),
+    *(*TOKENIZERS, "token*", "added_tokens.json", "merges*", "special*", "*.jinja"),
+)
 
 
 class _KnownModels(Mapping[str, str]):

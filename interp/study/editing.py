@@ -24,7 +24,7 @@ from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.study.again import locate_again
 from interp.study.layers import config_at, peak_layers
-from interp.study.plan import planned, write_plan
+from interp.study.plan import check_cases, planned, write_plan
 from interp.study.settings import EditStudySettings
 from interp.study.shard import Shard
 from interp.study.work import Work
@@ -81,11 +81,7 @@ def edit_cases(
     assert model.cfg.d_mlp is not None
     settings = replace(settings, corpus=settings.corpus.sized(model.cfg.d_mlp))
     cases = list(cases)[: settings.limit]
-    if not cases:
-        raise OptionError("no cases to edit")
-    twice = next((case.id for i, case in enumerate(cases) if case.id in {other.id for other in cases[:i]}), None)
-    if twice is not None:
-        raise OptionError(f"two cases have the id {twice!r}; expected one each, as they are paired by it")
+    check_cases(cases)
     workers = workers_of(model, shard)
     chosen = dict(settings.layers or peak_layers(averages, settings.locators))
     for name, layer in chosen.items():

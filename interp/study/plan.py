@@ -6,12 +6,14 @@ study starts, and everything is read by it afterwards.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from interp.editing.methods import editor_named
-from interp.errors import DataError
+from interp.errors import DataError, OptionError
+from interp.facts.records import EditCase
 from interp.locate.methods import locator_named
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
@@ -26,6 +28,7 @@ __all__ = [
     "PlannedRow",
     "again_unit",
     "case_unit",
+    "check_cases",
     "finished",
     "layers_of",
     "planned",
@@ -43,6 +46,19 @@ LOCATED_AGAIN = ("before", "after")
 
 FILE = "selection.json"
 Layers = tuple[int, ...]
+
+
+def check_cases(cases: Sequence[EditCase]) -> None:
+    """Refuse cases that cannot be told apart.
+
+    Raises:
+        OptionError: If there are none, or two have one id.
+    """
+    if not cases:
+        raise OptionError("no cases to edit")
+    twice = next((name for name, count in Counter(case.id for case in cases).items() if count > 1), None)
+    if twice is not None:
+        raise OptionError(f"two cases have the id {twice!r}; expected one each, as they are paired by it")
 
 
 @dataclass(frozen=True, kw_only=True)

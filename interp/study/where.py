@@ -27,13 +27,14 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from interp.editing.measured import TOLD, WhereToEdit
-from interp.errors import DataError, OptionError
+from interp.errors import DataError
 from interp.facts.records import EditCase, Fact
 from interp.results.run_folder import RunFolder
 from interp.results.skips import Skips
 from interp.statistics.estimates import Interval
 from interp.study.located import class_averages
 from interp.study.locating import locate_facts
+from interp.study.plan import check_cases
 from interp.study.rounds import Round, coarse_layers, finer_layers, most_layers
 from interp.study.settings import LocateSettings
 from interp.study.where_found import COST_FILE, EDITED, LOCATED, SCORE, WHERE_FILE, Tried, write_tried
@@ -129,12 +130,7 @@ def _in_order(cases: Sequence[EditCase], seed: int) -> list[EditCase]:
     Raises:
         OptionError: If there are none, or two have one id.
     """
-    if not cases:
-        raise OptionError("no cases to edit")
-    ids = [case.id for case in cases]
-    twice = next((name for i, name in enumerate(ids) if name in ids[:i]), None)
-    if twice is not None:
-        raise OptionError(f"two cases have the id {twice!r}; expected one each, as they are paired by it")
+    check_cases(cases)
     return [cases[i] for i in np.random.default_rng(seed).permutation(len(cases))]
 
 

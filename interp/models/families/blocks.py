@@ -6,13 +6,25 @@ that a model does not have) is zero there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from transformer_lens import HookedTransformerConfig
 
-__all__ = ["Linear", "attention", "gated_mlp", "linear", "llama_weights", "mlp", "named", "norm", "projections", "rows"]
+__all__ = [
+    "Linear",
+    "attention",
+    "decoder",
+    "gated_mlp",
+    "linear",
+    "llama_weights",
+    "mlp",
+    "named",
+    "norm",
+    "projections",
+    "rows",
+]
 
 Linear = tuple[Tensor, Tensor | None]
 """A weight [d_out, d_in], and a bias [d_out] or None."""
@@ -89,6 +101,20 @@ def named(
     return found
 
 
+def decoder(
+    hf_model: Any, block: Callable[[Any], Mapping[str, Tensor]], final: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """All parameters of a model whose outer modules are named as Llama's.
+
+    Args:
+        hf_model: The model.
+        block: The parameters of a layer, named as within its block.
+        final: The last norm, named ``ln_final``.
+    """
+    inner = hf_model.model
+    return named(inner.embed_tokens.weight, map(block, inner.layers), final, linear(hf_model.lm_head))
+
+
 def llama_weights(
     hf_model: Any, cfg: HookedTransformerConfig, *, ln2: str = "post_attention_layernorm"
 ) -> dict[str, Tensor]:
@@ -109,6 +135,4 @@ def llama_weights(
             **gated_mlp(gated.gate_proj.weight, gated.up_proj.weight, gated.down_proj.weight),
         }
 
-    inner = hf_model.model
-    blocks = (block(layer) for layer in inner.layers)
-    return named(inner.embed_tokens.weight, blocks, norm("ln_final", inner.norm), linear(hf_model.lm_head))
+    return decoder(hf_model, block, norm("ln_final", hf_model.model.norm))

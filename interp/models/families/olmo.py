@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 
-from interp.models.families.blocks import gated_mlp, linear, named, projections
+from interp.models.families.blocks import decoder, gated_mlp, projections
 from interp.models.families.family import Family
 from interp.models.families.fields import llama_fields
 from interp.models.families.settings import Settings
@@ -41,9 +41,7 @@ def _convert(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
             **gated_mlp(gated.gate_proj.weight, gated.up_proj.weight, gated.down_proj.weight),
         }
 
-    inner = hf_model.model
-    blocks = (block(layer) for layer in inner.layers)
-    return named(inner.embed_tokens.weight, blocks, norm("ln_final"), linear(hf_model.lm_head))
+    return decoder(hf_model, block, norm("ln_final"))
 
 
 FAMILY = Family(

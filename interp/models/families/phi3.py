@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 
-from interp.models.families.blocks import attention, gated_mlp, linear, named, norm, rows
+from interp.models.families.blocks import attention, decoder, gated_mlp, linear, norm, rows
 from interp.models.families.family import Family
 from interp.models.families.fields import llama_fields, partly_rotary
 from interp.models.families.settings import Settings
@@ -36,9 +36,7 @@ def _convert(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
             **gated_mlp(gate, up, layer.mlp.down_proj.weight),
         }
 
-    inner = hf_model.model
-    blocks = (block(layer) for layer in inner.layers)
-    return named(inner.embed_tokens.weight, blocks, norm("ln_final", inner.norm), linear(hf_model.lm_head))
+    return decoder(hf_model, block, norm("ln_final", hf_model.model.norm))
 
 
 FAMILY = Family(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 
-from interp.models.families.blocks import linear, mlp, named, norm, projections
+from interp.models.families.blocks import decoder, mlp, norm, projections
 from interp.models.families.family import Family
 from interp.models.families.fields import rotary_dim, rotary_fields
 from interp.models.families.settings import Settings
@@ -39,9 +39,7 @@ def _convert(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
             **mlp(layer.mlp.c_fc, layer.mlp.c_proj),
         }
 
-    inner = hf_model.model
-    blocks = (block(layer) for layer in inner.layers)
-    return named(inner.embed_tokens.weight, blocks, norm("ln_final", inner.norm), linear(hf_model.lm_head))
+    return decoder(hf_model, block, norm("ln_final", hf_model.model.norm))
 
 
 FAMILY = Family(
