@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from interp.editing import (
     Corpus,
+    EmmetConfig,
     FtConfig,
     KnConfig,
     MemitConfig,
@@ -118,6 +119,18 @@ def test_published_rome(model, golden, moments):
             assert distance(patch.right[2][0], torch.tensor(expected["right"])) < 1e-4
 
 
+def test_published_r_rome(model, golden, moments):
+    record = json.loads((golden / "r_rome.json").read_text())
+    edits = [each for each in record["edits"] if each["variant"] == "random_prefix_keys"]
+    assert len(edits) == 3
+    options = {"config": RomeConfig(layer=2), "second_moments": moments, "contexts": record["context_templates"]}
+    for patch, expected in zip(
+        edit_each(model, golden_requests(edits), method="r-rome", **options), edits, strict=True
+    ):
+        assert distance(patch.left[2][:, 0], torch.tensor(expected["left"])) < 1e-4
+        assert distance(patch.right[2][0], torch.tensor(expected["right"])) < 1e-4
+
+
 @pytest.mark.parametrize(("method", "make"), [("memit", MemitConfig), ("pmet", PmetConfig)])
 def test_published_updates(model, golden, moments, method, make):
     record = json.loads((golden / f"{method}.json").read_text())
@@ -223,6 +236,7 @@ EVERY_METHOD = pytest.mark.parametrize(
         ("r-rome", RomeConfig(layer=2, **QUICK)),
         ("memit", MemitConfig(layers=(1, 2), second_moment_weight=15.0, **QUICK)),
         ("pmet", PmetConfig(layers=(1, 2), second_moment_weight=15.0, **QUICK)),
+        ("emmet", EmmetConfig(layers=(2,), **QUICK)),
         ("ft-l", FtConfig(layer=2, steps=4)),
         ("kn", KnConfig(max_neurons=4)),
     ],

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import (
+    EmmetConfig,
     FtConfig,
     KnConfig,
     MemitConfig,
@@ -54,6 +55,7 @@ CONFIGS = [
     ("r-rome", RomeConfig(layer=2, steps=6)),
     ("memit", MemitConfig(layers=(1, 2), steps=6, second_moment_weight=15.0)),
     ("pmet", PmetConfig(layers=(1, 2), steps=6, second_moment_weight=15.0)),
+    ("emmet", EmmetConfig(layers=(2,), steps=6)),
     ("ft-l", FtConfig(layer=2, steps=4)),
     ("kn", KnConfig(max_neurons=4)),
 ]

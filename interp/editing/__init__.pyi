@@ -5,6 +5,7 @@ from .defaults import check_config, default_config
 from .editor import edit, edit_each
 from .measured import LayerScore, LocatorPeak, WhereToEdit
 from .methods import EDITORS, editor_named
+from .methods.emmet import EmmetConfig
 from .methods.fine_tuning import FtConfig
 from .methods.knowledge_neurons import KnConfig
 from .methods.memit import MemitConfig
@@ -19,6 +20,7 @@ __all__ = [
     "EDITORS",
     "Corpus",
     "EditConfig",
+    "EmmetConfig",
     "FtConfig",
     "KnConfig",
     "LayerScore",

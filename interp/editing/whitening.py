@@ -1,8 +1,9 @@
 """C^-1 k: keys against the second moment of a layer, solved in float64 and refused where C is singular.
 
-Without second moments C is the identity. To ROME its scale is nothing: it cancels. MEMIT and PMET weigh C against the
-new keys (20,000 for C = E[k k^T] of GPT2-XL), so there the identity is multiplied by the mean over the new keys of
-|k|^2 / d_mlp: as large as a second moment of keys of that length, and the weight means what it means with one.
+Without second moments C is the identity. To ROME its scale is nothing: it cancels. Editors that spread a change weigh C
+against the new keys (MEMIT: 20,000 for C = E[k k^T] of GPT2-XL), so there the identity is multiplied by the mean over
+the new keys of |k|^2 / d_mlp: as large as a second moment of keys of that length, and the weight means what it means
+with one.
 """
 
 from __future__ import annotations
@@ -66,11 +67,15 @@ class Whitening:
                 self._factors[layer] = factor
         return torch.cholesky_solve(keys, factor)
 
-    def regularised(self, layer: int, keys: Float[Tensor, "d_mlp fact"], weight: float) -> Float[Tensor, "d_mlp fact"]:
-        """(weight C + K K^T)^-1 K in float64 (MEMIT, equation 14), by the small system of the facts."""
+    def weighted(self, layer: int, keys: Float[Tensor, "d_mlp fact"], weight: float) -> Float[Tensor, "d_mlp fact"]:
+        """(weight C)^-1 K in float64, the identity scaled to the keys."""
         if isinstance(self._moments, str):
             weight = weight * float(keys.double().square().sum(0).mean()) / len(keys)
-        adjusted = self.solve(layer, keys) / weight
+        return self.solve(layer, keys) / weight
+
+    def regularised(self, layer: int, keys: Float[Tensor, "d_mlp fact"], weight: float) -> Float[Tensor, "d_mlp fact"]:
+        """(weight C + K K^T)^-1 K in float64 (MEMIT, equation 14), by the small system of the facts."""
+        adjusted = self.weighted(layer, keys, weight)
         small = torch.eye(keys.shape[1], dtype=adjusted.dtype, device=keys.device) + keys.double().T @ adjusted
         return torch.linalg.solve(small, adjusted, left=False)
 

@@ -20,6 +20,7 @@ EDITORS: dict[str, str | Editor] = {
     "r-rome": "rome.R_ROME",
     "memit": "memit.EDITOR",
     "pmet": "pmet.EDITOR",
+    "emmet": "emmet.EDITOR",
     "ft-l": "fine_tuning.EDITOR",
     "kn": "knowledge_neurons.EDITOR",
 }
