@@ -57,8 +57,8 @@ def edit(
         method: A name in :data:`interp.editing.EDITORS`.
         config: The method's settings; None for :func:`interp.default_config`.
         second_moments: C by layer, as :func:`interp.second_moments` returns it or as a mapping (torch or numpy), or
-            ``"identity"`` (for editors of several layers scaled to the keys, see :mod:`interp.editing.whitening`), or None:
-            estimated on text that the model writes itself, and cached. FT-L and knowledge neurons take none.
+            ``"identity"`` (for editors of several layers scaled to the keys, see :mod:`interp.editing.whitening`), or
+            None: estimated on text that the model writes itself, and cached. FT-L and knowledge neurons take none.
         contexts: Templates with one ``{}`` for the prompt, the bare ``"{}"`` first; as nested lists they come in
             kinds. None: the model writes them. FT-L and knowledge neurons take none.
         model_provenance: To spare hashing the weights.
