@@ -1,10 +1,11 @@
 """How far scores, ranks and edits of a model in half precision move against float32.
 
-    python -m benchmarks.half_precision --model smollm2-135m --write docs/how-to/half-precision.md
+    python -m benchmarks.half_precision --models smollm2-135m --formats bfloat16 --write docs/how-to/half-precision.md
 
-For bfloat16 and float16: the maps of a few known facts (attribution; tracing of MLP outputs, with the noise of float32)
-against those of float32, and edits of as many facts, each made and asked in its own number format. Second moments are
-the identity, contexts the bare prompt alone: what moves is arithmetic. Small by default: minutes on two cores.
+For bfloat16 and float16 (for which many CPUs have no fast products: hours): the maps of a few known facts (attribution;
+tracing of MLP outputs, with the noise of float32) against those of float32, and edits of as many facts, each made and
+asked in its own number format. Second moments are the identity, contexts the bare prompt alone: what moves is
+arithmetic. Small by default: minutes on two cores.
 """
 
 from __future__ import annotations
@@ -173,28 +174,34 @@ def chosen(model: HookedTransformer, count: int) -> list[Fact]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m"])
+    parser.add_argument("--formats", nargs="+", choices=[*FORMATS], default=[*FORMATS])
     parser.add_argument("--facts", type=int, default=2, help="how many facts that the model knows")
     parser.add_argument("--samples", type=int, default=3, help="noise samples of a trace")
     parser.add_argument("--steps", type=int, default=8, help="nodes of an attribution")
     parser.add_argument("--device", default=None)
-    parser.add_argument("--write", type=Path, default=None, help="the page that the table goes into")
+    parser.add_argument("--write", type=Path, default=None, help="the page that the tables go into")
     given = parser.parse_args(arguments)
-    model = load_model(given.model, device=given.device)
+    text = "\n\n".join(_compared(name, given) for name in given.models)
+    if given.write is not None:
+        write(given.write, text)
+
+
+def _compared(name: str, given: argparse.Namespace) -> str:
+    """The table of one model."""
+    model = load_model(name, device=given.device)
     facts, level = chosen(model, given.facts), noise_level(model, load_facts("builtin"))
     work: dict[str, Any] = {"noise": level, "samples": given.samples, "steps": given.steps}
     exact = measured(model, facts, **work)
     del model
     columns = {}
-    for name, dtype in FORMATS.items():
-        console.print(f"{name} ...")
-        columns[name] = rows_of(
-            measured(load_model(given.model, dtype=dtype, device=given.device), facts, **work), exact
-        )
-    text = table(Path(given.model).name, len(facts), columns)
+    for number_format in given.formats:
+        console.print(f"{name}, {number_format} ...")
+        narrow = load_model(name, dtype=FORMATS[number_format], device=given.device)
+        columns[number_format] = rows_of(measured(narrow, facts, **work), exact)
+    text = table(Path(name).name, len(facts), columns)
     console.print(text, soft_wrap=True)
-    if given.write is not None:
-        write(given.write, text)
+    return text
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +166,15 @@ def test_every_method(call: Call, method: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
-@pytest.mark.parametrize("sequential", [False, True])
-def test_a_file_of_cases(call: Call, tiny: HookedTransformer, cases_file: Path, sequential: bool) -> None:
-    extra = ("--sequential",) if sequential else ()
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_a_file_of_cases(call: Call, tiny: HookedTransformer, cases_file: Path, batch_size: int | None) -> None:
+    extra = () if batch_size is None else ("--sequential", "--batch-size", str(batch_size))
     command = ("edit", "--cases", cases_file, *MODEL, "--method", "memit", "--identity", *extra, "--out", "x.patch")
     done = call(*command)
     assert done.code == 0, done.err
     assert "wanted" in done.out
     requests = [case.request for case in load_cases(cases_file)]
-    make = edit_sequentially if sequential else edit
+    make: Any = edit if batch_size is None else partial(edit_sequentially, batch_size=batch_size)
     expected = make(tiny, requests, method="memit", second_moments="identity", contexts=write_contexts(tiny))
     patch = Patch.load("x.patch")
     assert patch.requests == tuple(requests)
@@ -448,6 +449,8 @@ def test_requests_that_cannot_be_edited(call: Call) -> None:
 def test_cases_and_a_prompt_exclude_each_other(call: Call, cases_file: Path) -> None:
     refused(call("edit", *TOWER, "--cases", cases_file, *MODEL), "prompt, --subject would do nothing: --cases brings")
     refused(call("edit", "--cases", cases_file, *MODEL), "rome edits one fact at a time", "has 2: add --sequential")
+    in_turn = ("--sequential", "--batch-size", "2", "--identity")
+    refused(call("edit", "--cases", cases_file, *MODEL, *in_turn), "batch_size must be 1, got 2")
 
 
 @pytest.mark.parametrize(
@@ -740,6 +743,7 @@ def test_a_layer_for_an_editor_that_chooses_its_layers(call: Call) -> None:
         (("edit", *TOWER, "--target", "Rome", "--method", "ft-l"), ("--seed", "1")),
         (("edit", *TOWER, "--target", "Rome", "--identity"), ("--corpus", "self", "--corpus-tokens", "2000")),
         (("edit", *TOWER, "--target", "Rome"), ("--sequential",)),
+        (("edit", "--cases", "builtin", "--method", "memit"), ("--batch-size", "2")),
         (("edit", "--cases", "builtin"), ("--target", "Rome")),
         (("edit", "--cases", "builtin"), ("--exact-target",)),
         (("edit", "--cases", "builtin"), ("--occurrence", "0")),

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import (
+    AlphaEditConfig,
     Corpus,
     EmmetConfig,
     FtConfig,
@@ -237,6 +238,7 @@ EVERY_METHOD = pytest.mark.parametrize(
         ("memit", MemitConfig(layers=(1, 2), second_moment_weight=15.0, **QUICK)),
         ("pmet", PmetConfig(layers=(1, 2), second_moment_weight=15.0, **QUICK)),
         ("emmet", EmmetConfig(layers=(2,), **QUICK)),
+        ("alphaedit", AlphaEditConfig(layers=(1, 2), threshold=0.1, l2=0.1, **QUICK)),
         ("ft-l", FtConfig(layer=2, steps=4)),
         ("kn", KnConfig(max_neurons=4)),
     ],
@@ -463,7 +465,7 @@ def test_spreading_in_batches_some_of_which_hold_no_bare_prompt(model, moments, 
     task = spread_task(model, [TOWER, TENNIS], contexts, moments, weight=15.0)
     whole = spread(task, targets, Spread(site="resid_post", divisor=float))
     split = spread(replace(task, max_batch_tokens=limit), targets, Spread(site="resid_post", divisor=float))
-    for layer, (left, right) in whole.items():
+    for layer, (left, right, _) in whole.items():
         assert distance(split[layer][0] @ split[layer][1], left @ right) < 1e-5
 
 
@@ -471,7 +473,7 @@ def test_spread_alone_is_asked_for_targets_that_are_there_already(model, moments
     targets = at_subject(model, TOWER, "blocks.2.hook_resid_post")[None]
     task = spread_task(model, [TOWER], CONTEXTS, moments, weight=1.0)
     factors = spread(task, targets, Spread(site="resid_post", divisor=float))
-    for left, right in factors.values():
+    for left, right, _ in factors.values():
         assert (left @ right).abs().max() < 1e-4
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from interp.editing import (
+    AlphaEditConfig,
     EmmetConfig,
     FtConfig,
     KnConfig,
@@ -56,6 +57,7 @@ CONFIGS = [
     ("memit", MemitConfig(layers=(1, 2), steps=6, second_moment_weight=15.0)),
     ("pmet", PmetConfig(layers=(1, 2), steps=6, second_moment_weight=15.0)),
     ("emmet", EmmetConfig(layers=(2,), steps=6)),
+    ("alphaedit", AlphaEditConfig(layers=(1, 2), steps=6, threshold=0.1, l2=0.1)),
     ("ft-l", FtConfig(layer=2, steps=4)),
     ("kn", KnConfig(max_neurons=4)),
 ]

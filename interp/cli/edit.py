@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,7 @@ def edit(
     occurrence: Occurrence = None,
     cases: Annotated[str | None, path_option(help="Instead of one prompt: a file of edit cases, all in one.")] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help="The cases one after the other.")] = False,
+    batch_size: Annotated[int, typer.Option(help="With --sequential: so many cases in each turn.")] = 1,
     model: Model = "smollm2-135m",
     base: Base = None,
     method: Method = DEFAULT_EDITOR,
@@ -88,6 +90,8 @@ def edit(
     if not editor.sites:
         why = f"{method} takes neither second moments nor contexts"
         refuse_given(context, why, "identity", "corpus", "corpus_tokens", "seed")
+    if not sequential:
+        refuse_given(context, "it is for --sequential", "batch_size")
     if len(requests) > 1 and editor.one_at_a_time and not sequential:
         raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
     sized: Any = {} if corpus_tokens is None else {"tokens": corpus_tokens}
@@ -98,10 +102,11 @@ def edit(
     if not sequential:  # in turn, a later request may answer a prompt otherwise
         editing.check_requests(network, requests)
     given = [repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential]
-    key = digest(given if base is None else [*given, base])
+    given += [] if base is None else [base]
+    key = digest(given if batch_size == 1 else [*given, f"batches of {batch_size}"])
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
-    patch = _made(network, requests, method, config, text, identity, sequential)
+    patch = _made(network, requests, method, config, text, identity, batch_size if sequential else None)
     patch.save(place)
     _show(network, patch, place, as_json)
 
@@ -113,7 +118,7 @@ def _made(
     config: EditConfig,
     text: Corpus,
     identity: bool,
-    sequential: bool,
+    batch_size: int | None,
 ) -> Patch:
     """The patch, and what is being done from the first second on."""
     import interp.editing as editing
@@ -128,9 +133,10 @@ def _made(
                 settings["second_moments"] = editing.second_moments(
                     network, config.edited_layers, text, progress=advance
                 )
-    make = editing.edit_sequentially if sequential else editing.edit
+    make: Any = editing.edit if batch_size is None else partial(editing.edit_sequentially, batch_size=batch_size)
     with bar(f"editing with {editing.editor_named(method).title}") as advance:
-        return make(network, requests, method=method, config=config, progress=advance, **settings)
+        patch: Patch = make(network, requests, method=method, config=config, progress=advance, **settings)
+    return patch
 
 
 def _show(network: HookedTransformer, patch: Patch, place: Path, as_json: bool) -> None:

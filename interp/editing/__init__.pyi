@@ -5,6 +5,7 @@ from .defaults import check_config, default_config
 from .editor import edit, edit_each
 from .measured import LayerScore, LocatorPeak, WhereToEdit
 from .methods import EDITORS, editor_named
+from .methods.alpha_edit import AlphaEditConfig
 from .methods.emmet import EmmetConfig
 from .methods.fine_tuning import FtConfig
 from .methods.knowledge_neurons import KnConfig
@@ -18,6 +19,7 @@ from .target_value import TargetValue, target_values
 
 __all__ = [
     "EDITORS",
+    "AlphaEditConfig",
     "Corpus",
     "EditConfig",
     "EmmetConfig",

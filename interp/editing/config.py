@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from interp.errors import OptionError
 from interp.options import check_layers, check_positive, python_numbers, real_number
 
-__all__ = ["AtOneLayer", "EditConfig", "SpreadConfig", "TargetConfig", "check_numbers", "window"]
+__all__ = ["AtOneLayer", "EditConfig", "OverLayers", "SpreadConfig", "TargetConfig", "check_numbers", "window"]
 
 C = TypeVar("C", bound="EditConfig")
 
@@ -136,23 +136,20 @@ class TargetConfig(EditConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpreadConfig(TargetConfig):
-    """What is spread over several layers, and the weight of their second moments against the new keys.
+class OverLayers(TargetConfig):
+    """Settings of an editor that spreads a change over layers.
 
     Args:
         layers: Rising; any sequence of whole numbers.
-        second_moment_weight: Times C is added to K K^T.
     """
 
     layers: tuple[int, ...]
     clamp: float = 0.75
-    second_moment_weight: float = 20_000
     width: ClassVar[int] = 5  # as published for GPT2-XL
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", check_layers("layers", self.layers))
-        check_numbers(self, second_moment_weight=(1e-9, 1e9))
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -166,3 +163,18 @@ class SpreadConfig(TargetConfig):
     def up_to(self: C, layer: int) -> C:
         """The same settings at the ``width`` layers that end there, fewer near the first layer."""
         return self.at(range(max(0, layer + 1 - self.width), layer + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(OverLayers):
+    """What is spread over layers, and the weight of their second moments against the new keys.
+
+    Args:
+        second_moment_weight: Times C is added to K K^T.
+    """
+
+    second_moment_weight: float = 20_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, second_moment_weight=(1e-9, 1e9))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -95,6 +96,7 @@ class Maker:
         self.provenance = given.model_provenance or provenance(model)
         self.unedited = unedited_provenance(model, self.provenance)
         self.whitening, self.made_with = self._moments(given.second_moments)
+        self._earlier: dict[int, Tensor] = {}
 
     def targets(self, requests: Sequence[EditRequest], progress: Progress | None = None) -> list[TargetValue]:
         """The optimised target values; none for editors that have no such."""
@@ -113,9 +115,20 @@ class Maker:
         )
 
     def patch(
-        self, requests: Sequence[EditRequest], targets: Sequence[TargetValue], progress: Progress | None = None
+        self,
+        requests: Sequence[EditRequest],
+        targets: Sequence[TargetValue],
+        progress: Progress | None = None,
+        *,
+        in_turn: bool = False,
     ) -> Patch:
-        """One patch of some requests; what the patched model says is not asked yet."""
+        """One patch of some requests; what the patched model says is not asked yet.
+
+        Args:
+            requests, targets: What goes into it.
+            progress: Called with (done, in all).
+            in_turn: Whether the patches after it are made on top of it, and are to know its keys.
+        """
         change = self.editor.change(
             Task(
                 model=self.model,
@@ -126,9 +139,16 @@ class Maker:
                 whitening=self.whitening,
                 max_batch_tokens=self.max_batch_tokens,
                 model_provenance=self.provenance,
+                earlier=self._earlier,
                 progress=progress,
             )
         )
+        if in_turn:
+            before = self._earlier
+            self._earlier = {
+                layer: torch.cat([before[layer], keys], 1) if layer in before else keys
+                for layer, keys in change.keys.items()
+            }
         ended = tuple(_ended(target) for target in targets)
         return Patch(
             provenance=self.provenance,
@@ -136,7 +156,7 @@ class Maker:
             config=asdict(self.config),  # type: ignore[call-overload]
             requests=tuple(requests),
             outcomes=ended if change.outcomes is None else change.outcomes,
-            made_with=self.made_with,
+            made_with={**self.made_with, **change.about},
             left=_plain(change.left),
             right=_plain(change.right),
             dense=_plain(change.dense),
@@ -166,7 +186,7 @@ class Maker:
         moments: Moments = given_moments(given, layers, self.unedited)
         whitening = Whitening(moments)
         assert self.model.cfg.d_mlp is not None
-        whitening.prepare(layers, self.model.cfg.d_mlp, self.model.W_E.device)
+        self.editor.prepare(whitening, self.config, self.model.cfg.d_mlp, self.model.W_E.device)
         contexts = [list(kind) for kind in self.contexts]
         return whitening, {"second_moments": described_moments(given, moments, layers), "contexts": contexts}
 

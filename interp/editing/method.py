@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -39,6 +41,8 @@ class Task:
         whitening: The second moments of the layers that the settings name, ready to solve with.
         max_batch_tokens: The most tokens that go up the network at once.
         model_provenance: To spare hashing the weights.
+        earlier: By layer, the keys of the edits before this one where edits are made in turn, as they were then; for
+            editors whose changes say at which keys they were solved.
         progress: Called with (done, in all).
     """
 
@@ -50,6 +54,7 @@ class Task:
     whitening: Whitening
     max_batch_tokens: int
     model_provenance: Provenance
+    earlier: Mapping[int, Float[Tensor, "d_mlp earlier"]] = field(default_factory=dict)
     progress: Progress | None = None
 
 
@@ -61,12 +66,20 @@ class Change:
         left, right: Factors, [d_mlp, rank] and [rank, d_model].
         dense: [d_mlp, d_model].
         outcomes: How each request ended; None: as the optimisation of its target value did.
+        keys: By layer, what it was solved at: the edits after it in turn get them.
+        about: What a patch is to record of it besides, as JSON.
     """
 
     left: Mapping[int, Tensor] = field(default_factory=dict)
     right: Mapping[int, Tensor] = field(default_factory=dict)
     dense: Mapping[int, Tensor] = field(default_factory=dict)
     outcomes: tuple[Outcome, ...] | None = None
+    keys: Mapping[int, Float[Tensor, "d_mlp fact"]] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _factorised(whitening: Whitening, config: Any, d_mlp: int, device: torch.device) -> None:
+    whitening.prepare(config.edited_layers, d_mlp, device)
 
 
 def _nothing_more(request: EditRequest) -> Iterable[Fact]:
@@ -87,6 +100,8 @@ class Editor:
             "mlp_out")``. Without any it optimises none, and takes neither second moments nor contexts.
         one_at_a_time: Whether a patch takes one request only.
         reads: What else of a request it runs, besides its prompt with its new target.
+        prepare: Readies the second moments for the solves with these settings, of keys of length d_mlp on a device, so
+            that what does not fit is found before anything is optimised.
     """
 
     name: str
@@ -97,3 +112,4 @@ class Editor:
     sites: tuple[str, ...] = ()
     one_at_a_time: bool = False
     reads: Callable[[EditRequest], Iterable[Fact]] = _nothing_more
+    prepare: Callable[[Whitening, Any, int, torch.device], None] = _factorised

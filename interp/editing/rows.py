@@ -47,8 +47,13 @@ class EditRows:
     n_contexts: int
 
 
-def check_requests(model: HookedTransformer, requests: Sequence[EditRequest]) -> None:
+def check_requests(model: HookedTransformer, requests: Sequence[EditRequest], *, first: int = 0) -> None:
     """Refuse requests that cannot be edited together.
+
+    Args:
+        model: The model.
+        requests: What is edited together.
+        first: The number of the first of them, for the errors.
 
     Raises:
         OptionError: If there are none, or two of them want different answers to one prompt.
@@ -57,7 +62,7 @@ def check_requests(model: HookedTransformer, requests: Sequence[EditRequest]) ->
     if not requests:
         raise OptionError("nothing to edit: no requests")
     wanted: dict[str, tuple[int, str]] = {}
-    for index, request in enumerate(requests):
+    for index, request in enumerate(requests, start=first):
         prompt = request.fact.prompt
         before = wanted.setdefault(prompt, (index, request.new_target))
         if before[0] != index:

@@ -1,7 +1,7 @@
-"""Edits in turn: one request after the other, each on the weights that the ones before left.
+"""Edits in turn: one request after the other, or one batch, each on the weights that the ones before left.
 
 1. Check every request, write the contexts, estimate and factorise C, hash the weights: once, of the unedited model.
-2. For each request: optimise and solve on the model as it is now; add the change to a running sum by layer, which is on
+2. For each turn: optimise and solve on the model as it is now; add the change to a running sum by layer, which is on
    the model as one patch. So an edit costs the same whether it is the third or the three-hundredth.
 3. Take the sum off, compose the patches, and ask the patched model every request: what counts is what is left at the
    end of an edit, after all others.
@@ -20,10 +20,11 @@ from interp.editing.answers import answered, warn_of_missed, warn_of_rounding
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker
-from interp.editing.methods import DEFAULT_EDITOR
-from interp.errors import InterpError
+from interp.editing.methods import DEFAULT_EDITOR, editor_named
+from interp.editing.rows import check_requests
+from interp.errors import InterpError, OptionError
 from interp.facts.records import EditRequest
-from interp.options import Progress
+from interp.options import Progress, check_positive
 from interp.patches.patch import Patch, applied_patches, compose
 
 __all__ = ["edit_sequentially"]
@@ -38,6 +39,7 @@ def edit_sequentially(
     config: EditConfig | None = None,
     second_moments: GivenMoments | None = None,
     contexts: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    batch_size: int = 1,
     max_batch_tokens: int = 1024,
     progress: Progress | None = None,
 ) -> Patch:
@@ -52,11 +54,13 @@ def edit_sequentially(
     Second moments and contexts are those of the unedited model throughout, as published. A fact may be edited again:
     the later request is an update, and the earlier one's outcome says that it no longer holds.
 
-    Args: See :func:`interp.editing.editor.edit`.
+    Args: See :func:`interp.editing.editor.edit`; and ``batch_size``, how many requests go into each turn's one solve
+        (the last turn may have fewer), for editors that take several.
 
-    Raises: As :func:`interp.editing.editor.edit`, before anything is edited where a request does not fit. What fails
-        later names the request by its number, and whatever the exception, its attribute ``patch`` is the composed
-        patch of the requests before (None if there are none): nothing that is done is lost.
+    Raises: As :func:`interp.editing.editor.edit`, before anything is edited where a request does not fit or those of
+        one turn contradict each other. What fails later names the requests by their numbers, and whatever the
+        exception, its attribute ``patch`` is the composed patch of the requests before (None if there are none):
+        nothing that is done is lost.
 
     Warns:
         InterpWarning: If at the end the patched model does not give the new answer of a request (unless a later
@@ -69,18 +73,24 @@ def edit_sequentially(
         contexts=contexts,
         max_batch_tokens=max_batch_tokens,
     )
+    check_positive(batch_size=batch_size)
+    if batch_size > 1 and editor_named(method).one_at_a_time:
+        raise OptionError(f"{method} edits one fact at a time: batch_size must be 1, got {batch_size}")
     maker = Maker(model, requests, given, together=False)
+    turns = [maker.requests[first : first + batch_size] for first in range(0, len(maker.requests), batch_size)]
+    for index, turn in enumerate(turns):
+        check_requests(model, turn, first=index * batch_size)
     patches: list[Patch] = []
     running = _Running(model, maker)
     try:
-        for index, request in enumerate(maker.requests):
-            patch = maker.patch([request], maker.targets([request]))
+        for turn in turns:
+            patch = maker.patch(turn, maker.targets(turn), in_turn=True)
             running.add(patch)
             patches.append(patch)
             if progress:
-                progress(index + 1, len(maker.requests))
+                progress(sum(len(each.requests) for each in patches), len(maker.requests))
     except InterpError as error:
-        failed = type(error)(f"{_where(len(patches), maker.requests)}: {error}")
+        failed = type(error)(f"{_where(turns, len(patches))}: {error}")
         failed.patch = compose(patches) if patches else None
         raise failed from error
     except BaseException as error:
@@ -94,10 +104,15 @@ def edit_sequentially(
     return whole
 
 
-def _where(done: int, requests: Sequence[EditRequest]) -> str:
-    kept = f"the patch of the {done} before it is this error's .patch" if done else "none was done before it"
-    prompt = f" {requests[done].fact.prompt!r}" if done < len(requests) else ""
-    return f"request {done} of {len(requests)}{prompt} ({kept})"
+def _where(turns: Sequence[Sequence[EditRequest]], done: int) -> str:
+    """Which requests failed, after so many turns."""
+    first, total = sum(map(len, turns[:done])), sum(map(len, turns))
+    kept = f"the patch of the {first} before it is this error's .patch" if done else "none was done before it"
+    if done == len(turns):
+        return f"request {first} of {total} ({kept})"
+    if (count := len(turns[done])) > 1:
+        return f"requests {first} to {first + count - 1} of {total} ({kept})"
+    return f"request {first} of {total} {turns[done][0].fact.prompt!r} ({kept})"
 
 
 class _Running:

@@ -27,16 +27,16 @@ between their turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.editing.config import SpreadConfig
+from interp.editing.config import OverLayers
 from interp.editing.method import Change, Editor, Task
 from interp.editing.rows import edit_rows, key_weights
 from interp.editing.whitening import Whitening
@@ -46,8 +46,6 @@ from interp.engine.mlp_outputs import MlpOutput, mlp_output
 from interp.engine.suffix import padded, run_rows
 
 __all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
-
-Factors = dict[int, tuple[Float[Tensor, "d_mlp fact"], Float[Tensor, "fact d_model"]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +57,22 @@ class Keys:
         keys: K, one column a fact.
         config: The editor's settings.
         whitening: The second moments.
+        earlier: The keys of the edits before, where edits are made in turn.
     """
 
     layer: int
     keys: Float[Tensor, "d_mlp fact"]
-    config: SpreadConfig
+    config: Any
     whitening: Whitening
+    earlier: Float[Tensor, "d_mlp earlier"] | None = None
+
+
+class Solved(NamedTuple):
+    """A layer's change of W_out, ``left @ right``, and what ``left`` was solved from."""
+
+    left: Float[Tensor, "d_mlp fact"]
+    right: Float[Tensor, "fact d_model"]
+    given: Keys
 
 
 Solve = Callable[[Keys], Float[Tensor, "d_mlp fact"]]
@@ -91,7 +99,7 @@ class Spread:
     solve: Solve = regularised
 
 
-def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> Factors:
+def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> dict[int, Solved]:
     """The changes of W_out that bring a site at the last edited layer to its targets.
 
     Args:
@@ -100,7 +108,7 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> F
         how: Which site, and what each layer does for it.
 
     Returns:
-        Per layer the factors of dW = left @ right.
+        Each layer's change.
     """
     model, layers = task.model, task.config.layers
     rows = edit_rows(model, task.requests, task.contexts)
@@ -109,9 +117,9 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> F
     ids = [rows.ids[row][: rows.subject_last[row] + 1] for row in range(len(rows.ids)) if (row + 1) % per]
     weights = key_weights(task.contexts, model.W_E.device)
 
-    def work(limit: int) -> Factors:
+    def work(limit: int) -> dict[int, Solved]:
         batches = _batches(model, ids, rows.n_contexts, limit)
-        factors: Factors = {}
+        solved: dict[int, Solved] = {}
         for index, layer in enumerate(layers):
             read = [batch.climb(model, layer) for batch in batches]
             current = [batch.current(model, layers[-1]) for batch in batches]
@@ -119,11 +127,17 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> F
             keys = torch.einsum("c,fck->kf", weights, _in_order(batches, read).unflatten(0, (-1, rows.n_contexts)))
             ends = mlp_output(model, layer), mlp_output(model, layers[-1])
             residual = _residual(*ends, state, targets, how, layers_left=len(layers) - index)
-            left = how.solve(Keys(layer=layer, keys=keys, config=task.config, whitening=task.whitening)).float()
-            factors[layer] = (left, residual)
+            given = Keys(
+                layer=layer,
+                keys=keys,
+                config=task.config,
+                whitening=task.whitening,
+                earlier=task.earlier.get(layer),
+            )
+            solved[layer] = Solved(how.solve(given).float(), residual, given)
             for batch in batches:
-                batch.change(left, residual)
-        return factors
+                batch.change(solved[layer].left, residual)
+        return solved
 
     return halving(work, task.max_batch_tokens)
 
@@ -249,27 +263,33 @@ def spread_editor(
     *,
     name: str,
     title: str,
-    config: type[SpreadConfig],
-    default: Callable[[HookedTransformer], SpreadConfig],
+    config: type[OverLayers],
+    default: Callable[[HookedTransformer], OverLayers],
     sites: tuple[str, ...],
     spread_site: str,
     divisor: Callable[[int], float],
     solve: Solve = regularised,
+    about: Callable[[Sequence[Keys]], Mapping[str, Any]] | None = None,
+    **others: Any,
 ) -> Editor:
     """An editor that spreads its change over layers.
 
     Args:
         name, title, config, default, sites: See :class:`~interp.editing.method.Editor`.
         spread_site, divisor, solve: See :class:`Spread`, whose ``site`` is the first; MEMIT's solve if it is left out.
+        about: What a patch is to record of the solves in its layers, as JSON.
+        others: Further fields of the editor.
     """
 
     how = Spread(site=spread_site, divisor=divisor, solve=solve)
 
     def change(task: Task) -> Change:
-        factors = spread(task, torch.stack([target.value(spread_site) for target in task.targets]), how)
+        solved = spread(task, torch.stack([target.value(spread_site) for target in task.targets]), how)
         return Change(
-            left={layer: left for layer, (left, _) in factors.items()},
-            right={layer: right for layer, (_, right) in factors.items()},
+            left={layer: each.left for layer, each in solved.items()},
+            right={layer: each.right for layer, each in solved.items()},
+            keys={layer: each.given.keys for layer, each in solved.items()},
+            about={} if about is None else about([each.given for each in solved.values()]),
         )
 
-    return Editor(name=name, title=title, config=config, default=default, change=change, sites=sites)
+    return Editor(name=name, title=title, config=config, default=default, change=change, sites=sites, **others)

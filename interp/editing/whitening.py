@@ -38,6 +38,7 @@ class Whitening:
     def __init__(self, moments: Moments) -> None:
         self._moments = moments
         self._factors: dict[int, Tensor] = {}
+        self._leading: dict[tuple[int, float, bool], tuple[Tensor, Tensor]] = {}
 
     def prepare(self, layers: Iterable[int], d_mlp: int, device: torch.device) -> None:
         """Factorise some layers now: what does not fit is found before anything is optimised.
@@ -46,6 +47,34 @@ class Whitening:
         """
         for layer in layers:
             self.solve(layer, torch.zeros(d_mlp, 1, device=device))
+
+    def leading(
+        self, layer: int, threshold: float, d_mlp: int, device: torch.device, *, relative: bool = False
+    ) -> tuple[Float[Tensor, "d_mlp leading"], Float[Tensor, " d_mlp"]]:
+        """The eigenvectors of C with eigenvalues at or above a threshold, and all eigenvalues, rising, in float64.
+
+        Args:
+            layer: Which.
+            threshold: The least eigenvalue, if ``relative`` as a multiple of the mean of all.
+            d_mlp, device: Of the keys.
+            relative: See ``threshold``.
+
+        Raises:
+            OptionError: As :meth:`solve`, or if C is the identity.
+            NumericalError: If C is not finite.
+        """
+        if isinstance(self._moments, str):
+            raise OptionError("the identity as second moment has no directions that matter less: estimate them (None)")
+        key = layer, threshold, relative
+        if key not in self._leading:
+            moment = _checked(self._moment_of(layer).to(device), layer, d_mlp).double()
+            if not torch.isfinite(moment).all():
+                raise NumericalError(f"the second moment of layer {layer} is not finite")
+            values, vectors = torch.linalg.eigh(moment)
+            least = threshold * float(values.mean()) if relative else threshold
+            # those below it are many, and what is kept is few
+            self._leading[key] = vectors[:, values >= least].clone(), values
+        return self._leading[key]
 
     def solve(self, layer: int, keys: Float[Tensor, "d_mlp fact"]) -> Float[Tensor, "d_mlp fact"]:
         """C^-1 K in float64.
@@ -59,13 +88,17 @@ class Whitening:
             return keys
         factor = self._factors.get(layer)
         if factor is None:
-            if layer not in self._moments:
-                raise OptionError(f"layer {layer} has no second moment; given are layers {sorted(self._moments)}")
-            factor = _factorised(self._moments[layer].to(keys.device), layer, len(keys))
+            factor = _factorised(self._moment_of(layer).to(keys.device), layer, len(keys))
             free = free_bytes(keys.device)
             if free is None or factor.numel() * factor.element_size() <= KEPT_SHARE * free:
                 self._factors[layer] = factor
         return torch.cholesky_solve(keys, factor)
+
+    def _moment_of(self, layer: int) -> Tensor:
+        assert not isinstance(self._moments, str)
+        if layer not in self._moments:
+            raise OptionError(f"layer {layer} has no second moment; given are layers {sorted(self._moments)}")
+        return self._moments[layer]
 
     def weighted(self, layer: int, keys: Float[Tensor, "d_mlp fact"], weight: float) -> Float[Tensor, "d_mlp fact"]:
         """(weight C)^-1 K in float64, the identity scaled to the keys."""
@@ -80,12 +113,16 @@ class Whitening:
         return torch.linalg.solve(small, adjusted, left=False)
 
 
-def _factorised(moment: Tensor, layer: int, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+def _checked(moment: Tensor, layer: int, d_mlp: int) -> Tensor:
     if moment.shape != (d_mlp, d_mlp):
         raise OptionError(f"the second moment of layer {layer} is {tuple(moment.shape)}, expected {(d_mlp, d_mlp)}")
     if (moment - moment.T).abs().max() > ASYMMETRIC * moment.abs().max():
         raise OptionError(f"the second moment of layer {layer} is not symmetric")
-    factor, failed = torch.linalg.cholesky_ex(moment.double())
+    return moment
+
+
+def _factorised(moment: Tensor, layer: int, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    factor, failed = torch.linalg.cholesky_ex(_checked(moment, layer, d_mlp).double())
     pivots = factor.diagonal().square()
     if int(failed) or not torch.isfinite(factor).all() or pivots.min() < SINGULAR * pivots.max():
         raise NumericalError(

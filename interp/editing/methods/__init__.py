@@ -21,6 +21,7 @@ EDITORS: dict[str, str | Editor] = {
     "memit": "memit.EDITOR",
     "pmet": "pmet.EDITOR",
     "emmet": "emmet.EDITOR",
+    "alphaedit": "alpha_edit.EDITOR",
     "ft-l": "fine_tuning.EDITOR",
     "kn": "knowledge_neurons.EDITOR",
 }
