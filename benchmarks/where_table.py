@@ -1,18 +1,41 @@
-"""The table of ``docs/where-to-edit.md``, from the files that ``interp where`` wrote and the package has.
+"""Models that were measured: what ``interp where`` left in its run folders goes into the package and the documentation.
 
-python -m benchmarks.where_table       # writes it between its two marks
+python -m benchmarks.where_table runs/where-a runs/where-b    # their results, reports and figures, and the table anew
+python -m benchmarks.where_table                              # the table of ``docs/where-to-edit.md`` alone
+
+A result is the file that the run wrote; nothing is changed in it.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from interp.editing.measured import shipped
+from interp.editing.measured import SHIPPED, WhereToEdit, shipped
 from interp.plots import where_models_markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "where-to-edit.md"
+REPORTS = PAGE.parent / "where"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NONE = "No model has been measured yet."
+
+
+def name_of(found: WhereToEdit) -> str:
+    """How its files are called: as the model, without a GGUF file's ending."""
+    return Path(found.provenance.model).name.removesuffix(".gguf")
+
+
+def take(run: Path) -> None:
+    """The result of a run, its report and its figure."""
+    name = name_of(WhereToEdit.load(run / "where.json"))
+    REPORTS.mkdir(exist_ok=True)
+    shutil.copyfile(run / "where.json", SHIPPED / f"{name}.json")
+    shutil.copyfile(run / "where.svg", REPORTS / f"{name}.svg")
+    report = (run / "where.md").read_text("utf-8").rstrip()
+    figure = f"![Scores by layer, and where the locators point]({name}.svg)"
+    (REPORTS / f"{name}.md").write_text(f"{report}\n\n{figure}\n", "utf-8")
 
 
 def with_table(page: str) -> str:
@@ -20,9 +43,17 @@ def with_table(page: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     measured = list(shipped())
-    table = where_models_markdown(measured) if measured else NONE
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    if not measured:
+        return f"{before}{BEGIN}\n\n{NONE}\n\n{END}{after}"
+    names = ", ".join(f"[{name}](where/{name}.md)" for name in map(name_of, measured))
+    return f"{before}{BEGIN}\n\n{where_models_markdown(measured)}\n\nThe reports: {names}.\n\n{END}{after}"
+
+
+def main(runs: Sequence[str]) -> None:
+    for run in runs:
+        take(Path(run))
+    PAGE.write_text(with_table(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text("utf-8")), "utf-8")
+    main(sys.argv[1:])

@@ -7,6 +7,8 @@ import pytest
 
 from interp.editing import (
     EDITORS,
+    AlphaEditConfig,
+    EmmetConfig,
     FtConfig,
     KnConfig,
     MemitConfig,
@@ -15,6 +17,7 @@ from interp.editing import (
     TargetConfig,
     check_config,
     default_config,
+    measured,
     published,
 )
 from interp.errors import OptionError
@@ -26,8 +29,9 @@ def of(name, n_layers, d_mlp, gated=False):
 
 
 @pytest.fixture(autouse=True)
-def _unchecked(unchecked):
-    """A stand-in for a model with the sizes of those that are too large to load."""
+def _unchecked(unchecked, monkeypatch, tmp_path):
+    """A stand-in for a model with the sizes of those that are too large to load: it has no weights to be found by."""
+    monkeypatch.setattr(measured, "SHIPPED", tmp_path / "none")
 
 
 GPT2_XL = of("gpt2-xl", 48, 6400)
@@ -56,6 +60,16 @@ RISING = {2: (4, 5, 6, 7, 8), 3: (3, 4, 5, 6, 7, 8), 13: (13, 14, 15, 16, 17)}
         ),
         (LLAMA_3, "rome", RomeConfig(layer=5, steps=25, weight_decay=1e-3)),
         (LLAMA_3, "memit", MemitConfig(layers=RISING[2], steps=25, learning_rate=0.1, second_moment_weight=15_000)),
+        (GPT2_XL, "emmet", EmmetConfig(layers=(17,), second_moment_weight=1_000, relaxation=0.1)),
+        (GPT_J, "emmet", EmmetConfig(layers=(5,), second_moment_weight=1)),
+        (
+            LLAMA_2,
+            "emmet",
+            EmmetConfig(layers=(5,), steps=25, clamp=4, weight_decay=1e-3, second_moment_weight=1),
+        ),
+        (GPT2_XL, "alphaedit", AlphaEditConfig(layers=RISING[13], threshold=0.02, l2=10, relative=False)),
+        (GPT_J, "alphaedit", AlphaEditConfig(layers=RISING[3], steps=25)),
+        (LLAMA_3, "alphaedit", AlphaEditConfig(layers=RISING[2], steps=25, learning_rate=0.1)),
     ],
 )
 def test_published_settings(model, method, expected):
