@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from interp.editing import (
+    AlphaEditConfig,
     Corpus,
+    EmmetConfig,
     FtConfig,
     KnConfig,
     MemitConfig,
@@ -64,6 +66,8 @@ CONFIGS = [
     ("r-rome", RomeConfig(layer=2, weight_decay=1e-3)),
     ("memit", MemitConfig(layers=(1, 2, 3), second_moment_weight=15.0)),
     ("pmet", PmetConfig(layers=(1, 2, 3), second_moment_weight=15.0)),
+    ("emmet", EmmetConfig(layers=(2,))),
+    ("alphaedit", AlphaEditConfig(layers=(1, 2, 3), threshold=0.1, l2=0.1)),
     ("ft-l", FtConfig(layer=2)),
     ("kn", KnConfig()),
 ]

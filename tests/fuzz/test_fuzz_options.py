@@ -28,6 +28,8 @@ _CONFIGS: dict[type, tuple[str, dict[str, Any]]] = {
     interp.editing.RomeConfig: ("rome", {"layer": 2, "steps": 2}),
     interp.editing.MemitConfig: ("memit", {"layers": (1, 2), "steps": 2}),
     interp.editing.PmetConfig: ("pmet", {"layers": (1, 2), "steps": 2}),
+    interp.editing.EmmetConfig: ("emmet", {"layers": (2,), "steps": 2}),
+    interp.editing.AlphaEditConfig: ("alphaedit", {"layers": (1, 2), "steps": 2}),
     interp.editing.FtConfig: ("ft-l", {"layer": 2, "steps": 2}),
     interp.editing.KnConfig: ("kn", {"attribution_steps": 2}),
 }
