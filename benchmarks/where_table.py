@@ -28,14 +28,28 @@ def name_of(found: WhereToEdit) -> str:
 
 
 def take(run: Path) -> None:
-    """The result of a run, its report and its figure."""
-    name = name_of(WhereToEdit.load(run / "where.json"))
+    """The result of a run, its report and its figure.
+
+    Raises:
+        SystemExit: If the package has another measurement of a model of this name.
+    """
+    found = WhereToEdit.load(run / "where.json")
+    report, figure = (run / "where.md").read_text("utf-8").rstrip(), (run / "where.svg").read_bytes()
+    name = name_of(found)
+    place = SHIPPED / f"{name}.json"
+    if place.exists() and (there := _of_what(WhereToEdit.load(place))) != _of_what(found):
+        raise SystemExit(
+            f"{place.name} is of {there}, the run of {_of_what(found)}: remove it first, or rename the model"
+        )
     REPORTS.mkdir(exist_ok=True)
-    shutil.copyfile(run / "where.json", SHIPPED / f"{name}.json")
-    shutil.copyfile(run / "where.svg", REPORTS / f"{name}.svg")
-    report = (run / "where.md").read_text("utf-8").rstrip()
-    figure = f"![Scores by layer, and where the locators point]({name}.svg)"
-    (REPORTS / f"{name}.md").write_text(f"{report}\n\n{figure}\n", "utf-8")
+    shutil.copyfile(run / "where.json", place)
+    (REPORTS / f"{name}.svg").write_bytes(figure)
+    shown = f"![Scores by layer, and where the locators point]({name}.svg)"
+    (REPORTS / f"{name}.md").write_text(f"{report}\n\n{shown}\n", "utf-8")
+
+
+def _of_what(found: WhereToEdit) -> str:
+    return f"{found.editor} on weights {found.provenance.weights_hash} in {found.provenance.dtype}"
 
 
 def with_table(page: str) -> str:

@@ -1,6 +1,8 @@
 """AlphaEdit: published numbers also over several batches, what the null space hides, units of the model's own."""
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from interp.editing import AlphaEditConfig, MemitConfig, default_config, edit, edit_sequentially
+from interp.editing import AlphaEditConfig, MemitConfig, SecondMoments, default_config, edit, edit_sequentially
 from interp.editing.making import Given, Maker
-from interp.editing.methods.alpha_edit import in_null_space
+from interp.editing.methods.alpha_edit import in_null_space, remembered
+from interp.editing.null_space import null_space
 from interp.editing.spread import Keys
 from interp.editing.whitening import Whitening
-from interp.errors import NumericalError, OptionError
+from interp.errors import InterpWarning, NumericalError, OptionError
 from interp.patches import applied_patches
+from interp.results.record import provenance
 from tests.test_editing import NORWAY, QUICK, TENNIS, TOWER, distance, golden_requests
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
@@ -39,7 +43,7 @@ def test_published_updates(tiny, golden, moments, run):
         contexts=record["context_templates"],
         max_batch_tokens=1024,
     )
-    maker = Maker(tiny, [request for batch in batches for request in batch], asked, together=False)
+    maker = Maker(tiny, [request for batch in batches for request in batch], asked, at_once=1)
     try:
         for number, batch in enumerate(batches):
             patch = maker.patch(batch, maker.targets(batch), in_turn=True)
@@ -56,37 +60,45 @@ def test_published_updates(tiny, golden, moments, run):
 
 
 def given_keys(facts, earlier=0, *, seed=0, d_mlp=24, **config):
+    """C, the keys, and what a solve gets: of earlier keys what was kept."""
     draw = torch.Generator().manual_seed(seed)
     root = torch.randn(3 * d_mlp, d_mlp, generator=draw) * torch.logspace(-2, 0.5, d_mlp)
     keys = torch.randn(d_mlp, facts + earlier, generator=draw)
     moment = root.T @ root / (3 * d_mlp)
-    return moment, Keys(
+    made = Keys(
         layer=0,
         keys=keys[:, earlier:],
         config=AlphaEditConfig(layers=(0,), **config),
         whitening=Whitening({0: moment}),
-        earlier=keys[:, :earlier] if earlier else None,
     )
+    if earlier:
+        made = replace(made, earlier=remembered(replace(made, keys=keys[:, :earlier])))
+    return moment, keys, made
 
 
-@given(facts=st.integers(1, 5), earlier=st.integers(0, 5), seed=st.integers(0, 99), l2=st.floats(0.01, 20))
+@given(
+    facts=st.integers(1, 5),
+    earlier=st.integers(0, 5),
+    seed=st.integers(0, 99),
+    l2=st.floats(0.01, 20),
+    threshold=st.sampled_from([0.001, 0.05, 1.0]),
+)
 @settings(max_examples=40, deadline=None)
-def test_the_small_system_is_the_published_one(facts, earlier, seed, l2):
+def test_the_small_system_is_the_published_one(facts, earlier, seed, l2, threshold):
     """(P (K K^T + Kp Kp^T) + l2 I)^-1 P K, with P written out."""
-    moment, keys = given_keys(facts, earlier, seed=seed, threshold=0.05, l2=l2)
+    moment, keys, made = given_keys(facts, earlier, seed=seed, threshold=threshold, l2=l2)
     values, vectors = torch.linalg.eigh(moment.double())
-    space = vectors[:, values < 0.05]
-    projection, new = space @ space.T, keys.keys.double()
-    seen = new @ new.T
-    if keys.earlier is not None:
-        seen = seen + keys.earlier.double() @ keys.earlier.double().T
-    expected = torch.linalg.solve(projection @ seen + l2 * torch.eye(24).double(), projection @ new)
-    torch.testing.assert_close(in_null_space(keys), expected, rtol=1e-6, atol=1e-9)
+    space = vectors[:, values < threshold]
+    assert made.whitening.null_space(0, threshold, 24, keys.device).inside == (space.shape[1] <= 12)
+    projection, every = space @ space.T, keys.double()
+    new = every[:, earlier:]
+    expected = torch.linalg.solve(projection @ every @ every.T + l2 * torch.eye(24).double(), projection @ new)
+    torch.testing.assert_close(in_null_space(made), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_keys_outside_the_null_space_give_what_they_gave():
-    moment, keys = given_keys(3, 2, threshold=0.05, l2=0.1)
-    left = in_null_space(keys)
+    moment, _, made = given_keys(3, 2, threshold=0.05, l2=0.1)
+    left = in_null_space(made)
     values, vectors = torch.linalg.eigh(moment.double())
     usual = vectors[:, values >= 0.05]
     assert 0 < usual.shape[1] < 24
@@ -97,18 +109,32 @@ def test_relative_settings_do_not_depend_on_the_units_of_keys():
     """Keys c times as long: the change is c times as small, and does the same."""
     found = {}
     for scale in (1.0, 30.0):
-        moment, keys = given_keys(3, threshold=1.0, l2=0.1, relative=True)
-        whitening = Whitening({0: moment * scale**2})
-        scaled = Keys(layer=0, keys=keys.keys * scale, config=keys.config, whitening=whitening)
+        moment, keys, made = given_keys(3, threshold=1.0, l2=0.1, relative=True)
+        scaled = replace(made, keys=keys * scale, whitening=Whitening({0: moment * scale**2}))
         found[scale] = scaled.keys.double().T @ in_null_space(scaled)
     torch.testing.assert_close(found[1.0], found[30.0], rtol=1e-5, atol=1e-7)
     assert float(found[1.0].diagonal().min()) > 0.5
 
 
-def test_a_null_space_that_leaves_nothing_is_refused():
-    _, keys = given_keys(2, threshold=1e-9)
-    with pytest.raises(NumericalError, match=r"null space in layer 0 leaves nothing of the keys"):
-        in_null_space(keys)
+def test_an_empty_null_space_is_refused_before_anything_is_optimised(tiny, moments, monkeypatch):
+    monkeypatch.setattr(sys.modules["interp.editing.making"], "target_values", None)
+    config = AlphaEditConfig(layers=(1, 2), threshold=1e-9, **QUICK)
+    with pytest.raises(NumericalError, match=r"null space in layer 1 is empty: no eigenvalue of C is below 1e-09"):
+        edit(tiny, [TOWER], method="alphaedit", config=config, second_moments=moments, contexts=["{}"])
+
+
+def test_a_null_space_is_found_once_for_all_edits_with_the_same_second_moments(tiny, moments, monkeypatch):
+    found, module = [], sys.modules["interp.editing.whitening"]
+    monkeypatch.setattr(module, "null_space", lambda *args, **named: found.append(1) or null_space(*args, **named))
+    layers = (1, 2)
+    kept = SecondMoments(
+        provenance=provenance(tiny), moments=moments, corpus={}, n_tokens=1, layers=layers, held_out_error=(0.0, 0.0)
+    )
+    config = AlphaEditConfig(layers=layers, threshold=0.1, l2=0.1, **QUICK)
+    options = {"method": "alphaedit", "config": config, "second_moments": kept, "contexts": ["{}"]}
+    one, other = edit(tiny, [TOWER], **options), edit(tiny, [TOWER], **options)
+    assert len(found) == 2
+    assert torch.equal(one.delta(1), other.delta(1))
 
 
 def test_the_identity_has_no_null_space(tiny):
@@ -143,8 +169,10 @@ def test_turns_of_several_are_one_solve_each(tiny, moments):
         assert distance(in_two.delta(layer), together.delta(layer)) > 1e-3
     spaces = [made["null_space"]["1"] for made in in_two.made_with["composed"]]
     assert [space["earlier_keys"] for space in spaces] == [0, 2]
+    assert in_two.made_with["contexts"] == [["{}"]]  # what they share is told once
     first = edit(tiny, requests[:2], **options)
-    with first.applied(tiny):  # without the keys of the first, the second is another one
+    with first.applied(tiny), pytest.warns(InterpWarning, match="AlphaEdit knows nothing of their keys"):
+        # without the keys of the first, the second is another one
         forgetful = edit(tiny, requests[2:], **options)
     assert distance(in_two.delta(1) - first.delta(1), forgetful.delta(1)) > 1e-3
 
@@ -160,3 +188,9 @@ def test_settings_of_a_model_that_nobody_published_any_for(tiny):
 def test_settings_must_be_positive(setting, value):
     with pytest.raises(OptionError, match=setting):
         AlphaEditConfig(layers=(1,), **{setting: value})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_relative_is_true_or_false():
+    with pytest.raises(OptionError, match="relative must be True or False"):
+        AlphaEditConfig(layers=(1,), relative=2)

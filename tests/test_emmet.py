@@ -12,7 +12,16 @@ from interp.editing.spread import Keys
 from interp.editing.whitening import Whitening
 from interp.errors import NumericalError, OptionError
 from interp.facts.records import EditRequest, Fact
-from tests.test_editing import NORWAY, QUICK, TENNIS, TOWER, distance, golden_requests, returned_at_subject
+from tests.test_editing import (
+    NORWAY,
+    QUICK,
+    TENNIS,
+    TOWER,
+    at_subject,
+    distance,
+    golden_requests,
+    returned_at_subject,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* did not take:interp.errors.InterpWarning")
 
@@ -75,12 +84,15 @@ def test_relaxation_leaves_a_share_open_for_more_than_one_fact():
 
 
 def test_one_fact_is_romes_change_in_the_bare_prompt(tiny, moments):
-    """With one context, the two differ in where the value is optimised alone; the key reaches it, as in ROME."""
+    """With one context, the two differ in where the value is optimised alone: the direction is ROME's, and the key
+    reaches its value."""
     config = EmmetConfig(layers=(2,), **QUICK)
     patch = edit(tiny, [TOWER], method="emmet", config=config, second_moments=moments, contexts=["{}"])
     rome = edit(tiny, [TOWER], config=RomeConfig(layer=2, **QUICK), second_moments=moments, contexts=["{}"])
     left, _, _ = torch.linalg.svd(patch.delta(2), full_matrices=False)
     assert abs(float(left[:, 0] @ rome.left[2][:, 0])) == pytest.approx(1, abs=1e-5)
+    key = at_subject(tiny, TOWER, "blocks.2.mlp.hook_post")
+    assert distance(key @ patch.delta(2), patch.right[2][0]) < 1e-4
 
 
 def test_the_facts_of_a_batch_all_reach_their_values_on_the_model(tiny, moments):
@@ -95,12 +107,35 @@ def test_the_facts_of_a_batch_all_reach_their_values_on_the_model(tiny, moments)
             assert distance(returned_at_subject(tiny, request, 2) - was, wanted) < 1e-3
 
 
-def test_two_prompts_of_one_subject_in_front_are_refused_by_number(tiny, moments):
+def test_two_prompts_of_one_subject_in_front_are_refused_by_number_before_anything_is_computed(tiny):
     again = EditRequest(Fact(template="{} is a city in", subject="Norway", target=" Oslo"), new_target=" Rome")
-    options = {"method": "emmet", "config": EmmetConfig(layers=(2,), steps=2), "second_moments": moments}
-    with pytest.raises(NumericalError, match=r"keys of layer 2 are parallel.*requests 1 and 2"):
-        edit(tiny, [TOWER, NORWAY, again], contexts=["{}"], **options)
-    edit_sequentially(tiny, [NORWAY, again], contexts=["{}"], **options)
+    options = {"method": "emmet", "config": EmmetConfig(layers=(2,), steps=2)}  # no second moments: to be estimated
+    with pytest.raises(OptionError, match=r"requests 1 and 2 have the same one.*until the subject 'Norway' ends"):
+        edit(tiny, [TOWER, NORWAY, again], **options)
+    with pytest.raises(OptionError, match=r"requests 2 and 3 have the same one"):
+        edit_sequentially(tiny, [TOWER, TENNIS, NORWAY, again], batch_size=2, **options)
+    edit_sequentially(tiny, [NORWAY, again], second_moments="identity", contexts=["{}"], **options)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([[1.0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]], r"dependent up to rounding \(3 keys of length 4.*cosine 0\.7"),
+        ([[1.0, 2], [1, 2], [0, 0]], r"most alike are requests 10 and 11, cosine 1\.0"),
+        ([[1.0, 0], [0, 0], [0, 0]], r"the key of request 11 in layer 0 is zero"),
+        ([[0.0], [0], [0]], r"the key of request 10 in layer 0 is zero"),
+    ],
+)
+def test_keys_that_are_dependent_are_refused_by_number(keys, message):
+    given = Keys(
+        layer=0,
+        keys=torch.tensor(keys),
+        config=EmmetConfig(layers=(0,), second_moment_weight=1),
+        whitening=Whitening({0: torch.eye(len(keys))}),
+        first=10,
+    )
+    with pytest.raises(NumericalError, match=message):
+        equalising(given)
 
 
 @pytest.mark.parametrize("relaxation", [-0.1, float("nan"), float("inf")])

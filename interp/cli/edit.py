@@ -34,6 +34,7 @@ from interp.cli.precision import MatmulPrecision, multiplying
 from interp.cli.progress import bar
 from interp.editing.methods import DEFAULT_EDITOR
 from interp.errors import OptionError
+from interp.options import check_positive
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -92,15 +93,19 @@ def edit(
         refuse_given(context, why, "identity", "corpus", "corpus_tokens", "seed")
     if not sequential:
         refuse_given(context, "it is for --sequential", "batch_size")
+    check_positive(batch_size=batch_size)
     if len(requests) > 1 and editor.one_at_a_time and not sequential:
         raise OptionError(f"{method} edits one fact at a time, and {cases} has {len(requests)}: add --sequential")
+    if batch_size > 1 and editor.one_at_a_time:
+        raise OptionError(f"{method} edits one fact at a time: --batch-size must be 1, got {batch_size}")
     sized: Any = {} if corpus_tokens is None else {"tokens": corpus_tokens}
     text = editing.Corpus(source=corpus, seed=seed, **sized)
     network = load(model, device, dtype, base)
     config = editing.default_config(network, method, layer, where=where)
     editing.check_config(network, method, config)
-    if not sequential:  # in turn, a later request may answer a prompt otherwise
-        editing.check_requests(network, requests)
+    at_once = batch_size if sequential else len(requests)  # in turn, a later request may answer a prompt otherwise
+    for first in range(0, len(requests), at_once):
+        editing.check_requests(network, requests[first : first + at_once], first=first)
     given = [repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential]
     given += [] if base is None else [base]
     key = digest(given if batch_size == 1 else [*given, f"batches of {batch_size}"])

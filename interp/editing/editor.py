@@ -130,7 +130,7 @@ def edit_each(
         max_batch_tokens=max_batch_tokens,
         model_provenance=model_provenance,
     )
-    maker = Maker(model, requests, given, together=False)
+    maker = Maker(model, requests, given, at_once=1)
     requests = maker.requests
     targets = maker.targets(requests, progress)
     made = [

@@ -70,7 +70,7 @@ class Maker:
     """Makes patches from checked arguments; second moments are factorised once for all of them."""
 
     def __init__(
-        self, model: HookedTransformer, requests: Sequence[EditRequest], given: Given, *, together: bool = True
+        self, model: HookedTransformer, requests: Sequence[EditRequest], given: Given, *, at_once: int | None = None
     ) -> None:
         """Check and complete the arguments.
 
@@ -78,7 +78,7 @@ class Maker:
             model: The model.
             requests: The edits.
             given: All else.
-            together: Whether all requests go into one solve, so that they may not contradict each other.
+            at_once: How many requests go into one solve, so that they may not contradict each other; None: all.
 
         Raises: See :func:`interp.editing.editor.edit`.
         """
@@ -87,12 +87,11 @@ class Maker:
         self.model, self.method, self.max_batch_tokens = model, given.method, given.max_batch_tokens
         self.config = given.config if given.config is not None else default_config(model, self.method)
         check_config(model, self.method, self.config)
-        if together:
-            check_requests(model, self.requests)
         self.editor = editor_named(self.method)
+        self.turns = self._turns(at_once)
         self.optimises = bool(self.editor.sites)
         self.contexts = self._contexts(given)
-        self._check_rows(alone=not together)
+        self._check_rows()
         self.provenance = given.model_provenance or provenance(model)
         self.unedited = unedited_provenance(model, self.provenance)
         self.whitening, self.made_with = self._moments(given.second_moments)
@@ -120,6 +119,7 @@ class Maker:
         targets: Sequence[TargetValue],
         progress: Progress | None = None,
         *,
+        first: int = 0,
         in_turn: bool = False,
     ) -> Patch:
         """One patch of some requests; what the patched model says is not asked yet.
@@ -127,6 +127,7 @@ class Maker:
         Args:
             requests, targets: What goes into it.
             progress: Called with (done, in all).
+            first: The number of the first of the requests, for the errors.
             in_turn: Whether the patches after it are made on top of it, and are to know its keys.
         """
         change = self.editor.change(
@@ -139,16 +140,15 @@ class Maker:
                 whitening=self.whitening,
                 max_batch_tokens=self.max_batch_tokens,
                 model_provenance=self.provenance,
+                first=first,
                 earlier=self._earlier,
                 progress=progress,
             )
         )
         if in_turn:
-            before = self._earlier
-            self._earlier = {
-                layer: torch.cat([before[layer], keys], 1) if layer in before else keys
-                for layer, keys in change.keys.items()
-            }
+            for layer, keys in change.keys.items():
+                before = [self._earlier[layer]] if layer in self._earlier else []
+                self._earlier[layer] = torch.cat([*before, keys], 1)
         ended = tuple(_ended(target) for target in targets)
         return Patch(
             provenance=self.provenance,
@@ -184,26 +184,34 @@ class Maker:
         if isinstance(given, SecondMoments):
             warn_of_held_out_error(given, layers, stacklevel=5)
         moments: Moments = given_moments(given, layers, self.unedited)
-        whitening = Whitening(moments)
+        whitening = Whitening(moments, given.spaces if isinstance(given, SecondMoments) else None)
         assert self.model.cfg.d_mlp is not None
         self.editor.prepare(whitening, self.config, self.model.cfg.d_mlp, self.model.W_E.device)
         contexts = [list(kind) for kind in self.contexts]
         return whitening, {"second_moments": described_moments(given, moments, layers), "contexts": contexts}
 
-    def _check_rows(self, *, alone: bool) -> None:
-        """Find what does not fit before minutes of work; the error names the request."""
+    def _turns(self, at_once: int | None) -> list[list[EditRequest]]:
+        """The requests of each solve, which do not contradict each other."""
+        size = len(self.requests) if at_once is None else at_once
+        if size > 1 and self.editor.one_at_a_time:
+            raise OptionError(f"{self.method} edits one fact at a time, got {size} at once")
         if not self.requests:
             raise OptionError("nothing to edit: no requests")
+        turns = [self.requests[first : first + size] for first in range(0, len(self.requests), size)]
+        for index, turn in enumerate(turns):
+            check_requests(self.model, turn, first=index * size)
+            self.editor.check(self.model, turn, index * size)
+        return turns
+
+    def _check_rows(self) -> None:
+        """Find what does not fit before minutes of work; the error names the request."""
         for index, request in enumerate(self.requests):
             try:
-                if alone:
-                    check_requests(self.model, [request])
                 edit_rows(self.model, [request], self.contexts)
                 for fact in self.editor.reads(request):
                     tokenize(self.model, fact)
             except FactError as error:
-                reason = str(error).removeprefix("request 0: ")
-                raise FactError(f"request {index}: {reason}") from error
+                raise FactError(f"request {index}: {error}") from error
 
 
 def _ended(target: TargetValue) -> Outcome:

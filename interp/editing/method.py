@@ -41,8 +41,9 @@ class Task:
         whitening: The second moments of the layers that the settings name, ready to solve with.
         max_batch_tokens: The most tokens that go up the network at once.
         model_provenance: To spare hashing the weights.
-        earlier: By layer, the keys of the edits before this one where edits are made in turn, as they were then; for
-            editors whose changes say at which keys they were solved.
+        first: The number of the first of the requests, for the errors.
+        earlier: By layer, what the changes of the edits before this one kept (``Change.keys``), side by side, where
+            edits are made in turn.
         progress: Called with (done, in all).
     """
 
@@ -54,6 +55,7 @@ class Task:
     whitening: Whitening
     max_batch_tokens: int
     model_provenance: Provenance
+    first: int = 0
     earlier: Mapping[int, Float[Tensor, "d_mlp earlier"]] = field(default_factory=dict)
     progress: Progress | None = None
 
@@ -66,7 +68,7 @@ class Change:
         left, right: Factors, [d_mlp, rank] and [rank, d_model].
         dense: [d_mlp, d_model].
         outcomes: How each request ended; None: as the optimisation of its target value did.
-        keys: By layer, what it was solved at: the edits after it in turn get them.
+        keys: By layer, what the edits after it in turn are to know of its keys.
         about: What a patch is to record of it besides, as JSON.
     """
 
@@ -80,6 +82,10 @@ class Change:
 
 def _factorised(whitening: Whitening, config: Any, d_mlp: int, device: torch.device) -> None:
     whitening.prepare(config.edited_layers, d_mlp, device)
+
+
+def _none_refused(model: HookedTransformer, requests: Sequence[EditRequest], first: int) -> None:
+    pass
 
 
 def _nothing_more(request: EditRequest) -> Iterable[Fact]:
@@ -100,6 +106,8 @@ class Editor:
             "mlp_out")``. Without any it optimises none, and takes neither second moments nor contexts.
         one_at_a_time: Whether a patch takes one request only.
         reads: What else of a request it runs, besides its prompt with its new target.
+        check: Refuses requests that it cannot take together, before anything is computed: the model, the requests, the
+            number of the first.
         prepare: Readies the second moments for the solves with these settings, of keys of length d_mlp on a device, so
             that what does not fit is found before anything is optimised.
     """
@@ -112,4 +120,5 @@ class Editor:
     sites: tuple[str, ...] = ()
     one_at_a_time: bool = False
     reads: Callable[[EditRequest], Iterable[Fact]] = _nothing_more
+    check: Callable[[HookedTransformer, Sequence[EditRequest], int], None] = _none_refused
     prepare: Callable[[Whitening, Any, int, torch.device], None] = _factorised

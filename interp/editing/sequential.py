@@ -2,7 +2,8 @@
 
 1. Check every request, write the contexts, estimate and factorise C, hash the weights: once, of the unedited model.
 2. For each turn: optimise and solve on the model as it is now; add the change to a running sum by layer, which is on
-   the model as one patch. So an edit costs the same whether it is the third or the three-hundredth.
+   the model as one patch. So an edit costs the same whether it is the third or the three-hundredth, but for editors
+   that remember the keys of earlier ones.
 3. Take the sum off, compose the patches, and ask the patched model every request: what counts is what is left at the
    end of an edit, after all others.
 """
@@ -20,9 +21,8 @@ from interp.editing.answers import answered, warn_of_missed, warn_of_rounding
 from interp.editing.config import EditConfig
 from interp.editing.given_moments import GivenMoments
 from interp.editing.making import Given, Maker
-from interp.editing.methods import DEFAULT_EDITOR, editor_named
-from interp.editing.rows import check_requests
-from interp.errors import InterpError, OptionError
+from interp.editing.methods import DEFAULT_EDITOR
+from interp.errors import InterpError
 from interp.facts.records import EditRequest
 from interp.options import Progress, check_positive
 from interp.patches.patch import Patch, applied_patches, compose
@@ -60,7 +60,7 @@ def edit_sequentially(
     Raises: As :func:`interp.editing.editor.edit`, before anything is edited where a request does not fit or those of
         one turn contradict each other. What fails later names the requests by their numbers, and whatever the
         exception, its attribute ``patch`` is the composed patch of the requests before (None if there are none):
-        nothing that is done is lost.
+        nothing that is done is lost, but for what an editor remembers of earlier turns: no patch has it.
 
     Warns:
         InterpWarning: If at the end the patched model does not give the new answer of a request (unless a later
@@ -74,23 +74,18 @@ def edit_sequentially(
         max_batch_tokens=max_batch_tokens,
     )
     check_positive(batch_size=batch_size)
-    if batch_size > 1 and editor_named(method).one_at_a_time:
-        raise OptionError(f"{method} edits one fact at a time: batch_size must be 1, got {batch_size}")
-    maker = Maker(model, requests, given, together=False)
-    turns = [maker.requests[first : first + batch_size] for first in range(0, len(maker.requests), batch_size)]
-    for index, turn in enumerate(turns):
-        check_requests(model, turn, first=index * batch_size)
+    maker = Maker(model, requests, given, at_once=batch_size)
     patches: list[Patch] = []
     running = _Running(model, maker)
     try:
-        for turn in turns:
-            patch = maker.patch(turn, maker.targets(turn), in_turn=True)
+        for index, turn in enumerate(maker.turns):
+            patch = maker.patch(turn, maker.targets(turn), first=index * batch_size, in_turn=True)
             running.add(patch)
             patches.append(patch)
             if progress:
                 progress(sum(len(each.requests) for each in patches), len(maker.requests))
     except InterpError as error:
-        failed = type(error)(f"{_where(turns, len(patches))}: {error}")
+        failed = type(error)(f"{_where(maker.turns, len(patches))}: {error}")
         failed.patch = compose(patches) if patches else None
         raise failed from error
     except BaseException as error:

@@ -45,7 +45,7 @@ from interp.engine.forward import wide
 from interp.engine.mlp_outputs import MlpOutput, mlp_output
 from interp.engine.suffix import padded, run_rows
 
-__all__ = ["Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
+__all__ = ["Kept", "Keys", "Solve", "Spread", "regularised", "spread", "spread_editor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class Keys:
         keys: K, one column a fact.
         config: The editor's settings.
         whitening: The second moments.
-        earlier: The keys of the edits before, where edits are made in turn.
+        earlier: What was kept of the edits before (see :class:`Kept`), one column a fact.
+        first: The number of the first request, for the errors.
     """
 
     layer: int
@@ -65,6 +66,7 @@ class Keys:
     config: Any
     whitening: Whitening
     earlier: Float[Tensor, "d_mlp earlier"] | None = None
+    first: int = 0
 
 
 class Solved(NamedTuple):
@@ -77,6 +79,19 @@ class Solved(NamedTuple):
 
 Solve = Callable[[Keys], Float[Tensor, "d_mlp fact"]]
 """From a layer's keys to L, so that dW = L R^T with the residual R."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is kept of the solves beside their changes.
+
+    Args:
+        for_later: From a layer's keys to what the solves of later turns are to know of them.
+        for_the_record: From those of all layers to what a patch records of them, as JSON.
+    """
+
+    for_later: Callable[[Keys], Float[Tensor, "d_mlp fact"]]
+    for_the_record: Callable[[Sequence[Keys]], Mapping[str, Any]]
 
 
 def regularised(given: Keys) -> Float[Tensor, "d_mlp fact"]:
@@ -133,6 +148,7 @@ def spread(task: Task, targets: Float[Tensor, "fact d_model"], how: Spread) -> d
                 config=task.config,
                 whitening=task.whitening,
                 earlier=task.earlier.get(layer),
+                first=task.first,
             )
             solved[layer] = Solved(how.solve(given).float(), residual, given)
             for batch in batches:
@@ -269,7 +285,7 @@ def spread_editor(
     spread_site: str,
     divisor: Callable[[int], float],
     solve: Solve = regularised,
-    about: Callable[[Sequence[Keys]], Mapping[str, Any]] | None = None,
+    kept: Kept | None = None,
     **others: Any,
 ) -> Editor:
     """An editor that spreads its change over layers.
@@ -277,7 +293,7 @@ def spread_editor(
     Args:
         name, title, config, default, sites: See :class:`~interp.editing.method.Editor`.
         spread_site, divisor, solve: See :class:`Spread`, whose ``site`` is the first; MEMIT's solve if it is left out.
-        about: What a patch is to record of the solves in its layers, as JSON.
+        kept: What is kept of the solves; nothing if it is left out.
         others: Further fields of the editor.
     """
 
@@ -288,8 +304,8 @@ def spread_editor(
         return Change(
             left={layer: each.left for layer, each in solved.items()},
             right={layer: each.right for layer, each in solved.items()},
-            keys={layer: each.given.keys for layer, each in solved.items()},
-            about={} if about is None else about([each.given for each in solved.values()]),
+            keys={} if kept is None else {layer: kept.for_later(each.given) for layer, each in solved.items()},
+            about={} if kept is None else kept.for_the_record([each.given for each in solved.values()]),
         )
 
     return Editor(name=name, title=title, config=config, default=default, change=change, sites=sites, **others)

@@ -9,12 +9,13 @@ with one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.editing.null_space import NullSpace, null_space
 from interp.engine.batches import free_bytes
 from interp.errors import NumericalError, OptionError
 
@@ -35,10 +36,16 @@ class Whitening:
     memory that is free serves one solve and is made again for the next, so that at most one such is there at a time.
     """
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments, spaces: dict[Any, NullSpace] | None = None) -> None:
+        """Of second moments.
+
+        Args:
+            moments: They.
+            spaces: Their null spaces that were found before, to which those found here are added.
+        """
         self._moments = moments
         self._factors: dict[int, Tensor] = {}
-        self._leading: dict[tuple[int, float, bool], tuple[Tensor, Tensor]] = {}
+        self._spaces = {} if spaces is None else spaces
 
     def prepare(self, layers: Iterable[int], d_mlp: int, device: torch.device) -> None:
         """Factorise some layers now: what does not fit is found before anything is optimised.
@@ -48,16 +55,15 @@ class Whitening:
         for layer in layers:
             self.solve(layer, torch.zeros(d_mlp, 1, device=device))
 
-    def leading(
+    def null_space(
         self, layer: int, threshold: float, d_mlp: int, device: torch.device, *, relative: bool = False
-    ) -> tuple[Float[Tensor, "d_mlp leading"], Float[Tensor, " d_mlp"]]:
-        """The eigenvectors of C with eigenvalues at or above a threshold, and all eigenvalues, rising, in float64.
+    ) -> NullSpace:
+        """The null space of C, kept for the next solves while there is room for it.
 
         Args:
             layer: Which.
-            threshold: The least eigenvalue, if ``relative`` as a multiple of the mean of all.
+            threshold, relative: See :func:`~interp.editing.null_space.null_space`.
             d_mlp, device: Of the keys.
-            relative: See ``threshold``.
 
         Raises:
             OptionError: As :meth:`solve`, or if C is the identity.
@@ -65,16 +71,16 @@ class Whitening:
         """
         if isinstance(self._moments, str):
             raise OptionError("the identity as second moment has no directions that matter less: estimate them (None)")
-        key = layer, threshold, relative
-        if key not in self._leading:
-            moment = _checked(self._moment_of(layer).to(device), layer, d_mlp).double()
+        key = layer, threshold, relative, str(device)
+        found = self._spaces.get(key)
+        if found is None:
+            moment = _checked(self._moment_of(layer).to(device), layer, d_mlp)
             if not torch.isfinite(moment).all():
                 raise NumericalError(f"the second moment of layer {layer} is not finite")
-            values, vectors = torch.linalg.eigh(moment)
-            least = threshold * float(values.mean()) if relative else threshold
-            # those below it are many, and what is kept is few
-            self._leading[key] = vectors[:, values >= least].clone(), values
-        return self._leading[key]
+            found = null_space(moment, threshold, relative=relative)
+            if self._has_room(found.basis):
+                self._spaces[key] = found
+        return found
 
     def solve(self, layer: int, keys: Float[Tensor, "d_mlp fact"]) -> Float[Tensor, "d_mlp fact"]:
         """C^-1 K in float64.
@@ -89,10 +95,14 @@ class Whitening:
         factor = self._factors.get(layer)
         if factor is None:
             factor = _factorised(self._moment_of(layer).to(keys.device), layer, len(keys))
-            free = free_bytes(keys.device)
-            if free is None or factor.numel() * factor.element_size() <= KEPT_SHARE * free:
+            if self._has_room(factor):
                 self._factors[layer] = factor
         return torch.cholesky_solve(keys, factor)
+
+    @staticmethod
+    def _has_room(matrix: Tensor) -> bool:
+        free = free_bytes(matrix.device)
+        return free is None or matrix.numel() * matrix.element_size() <= KEPT_SHARE * free
 
     def _moment_of(self, layer: int) -> Tensor:
         assert not isinstance(self._moments, str)

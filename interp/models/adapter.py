@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import ModelError, excerpt
 
-__all__ = ["ADAPTER", "adapter_base", "adapter_settings", "adapter_source", "merged"]
+__all__ = ["ADAPTER", "adapter_base", "adapter_settings", "adapter_source", "check_whole", "merged"]
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -73,6 +73,17 @@ def adapter_base(settings: Mapping[str, Any], base: str | Path | None = None) ->
             f"its base is the revision {excerpt(revision)} of {excerpt(below)}: load it and name it (base=)"
         )
     return str(below)
+
+
+def check_whole(source: str | Path, name: str | Path) -> str | Path:
+    """The place of an adapter's base, if that is no adapter itself.
+
+    Raises:
+        ModelError: Naming it.
+    """
+    if isinstance(source, Path) and (source / ADAPTER).is_file():
+        raise ModelError(f"its base {excerpt(str(name), 240)} is an adapter itself: merge that first")
+    return source
 
 
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
-from interp.models.adapter import ADAPTER, adapter_base, adapter_settings, adapter_source, merged
+from interp.models.adapter import ADAPTER, adapter_base, adapter_settings, adapter_source, check_whole, merged
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named
 from interp.models.families.rope import rotary_tables
@@ -129,7 +129,7 @@ def load_hugging_face(
         ModelError: See :func:`load_model`.
         OptionError: If there is a base and ``name`` is no adapter.
     """
-    source = embedded.folder() if str(name) == embedded.NAME else fetched(model_source(name))
+    source = _source(name)
     if isinstance(source, Path) and (source / ADAPTER).is_file():
         return _with_adapter(source, base, dtype)
     if base is not None:
@@ -139,6 +139,10 @@ def load_hugging_face(
         source = converted_gguf(source)
         described = gguf_source(source)
     return _opened(source, dtype, described)
+
+
+def _source(name: str | Path) -> str | Path:
+    return embedded.folder() if str(name) == embedded.NAME else fetched(model_source(name))
 
 
 def _opened(source: str | Path, dtype: torch.dtype | Literal["auto"], described: dict[str, Any]) -> Opened:
@@ -183,9 +187,7 @@ def _with_adapter(folder: Path, base: str | Path | None, dtype: torch.dtype | Li
     try:
         settings = adapter_settings(folder)
         below = adapter_base(settings, base)
-        source = embedded.folder() if str(below) == embedded.NAME else fetched(model_source(below))
-        if isinstance(source, Path) and (source / ADAPTER).is_file():
-            raise ModelError(f"its base {excerpt(str(below), 240)} is an adapter itself: merge that first")
+        check_whole(_source(below), below)
         opened = load_hugging_face(below, "auto")
         own = opened.model.dtype if dtype == "auto" else dtype
         wrapped = from_hugging_face(opened.model.float(), deepcopy(opened.tokenizer), name=str(below))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from interp.errors import InterpError, ModelError, OptionError, excerpt
 from interp.models import embedded
-from interp.models.adapter import ADAPTER, adapter_base, adapter_settings
+from interp.models.adapter import ADAPTER, adapter_base, adapter_settings, check_whole
 from interp.models.config import checked_family, hooked_config
 from interp.models.families import FAMILIES, family_named
 from interp.models.folder import config_source
@@ -94,10 +94,20 @@ def model_shape(
     """
     source = _source(name)
     if isinstance(source, Path) and (source / ADAPTER).is_file():
-        return replace(_of_the_base(source, base, dtype), name=str(name))
+        label = f"adapter {excerpt(str(source), 240)}"
+        try:
+            below = adapter_base(adapter_settings(source), base)
+            return _shape_from(check_whole(_source(below), below), str(name), dtype)
+        except ModelError as error:
+            raise ModelError(f"{label}: {error}") from error
     if base is not None:
         raise OptionError(f"base would do nothing: {excerpt(str(name), 240)} is no adapter")
-    is_folder = isinstance(source, Path)
+    return _shape_from(source, str(name), dtype)
+
+
+def _shape_from(source: str | Path, name: str, dtype: torch.dtype | Literal["auto"]) -> Shape:
+    """Of a folder, a file or a name that holds a whole model."""
+    is_folder = isinstance(source, Path) and source.is_dir()
     label = f"model {'folder ' if is_folder else ''}{excerpt(str(source), 240)}"
     try:
         config = _config(source)
@@ -108,11 +118,11 @@ def model_shape(
     except ModelError as error:
         raise ModelError(f"{label}: {error}") from error
     except Exception as error:  # files of others make the libraries that read them raise anything
-        raise ModelError(unreadable(str(source), label, is_folder, error)) from error
+        raise ModelError(unreadable(str(source), label, isinstance(source, Path), error)) from error
     tied = bool(getattr(config, "tie_word_embeddings", False)) and not family.own_unembedding
     own = _own_format(config, source) if dtype == "auto" else dtype
     try:
-        return _counted(fields, str(name), own, tied)
+        return _counted(fields, name, own, tied)
     except (InterpError, MemoryError):
         raise
     except Exception as error:
@@ -125,18 +135,6 @@ def _source(name: str | Path) -> str | Path:
         return embedded.folder()
     source = config_source(name)
     return source if source in PUBLISHED else fetched(source)
-
-
-def _of_the_base(folder: Path, base: str | Path | None, dtype: torch.dtype | Literal["auto"]) -> Shape:
-    label = f"adapter {excerpt(str(folder), 240)}"
-    try:
-        below = adapter_base(adapter_settings(folder), base)
-        source = _source(below)
-        if isinstance(source, Path) and (source / ADAPTER).is_file():
-            raise ModelError(f"its base {excerpt(str(below), 240)} is an adapter itself: merge that first")
-        return model_shape(below, dtype)
-    except ModelError as error:
-        raise ModelError(f"{label}: {error}") from error
 
 
 def _config(source: str | Path) -> PreTrainedConfig:

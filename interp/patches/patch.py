@@ -314,7 +314,8 @@ def compose(patches: Sequence[Patch]) -> Patch:
     layers = sorted({layer for patch in patches for layer in patch.left})
     dense_layers = sorted({layer for patch in patches for layer in patch.dense})
     methods = list(dict.fromkeys(patch.method for patch in patches))
-    alike = all(patch.made_with == first.made_with for patch in patches)
+    alike = {k: v for k, v in first.made_with.items() if all(p.made_with.get(k, ...) == v for p in patches)}
+    others = [{k: v for k, v in patch.made_with.items() if k not in alike} for patch in patches]
     return Patch(
         provenance=first.provenance,
         method="+".join(methods),
@@ -324,7 +325,7 @@ def compose(patches: Sequence[Patch]) -> Patch:
         left={k: torch.cat([p.left[k] for p in patches if k in p.left], 1) for k in layers},
         right={k: torch.cat([p.right[k] for p in patches if k in p.right], 0) for k in layers},
         dense={k: torch.stack([p.dense[k] for p in patches if k in p.dense]).sum(0) for k in dense_layers},
-        made_with=first.made_with if alike else {"composed": [patch.made_with for patch in patches]},
+        made_with={**alike, **({"composed": others} if any(others) else {})},
     )
 
 

@@ -8,7 +8,8 @@
        dW = (P (K K^T + Kp Kp^T) + l2 I)^-1 P K R^T.
 
 It is computed as S (S^T S + l2 I)^-1 E R^T with S = P [Kp K], where E keeps the columns of the new facts: a system of
-the size of the facts, and P = I - B B^T from the few eigenvectors B that are not in the null space.
+the size of the facts, and P comes from the eigenvectors of the null space or from the others, whichever are fewer
+(:mod:`interp.editing.null_space`). Of earlier edits P Kp is kept.
 
 The threshold and l2 count in units of C and of |k|^2, which differ from model to model: in some nothing is edited at
 the published ones. So the rule for models that nobody published any for takes both relative to the model
@@ -21,6 +22,7 @@ Source: Fang et al. 2025, section 3, and the published code, which has l2 = 10 w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +33,16 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.editing.config import OverLayers, check_numbers
+from interp.editing.null_space import NullSpace
 from interp.editing.published import LLAMA_3, published_or_rule
-from interp.editing.spread import Keys, spread_editor
+from interp.editing.spread import Kept, Keys, spread_editor
 from interp.editing.whitening import Whitening
-from interp.errors import NumericalError
+from interp.errors import InterpWarning, NumericalError
+from interp.facts.records import EditRequest
+from interp.options import check_flag
+from interp.patches.patch import applied_patches
 
 __all__ = ["EDITOR", "AlphaEditConfig"]
-
-NOTHING = 1e-20
-"""Of |k|^2: what rounding leaves in a null space of no dimension."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class AlphaEditConfig(OverLayers):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, threshold=(1e-12, 1e12), l2=(1e-12, 1e12))
+        object.__setattr__(self, "relative", check_flag("relative", self.relative))
 
 
 def _default(model: HookedTransformer) -> AlphaEditConfig:
@@ -77,37 +81,40 @@ _PUBLISHED = {
 }
 
 
-def _projected(given: Keys, keys: Float[Tensor, "d_mlp fact"]) -> Float[Tensor, "d_mlp fact"]:
-    """P K in float64."""
-    leading, _ = _space(given)
-    keys = keys.double()
-    return keys - leading @ (leading.T @ keys)
+def _space(given: Keys) -> NullSpace:
+    return _null_space(given.whitening, given.layer, given.config, len(given.keys), given.keys.device)
 
 
-def _space(given: Keys) -> tuple[Tensor, Tensor]:
-    config = given.config
-    d_mlp, device = len(given.keys), given.keys.device
-    return given.whitening.leading(given.layer, config.threshold, d_mlp, device, relative=config.relative)
+def _null_space(
+    whitening: Whitening, layer: int, config: AlphaEditConfig, d_mlp: int, device: torch.device
+) -> NullSpace:
+    found = whitening.null_space(layer, config.threshold, d_mlp, device, relative=config.relative)
+    if not found.dimension:
+        unit = " times the mean" if config.relative else ""
+        raise NumericalError(
+            f"AlphaEdit's null space in layer {layer} is empty: no eigenvalue of C is below {config.threshold:g}{unit};"
+            " take a higher threshold"
+        )
+    return found
+
+
+def remembered(given: Keys) -> Float[Tensor, "d_mlp fact"]:
+    """P K, which is what the solves of later turns need of the keys."""
+    return _space(given).project(given.keys)
 
 
 def in_null_space(given: Keys) -> Float[Tensor, "d_mlp fact"]:
     """S (S^T S + l2 I)^-1 E.
 
     Raises:
-        NumericalError: If the null space leaves nothing of the keys.
+        NumericalError: If the null space is empty.
     """
-    new = _projected(given, given.keys)
-    size = float(new.square().sum(0).mean())
-    if not size > NOTHING * float(given.keys.double().square().sum(0).mean()):
-        raise NumericalError(
-            f"AlphaEdit's null space in layer {given.layer} leaves nothing of the keys: take a higher threshold, got"
-            f" {given.config.threshold:g}"
-        )
-    both = new if given.earlier is None else torch.cat([_projected(given, given.earlier), new], 1)
-    l2 = given.config.l2 * (size if given.config.relative else 1)
-    system = both.T @ both + l2 * torch.eye(both.shape[1], dtype=both.dtype, device=both.device)
-    chosen = torch.eye(both.shape[1], dtype=both.dtype, device=both.device)[:, -new.shape[1] :]
-    return both @ torch.linalg.solve(system, chosen)
+    new = remembered(given)
+    both = new if given.earlier is None else torch.cat([given.earlier, new], 1)
+    l2 = given.config.l2 * (float(new.square().sum(0).mean()) if given.config.relative else 1)
+    eye = torch.eye(both.shape[1], dtype=both.dtype, device=both.device)
+    factor = torch.linalg.cholesky(both.T @ both + l2 * eye)
+    return both @ torch.cholesky_solve(eye[:, -new.shape[1] :], factor)
 
 
 def _about(solves: Sequence[Keys]) -> Mapping[str, Any]:
@@ -115,22 +122,32 @@ def _about(solves: Sequence[Keys]) -> Mapping[str, Any]:
     distance from the threshold to the nearest eigenvalue; how many earlier keys there were."""
     found = {}
     for given in solves:
-        leading, values = _space(given)
-        threshold = given.config.threshold * (float(values.mean()) if given.config.relative else 1)
-        kept = _projected(given, given.keys).norm(dim=0) / given.keys.double().norm(dim=0)
+        space = _space(given)
+        kept = space.project(given.keys).norm(dim=0) / given.keys.double().norm(dim=0)
         found[str(given.layer)] = {
-            "dimension": len(leading) - leading.shape[1],
-            "of": len(leading),
+            "dimension": space.dimension,
+            "of": len(given.keys),
             "kept_of_keys": float(kept.mean()),
-            "nearest_eigenvalue": float((values / threshold - 1).abs().min()),
+            "nearest_eigenvalue": space.nearest,
             "earlier_keys": 0 if given.earlier is None else given.earlier.shape[1],
         }
     return {"null_space": found}
 
 
+def _check(model: HookedTransformer, requests: Sequence[EditRequest], first: int) -> None:
+    """Warn where edits were made before whose keys are not known."""
+    if not first and applied_patches(model):
+        warnings.warn(
+            "the model carries patches, and AlphaEdit knows nothing of their keys: edits that are to remember each"
+            " other are made in one call of edit_sequentially",
+            InterpWarning,
+            stacklevel=5,
+        )
+
+
 def _prepare(whitening: Whitening, config: AlphaEditConfig, d_mlp: int, device: torch.device) -> None:
     for layer in config.layers:
-        whitening.leading(layer, config.threshold, d_mlp, device, relative=config.relative)
+        _null_space(whitening, layer, config, d_mlp, device)
 
 
 EDITOR = spread_editor(
@@ -142,6 +159,7 @@ EDITOR = spread_editor(
     spread_site="resid_post",
     divisor=float,
     solve=in_null_space,
-    about=_about,
+    kept=Kept(for_later=remembered, for_the_record=_about),
+    check=_check,
     prepare=_prepare,
 )

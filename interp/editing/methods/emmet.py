@@ -11,8 +11,8 @@
 3. Several facts give that up for numbers that stay small: relaxation is added to the diagonal of D, so that a share of
    about relaxation / D_ii of each residual stays open. Without relaxation the weight cancels.
 
-Keys that are parallel up to rounding cannot be mapped to values of their own. Such facts (two prompts with one subject
-in front) are refused.
+Keys that are linearly dependent up to rounding cannot all be mapped to values of their own. Such facts (two prompts
+with one subject in front) are refused, from their tokens where these say it.
 
 Source: Gupta et al. 2024, "A Unified Framework for Model Editing"; its code adds the relaxation for more than one fact
 alone, and so does this. (Its second summand of M, a multiple of the identity, is zero there by default and left out.)
@@ -20,6 +20,7 @@ alone, and so does this. (Its second summand of M, a multiple of the identity, i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +32,13 @@ from transformer_lens import HookedTransformer
 from interp.editing.config import SpreadConfig, check_numbers
 from interp.editing.published import published_or_rule
 from interp.editing.spread import Keys, spread_editor
-from interp.errors import NumericalError
+from interp.errors import NumericalError, OptionError
+from interp.facts.records import EditRequest
+from interp.models.tokens import tokenize
 
 __all__ = ["EDITOR", "EmmetConfig"]
 
-PARALLEL = 1e-6
+DEPENDENT = 1e-6
 """The least accepted eigenvalue of the keys' cosines, as D measures them: float32 keys are known to no more."""
 
 
@@ -76,24 +79,52 @@ def equalising(given: Keys) -> Float[Tensor, "d_mlp fact"]:
     """M^-1 K D^-1.
 
     Raises:
-        NumericalError: If keys are parallel, naming two facts.
+        NumericalError: If keys are linearly dependent, naming the most alike.
     """
     config = given.config
     assert isinstance(config, EmmetConfig)
     adjusted = given.whitening.weighted(given.layer, given.keys, config.second_moment_weight)
     seen = given.keys.double().T @ adjusted
+    _check_independent(seen, given)
     if len(seen) > 1:
-        length = seen.diagonal().sqrt()
-        cosines = seen / length / length[:, None]
-        if not float(torch.linalg.eigvalsh(cosines)[0]) > PARALLEL:
-            one, other = divmod(int(cosines.triu(1).abs().argmax()), len(cosines))
-            raise NumericalError(
-                f"EMMET maps each key to its value, and keys of layer {given.layer} are parallel up to rounding"
-                f" (requests {one} and {other}: cosine {float(cosines[one, other]):.7f}): edit these facts one after"
-                " the other, or with MEMIT"
-            )
         seen = seen + config.relaxation * torch.eye(len(seen), dtype=seen.dtype, device=seen.device)
     return torch.linalg.solve(seen, adjusted, left=False)
+
+
+def _check_independent(seen: Float[Tensor, "fact fact"], given: Keys) -> None:
+    """Refuse keys that cannot all be mapped to values of their own."""
+    length = seen.diagonal().sqrt()
+    if not bool((length > 0).all()):
+        raise NumericalError(f"the key of request {given.first + int(length.argmin())} in layer {given.layer} is zero")
+    cosines = seen / length / length[:, None]
+    least = float(torch.linalg.eigvalsh(cosines)[0])
+    if least > DEPENDENT:
+        return
+    one, other = divmod(int(cosines.triu(1).abs().argmax()), len(cosines))
+    raise NumericalError(
+        f"EMMET maps each key to its value, and those of layer {given.layer} are linearly dependent up to rounding"
+        f" ({len(seen)} keys of length {len(given.keys)}, smallest eigenvalue of their cosines {least:.1g}; most alike"
+        f" are requests {given.first + one} and {given.first + other}, cosine {float(cosines[one, other]):.7f}): edit"
+        " fewer facts at once, or with MEMIT"
+    )
+
+
+def _check(model: HookedTransformer, requests: Sequence[EditRequest], first: int) -> None:
+    """Refuse prompts that are the same until the subject ends: they have one key.
+
+    Raises:
+        OptionError: Naming both.
+    """
+    before: dict[tuple[int, ...], int] = {}
+    for number, request in enumerate(requests, start=first):
+        tokens = tokenize(model, request.fact, quiet=True)
+        other = before.setdefault(tuple(tokens.ids[: tokens.subject_span[1]].tolist()), number)
+        if other != number:
+            raise OptionError(
+                f"EMMET maps each key to its value, and requests {other} and {number} have the same one: their prompts"
+                f" are the same until the subject {request.fact.subject!r} ends. Edit them one after the other, or with"
+                " MEMIT"
+            )
 
 
 EDITOR = spread_editor(
@@ -105,4 +136,5 @@ EDITOR = spread_editor(
     spread_site="resid_post",
     divisor=float,
     solve=equalising,
+    check=_check,
 )
