@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interp.editing.measured import SHIPPED, WhereToEdit, shipped
-from interp.plots import where_models_markdown
+from interp.plots import where_models_markdown, where_table_markdown
+from interp.study.where_found import read_where
 
 PAGE = Path(__file__).parents[1] / "docs" / "where-to-edit.md"
 REPORTS = PAGE.parent / "where"
@@ -33,8 +34,8 @@ def take(run: Path) -> None:
     Raises:
         SystemExit: If the package has another measurement of a model of this name.
     """
-    found = WhereToEdit.load(run / "where.json")
-    report, figure = (run / "where.md").read_text("utf-8").rstrip(), (run / "where.svg").read_bytes()
+    results = read_where(run)
+    found, figure = results.found, (run / "where.svg").read_bytes()
     name = name_of(found)
     place = SHIPPED / f"{name}.json"
     if place.exists() and (there := _of_what(WhereToEdit.load(place))) != _of_what(found):
@@ -45,7 +46,7 @@ def take(run: Path) -> None:
     shutil.copyfile(run / "where.json", place)
     (REPORTS / f"{name}.svg").write_bytes(figure)
     shown = f"![Scores by layer, and where the locators point]({name}.svg)"
-    (REPORTS / f"{name}.md").write_text(f"{report}\n\n{shown}\n", "utf-8")
+    (REPORTS / f"{name}.md").write_text(f"{where_table_markdown(found, results.seconds)}\n{shown}\n", "utf-8")
 
 
 def _of_what(found: WhereToEdit) -> str:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from interp.editing.measured import LayerScore, WhereToEdit
 from interp.editing.methods import editor_title
+from interp.models.source import said_of
 from interp.plots.table_forms import MARKDOWN_FORM, markdown_table
 from interp.statistics.estimates import Interval
 from interp.system.readable import duration
@@ -46,6 +47,7 @@ def where_table_markdown(found: WhereToEdit, seconds: float = math.nan) -> str:
     escape = MARKDOWN_FORM.escape
     rows = [tuple(map(escape, row)) for row in where_rows(found)]
     origin = found.provenance
+    source = f", {said}" if (said := said_of(origin.source)) else ""
     versions = ", ".join(f"{name} {number}" for name, number in origin.versions.items())
     return "\n\n".join(
         (
@@ -53,8 +55,8 @@ def where_table_markdown(found: WhereToEdit, seconds: float = math.nan) -> str:
             *map(escape, where_report(found, seconds)),
             markdown_table(HEADER, rows, left=2),
             escape(
-                f"Weights {origin.weights_hash} in {origin.dtype}; facts: {found.facts[0]} ({found.facts[1]}); cases:"
-                f" {found.cases[0]} ({found.cases[1]}); {versions}."
+                f"Weights {origin.weights_hash} in {origin.dtype}{source}; facts: {found.facts[0]} ({found.facts[1]});"
+                f" cases: {found.cases[0]} ({found.cases[1]}); {versions}."
             ),
         )
     ) + "\n"  # fmt: skip
