@@ -449,7 +449,7 @@ def test_requests_that_cannot_be_edited(call: Call) -> None:
 def test_cases_and_a_prompt_exclude_each_other(call: Call, cases_file: Path) -> None:
     refused(call("edit", *TOWER, "--cases", cases_file, *MODEL), "prompt, --subject would do nothing: --cases brings")
     refused(call("edit", "--cases", cases_file, *MODEL), "rome edits one fact at a time", "has 2: add --sequential")
-    for size, message in (("2", "--batch-size must be 1, got 2"), ("0", "batch_size must be a whole number")):
+    for size, message in (("2", "--batch-size must be 1, got 2"), ("0", "batch_size must be a positive whole number")):
         in_turn = ("--sequential", "--batch-size", size, "--model", "no/such-model")  # before anything is loaded
         refused(call("edit", "--cases", cases_file, *in_turn), message)
 
