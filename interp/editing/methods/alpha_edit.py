@@ -51,7 +51,7 @@ class AlphaEditConfig(OverLayers):
 
     Args:
         threshold: Eigenvectors of C below it are the null space; if ``relative``, a multiple of the mean eigenvalue.
-        l2: The weight of a small change; if ``relative``, a multiple of the mean over the new facts of |P k|^2.
+        l2: The weight of a small change; if ``relative``, a multiple of ``|P k|^2``, mean over the new facts.
         relative: Whether these two count in the model's own units.
     """
 
