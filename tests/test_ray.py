@@ -285,16 +285,22 @@ def locating(tiny: HookedTransformer, facts: list[Fact], tmp_path_factory: pytes
     return do, bytes_of(do(tmp_path_factory.mktemp("located")).path)
 
 
-def killing(kill: Callable[[], None]) -> Callable[..., None]:
-    """Progress that kills at the third unit."""
-    killed: list[None] = []
+@pytest.fixture
+def at_the_third_record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Something happens when three records are kept: whoever made the third is at work, and not all are done."""
 
-    def progress(done: float, total: int, label: str) -> None:
-        if done >= 2 and label and not killed:
-            killed.append(None)
-            kill()
+    def happens(act: Callable[[], None]) -> None:
+        put, kept = RunFolder.put, []
 
-    return progress
+        def counted(self: RunFolder, *args: Any, **named: Any) -> None:
+            put(self, *args, **named)
+            kept.append(None)
+            if len(kept) == 3:
+                act()
+
+        monkeypatch.setattr(RunFolder, "put", counted)
+
+    return happens
 
 
 def test_workers_leave_the_bytes_of_one_process(workers: Any, locating: Any, tiny: Any, tmp_path: Path) -> None:
@@ -337,13 +343,12 @@ def test_workers_that_are_not_alike_are_refused(workers: Any) -> None:
         workers._check(replace(place, described=replace(place.described, versions=versions)))
 
 
-def test_a_worker_that_is_killed_is_replaced(workers: Any, locating: Any, tmp_path: Path, caplog: Any) -> None:
+def test_a_worker_that_is_killed_is_replaced(
+    workers: Any, locating: Any, at_the_third_record: Any, tmp_path: Path, caplog: Any
+) -> None:
     do, expected = locating
-
-    def kill() -> None:
-        os.kill(workers._busy[0].place.process, signal.SIGKILL)
-
-    assert bytes_of(do(tmp_path, shard=workers, progress=killing(kill)).path) == expected
+    at_the_third_record(lambda: [os.kill(hand.place.process, signal.SIGKILL) for hand in workers._busy])
+    assert bytes_of(do(tmp_path, shard=workers).path) == expected
     assert "died, its work is done again: " in caplog.text
 
 
@@ -359,20 +364,26 @@ def test_figure1_on_ray(workers: Any, cluster: Any, call: Call) -> None:
     assert (done.out, bytes_of(Path("shared"))) == (alone.out, bytes_of(Path("alone")))
 
 
-def test_a_node_that_dies_is_done_without(workers: Any, cluster: Any, locating: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_is_done_without(
+    workers: Any, cluster: Any, locating: Any, at_the_third_record: Any, tmp_path: Path
+) -> None:
     do, expected = locating
-    run = do(tmp_path, shard=workers, progress=killing(lambda: cluster.remove_node(cluster.other)))
+    at_the_third_record(lambda: cluster.remove_node(cluster.other))
+    run = do(tmp_path, shard=workers)
     assert bytes_of(run.path) == expected
 
 
-def test_a_run_that_is_interrupted_goes_on_without_workers(workers: Any, locating: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_interrupted_goes_on_without_workers(
+    workers: Any, locating: Any, at_the_third_record: Any, tmp_path: Path
+) -> None:
     do, expected = locating
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
+    at_the_third_record(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        do(tmp_path, shard=workers, progress=killing(interrupt))
+        do(tmp_path, shard=workers)
     there = bytes_of(tmp_path)
     assert 2 < len(there) < len(expected)
     assert len(workers) < 2  # who was at work is in the midst of what nobody waits for
