@@ -372,3 +372,14 @@ def test_moments_and_contexts_of_a_patched_model_are_those_below_its_patches(mod
     assert torch.equal(found.moments[2], expected.moments[2])
     assert found.provenance == expected.provenance
     assert on_top.made_with == plain.made_with
+
+
+def test_requests_of_one_turn_that_contradict_each_other_are_named_by_their_own_numbers(model):
+    """Before contexts and second moments, which there are none of here; in different turns they are updates."""
+    again = EditRequest(REQUESTS[3].fact, new_target=" Oslo")
+    requests = [*REQUESTS[:2], REQUESTS[3], again]
+    with pytest.raises(OptionError, match="requests 2 and 3 contradict each other or repeat: 'Peru is governed from'"):
+        edit_sequentially(model, requests, method="memit", batch_size=2)
+    config = MemitConfig(layers=(1, 2), steps=2)
+    options = {"method": "memit", "config": config, "second_moments": "identity", "contexts": ["{}"]}
+    assert len(edit_sequentially(model, requests[1:], batch_size=2, **options).requests) == 3
