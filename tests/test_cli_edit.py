@@ -400,6 +400,17 @@ def test_a_layer_that_does_not_exist(call: Call) -> None:
     assert not Path("runs").exists()
 
 
+def test_an_editors_refusal_comes_before_the_second_moments(call: Call, tmp_path: Path) -> None:
+    cases = [
+        {"id": name, "template": template, "subject": "Norway", "new_target": " Rome"}
+        for name, template in (("a", "{} is governed from"), ("b", "{} is a city in"))
+    ]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = call("edit", "--cases", tmp_path / "cases.json", *MODEL, "--method", "emmet", "--corpus-tokens", "5000")
+    refused(done, "requests 0 and 1 have the same one")
+    assert "second moments" not in done.err
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "expected"),

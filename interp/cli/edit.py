@@ -86,6 +86,7 @@ def edit(
         refuse_given(context, "--where says which layers", "layer")
     with bar("starting"):
         import interp.editing as editing
+        from interp.editing.making import in_turns
 
         editor = editing.editor_named(method)
     if not editor.sites:
@@ -103,12 +104,11 @@ def edit(
     network = load(model, device, dtype, base)
     config = editing.default_config(network, method, layer, where=where)
     editing.check_config(network, method, config)
-    at_once = batch_size if sequential else len(requests)  # in turn, a later request may answer a prompt otherwise
-    for first in range(0, len(requests), at_once):
-        editing.check_requests(network, requests[first : first + at_once], first=first)
+    in_turns(network, editor, requests, batch_size if sequential else None)  # before the second moments are estimated
     given = [repr(requests), repr(config), model, dtype, matmul_precision, repr(text), identity, sequential]
     given += [] if base is None else [base]
-    key = digest(given if batch_size == 1 else [*given, f"batches of {batch_size}"])
+    given += [] if batch_size == 1 else [f"batches of {batch_size}"]
+    key = digest(given)
     place = out or Path("runs") / f"{method}-{key}.patch"
     check_writable(place.parent)
     patch = _made(network, requests, method, config, text, identity, batch_size if sequential else None)

@@ -14,7 +14,7 @@ from interp.editing.config import EditConfig, TargetConfig
 from interp.editing.contexts import Contexts, context_kinds, write_contexts
 from interp.editing.defaults import check_config, default_config
 from interp.editing.given_moments import described_moments, given_moments
-from interp.editing.method import Task
+from interp.editing.method import Editor, Task
 from interp.editing.methods import editor_named
 from interp.editing.moments import SecondMoments, warn_of_held_out_error
 from interp.editing.moments import second_moments as estimate
@@ -30,7 +30,7 @@ from interp.options import Progress, check_positive
 from interp.patches.patch import Outcome, Patch
 from interp.results.record import Provenance, provenance
 
-__all__ = ["Given", "Maker", "checked_requests"]
+__all__ = ["Given", "Maker", "checked_requests", "in_turns"]
 
 
 def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) -> list[EditRequest]:
@@ -49,6 +49,34 @@ def checked_requests(model: HookedTransformer, requests: Sequence[EditRequest]) 
     check_linear_output(model)
     check_differentiable(model)
     return list(requests)
+
+
+def in_turns(
+    model: HookedTransformer, editor: Editor, requests: Sequence[EditRequest], at_once: int | None
+) -> list[list[EditRequest]]:
+    """The requests of each solve, which go together.
+
+    Args:
+        model: The model.
+        editor: Who is to edit.
+        requests: All of them.
+        at_once: How many go into one solve; None: all.
+
+    Raises:
+        OptionError: If there are none, the editor takes one at a time, or those of one solve contradict each other or
+            are refused by the editor (names them by their numbers).
+        FactError: If a target does not fit (names the request).
+    """
+    size = len(requests) if at_once is None else at_once
+    if size > 1 and editor.one_at_a_time:
+        raise OptionError(f"{editor.name} edits one fact at a time, got {size} at once")
+    if not requests:
+        raise OptionError("nothing to edit: no requests")
+    turns = [list(requests[first : first + size]) for first in range(0, len(requests), size)]
+    for index, turn in enumerate(turns):
+        check_requests(model, turn, first=index * size)
+        editor.check(model, turn, index * size)
+    return turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +116,7 @@ class Maker:
         self.config = given.config if given.config is not None else default_config(model, self.method)
         check_config(model, self.method, self.config)
         self.editor = editor_named(self.method)
-        self.turns = self._turns(at_once)
+        self.turns = in_turns(model, self.editor, self.requests, at_once)
         self.optimises = bool(self.editor.sites)
         self.contexts = self._contexts(given)
         self._check_rows()
@@ -189,19 +217,6 @@ class Maker:
         self.editor.prepare(whitening, self.config, self.model.cfg.d_mlp, self.model.W_E.device)
         contexts = [list(kind) for kind in self.contexts]
         return whitening, {"second_moments": described_moments(given, moments, layers), "contexts": contexts}
-
-    def _turns(self, at_once: int | None) -> list[list[EditRequest]]:
-        """The requests of each solve, which do not contradict each other."""
-        size = len(self.requests) if at_once is None else at_once
-        if size > 1 and self.editor.one_at_a_time:
-            raise OptionError(f"{self.method} edits one fact at a time, got {size} at once")
-        if not self.requests:
-            raise OptionError("nothing to edit: no requests")
-        turns = [self.requests[first : first + size] for first in range(0, len(self.requests), size)]
-        for index, turn in enumerate(turns):
-            check_requests(self.model, turn, first=index * size)
-            self.editor.check(self.model, turn, index * size)
-        return turns
 
     def _check_rows(self) -> None:
         """Find what does not fit before minutes of work; the error names the request."""

@@ -106,8 +106,8 @@ class Editor:
             "mlp_out")``. Without any it optimises none, and takes neither second moments nor contexts.
         one_at_a_time: Whether a patch takes one request only.
         reads: What else of a request it runs, besides its prompt with its new target.
-        check: Refuses requests that it cannot take together, before anything is computed: the model, the requests, the
-            number of the first.
+        check: Refuses requests that it cannot take together, or warns of them, before anything is computed: the model,
+            the requests, the number of the first.
         prepare: Readies the second moments for the solves with these settings, of keys of length d_mlp on a device, so
             that what does not fit is found before anything is optimised.
     """

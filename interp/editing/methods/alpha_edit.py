@@ -141,7 +141,7 @@ def _check(model: HookedTransformer, requests: Sequence[EditRequest], first: int
             "the model carries patches, and AlphaEdit knows nothing of their keys: edits that are to remember each"
             " other are made in one call of edit_sequentially",
             InterpWarning,
-            stacklevel=5,
+            stacklevel=6,  # who called the edit, which torch wraps
         )
 
 
